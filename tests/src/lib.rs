@@ -1,1 +1,12 @@
-//! stub
+//! What the system tests stand on: saying what a test needs, a host with ordinary KVM made by
+//! emulation, and the project's own executables.
+//!
+//! Nothing here knows the crates under test, so each of them can use this library in its tests.
+
+pub mod built;
+pub mod emulated_host;
+pub mod requires;
+pub mod workspace;
+
+pub use emulated_host::EmulatedHost;
+pub use requires::Need;
