@@ -13,7 +13,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::{env, thread};
 
-use crate::emulated_host;
+use crate::{emulated_host, workspace};
 
 /// Name of the environment variable that holds the path of the list of skipped tests.
 pub const SKIPS: &str = "CHRONOVISOR_SKIPS";
@@ -36,6 +36,8 @@ pub enum Need {
     CgroupV2(&'static str),
     /// An executable on `PATH`.
     Program(&'static str),
+    /// A git checkout of the workspace, not an unpacked archive of it.
+    Checkout,
     /// QEMU and a Debian kernel for [`EmulatedHost`](crate::EmulatedHost).
     EmulatedHost,
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Need {
             Need::CgroupV1(controller) => write!(f, "cgroup1:{controller}"),
             Need::CgroupV2(controller) => write!(f, "cgroup2:{controller}"),
             Need::Program(name) => write!(f, "program:{name}"),
+            Need::Checkout => f.write_str("checkout"),
             Need::EmulatedHost => f.write_str("emulated-host"),
         }
     }
@@ -98,6 +101,8 @@ impl Need {
             Need::Program(name) => find_program(name)
                 .is_none()
                 .then(|| format!("{name} is not on PATH")),
+            Need::Checkout => (!workspace::root().join(".git").exists())
+                .then(|| "the workspace has no .git".to_owned()),
             Need::EmulatedHost => emulated_host::ready().err().map(|error| error.to_string()),
         }
     }
