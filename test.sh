@@ -59,6 +59,8 @@ clean_up() {
 # In the dev profile: it checks for overflow, and builds sooner. Measuring is the benchmarks' task.
 run_tests() {
     local status=0
+    # Documentation first, so that the summary of the others is what one sees at the end.
+    [ $# -gt 0 ] || cargo test --workspace --no-fail-fast --quiet --doc || status=$?
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace "$@" || status=$?
     else
@@ -66,7 +68,6 @@ run_tests() {
         cargo test --workspace --no-fail-fast --lib --bins -- "$@" || status=$?
         cargo test --workspace --no-fail-fast --test '*' -- --test-threads=1 "$@" || status=$?
     fi
-    [ $# -gt 0 ] || cargo test --workspace --no-fail-fast --quiet --doc || status=$?
     return $status
 }
 

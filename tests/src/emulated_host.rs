@@ -37,8 +37,9 @@ use results::Results;
 const QEMU: &str = "qemu-system-x86_64";
 /// To the first case, on a machine that is busy with other things; three seconds on an idle one.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
-/// How much of the console an error shows, in lines.
-const CONSOLE_TAIL: usize = 40;
+/// How much of the console an error shows, in lines: a kernel's report of its own end has about 60,
+/// the reason first.
+const CONSOLE_TAIL: usize = 100;
 
 /// Why an emulated host could not be made, or did not run its cases to the end.
 #[derive(Debug, thiserror::Error)]
@@ -412,10 +413,19 @@ impl CaseReport {
     }
 }
 
+/// The console, then QEMU's own messages without those about features of the CPU model that
+/// emulation always lacks.
 fn console_text(qemu: &Output) -> String {
-    let console = String::from_utf8_lossy(&qemu.stdout).replace('\r', "");
+    let mut text = String::from_utf8_lossy(&qemu.stdout).replace('\r', "");
     let messages = String::from_utf8_lossy(&qemu.stderr);
-    format!("{console}{messages}")
+    for line in messages
+        .lines()
+        .filter(|line| !line.contains("TCG doesn't support"))
+    {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
 }
 
 fn tail(text: &str, lines: usize) -> String {

@@ -192,10 +192,10 @@ fn exists(span: &str, files: &[String]) -> bool {
 /// Whether Rust source has the keyword outside comments and strings.
 fn uses_unsafe(source: &str) -> bool {
     source.lines().any(|line| {
-        let code = line.split("//").next().unwrap_or_default();
-        let outside_strings: String = code.split('"').step_by(2).collect();
-        outside_strings
-            .split(|letter: char| !letter.is_alphanumeric() && letter != '_')
+        let line = line.replace("\\\"", "");
+        let outside_strings: String = line.split('"').step_by(2).collect();
+        let code = outside_strings.split("//").next().unwrap_or_default();
+        code.split(|letter: char| !letter.is_alphanumeric() && letter != '_')
             .any(|word| word == "unsafe")
     })
 }
