@@ -1,0 +1,167 @@
+//! SCHED_DEADLINE: the kernel's constant bandwidth server with hard enforcement, under EDF.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::{BackendError, CpuReservation, InForce, affinity};
+use crate::budget::default_surplus;
+use crate::capability;
+use crate::cpus;
+use crate::kernel::{Policy, Tid, monotonic, policy, set_policy};
+use crate::partition::{self, Partition};
+use crate::request::{BackendKind, Enforcement, Granted, Placement};
+use crate::reservation::Reservation;
+
+/// How long to wait for bandwidth that another thread has given up.
+///
+/// The kernel returns it only when the last period of the thread that left is over ("0-lag time",
+/// Documentation/scheduler/sched-deadline.rst, section 2.3), which for common periods is well within this.
+const RETRY_FOR: Duration = Duration::from_millis(500);
+const FIRST_WAIT: Duration = Duration::from_micros(200);
+const LONGEST_WAIT: Duration = Duration::from_millis(10);
+
+/// One thread under SCHED_DEADLINE.
+#[derive(Debug)]
+pub(super) struct DeadlineServer {
+    tid: Tid,
+    enforcement: Enforcement,
+    reservation: Reservation,
+    surplus: Duration,
+    partition: Option<Partition>,
+}
+
+impl DeadlineServer {
+    pub(super) fn apply(tid: Tid, granted: &Granted) -> Result<Self, BackendError> {
+        let Some(reservation) = granted.request.reservation else {
+            let backend = BackendKind::Deadline;
+            return Err(BackendError::NoReservation { backend });
+        };
+        let partition = enter(tid, granted.placement)?;
+        let server = Self {
+            tid,
+            enforcement: granted.request.enforcement,
+            reservation,
+            surplus: granted.surplus,
+            partition,
+        };
+        let in_force = set_with_retry(tid, server.wanted()).and_then(|()| server.in_force());
+        if let Err(error) = in_force {
+            server.undo();
+            return Err(error);
+        }
+        Ok(server)
+    }
+
+    fn wanted(&self) -> Policy {
+        Policy::Deadline {
+            runtime: self.reservation.runtime() + self.surplus,
+            period: self.reservation.period(),
+        }
+    }
+
+    /// Puts the thread back where it was; what fails here would have failed the kernel too.
+    fn undo(&self) {
+        let back = set_policy(self.tid, Policy::Other).map_err(|errno| errno.to_string());
+        let left = self.partition.as_ref().map_or(Ok(()), |partition| {
+            partition.leave(self.tid).map_err(|error| error.to_string())
+        });
+        if let Err(error) = back.and(left) {
+            tracing::debug!(tid = self.tid.0, %error, "thread not put back");
+        }
+    }
+}
+
+impl CpuReservation for DeadlineServer {
+    fn in_force(&self) -> Result<InForce, BackendError> {
+        let (tid, wanted) = (self.tid, self.wanted());
+        let found = policy(tid).map_err(|errno| BackendError::from_errno(tid, errno))?;
+        if found != wanted {
+            return Err(BackendError::NotInForce { tid, wanted, found });
+        }
+        Ok(InForce {
+            backend: BackendKind::Deadline,
+            reservation: Some(self.reservation),
+            surplus: self.surplus,
+            cpus: affinity(tid)?,
+            note: None,
+        })
+    }
+
+    fn adapt(&mut self, new: Reservation) -> Result<InForce, BackendError> {
+        let old = (self.reservation, self.surplus);
+        self.reservation = new;
+        self.surplus = match self.enforcement {
+            Enforcement::Exact => default_surplus(new),
+            Enforcement::Tick => Duration::ZERO,
+        };
+        if let Err(error) = set_with_retry(self.tid, self.wanted()) {
+            (self.reservation, self.surplus) = old;
+            return Err(error);
+        }
+        self.in_force()
+    }
+
+    fn release(&mut self) -> Result<(), BackendError> {
+        match set_policy(self.tid, Policy::Other) {
+            Ok(()) => {}
+            Err(Errno::ESRCH) => return Ok(()),
+            Err(errno) => return Err(BackendError::from_errno(self.tid, errno)),
+        }
+        match &self.partition {
+            Some(partition) => partition.leave(self.tid).map_err(BackendError::from),
+            None => Ok(()),
+        }
+    }
+
+    fn kind(&self) -> BackendKind {
+        BackendKind::Deadline
+    }
+}
+
+/// Puts the thread where its promise holds, before it has a policy: a SCHED_DEADLINE thread cannot move between root
+/// domains without a new admission.
+fn enter(tid: Tid, placement: Placement) -> Result<Option<Partition>, BackendError> {
+    match placement {
+        Placement::Partition { cpu } => {
+            let partition = Partition::of(cpu).ok_or(BackendError::NoPartition { cpu })?;
+            partition.join(tid)?;
+            Ok(Some(partition))
+        }
+        Placement::Global => {
+            partition::join_rest(tid)?;
+            Ok(None)
+        }
+        Placement::Pinned { .. } | Placement::Anywhere => Ok(None),
+    }
+}
+
+/// Sets the policy, waiting a bounded time for bandwidth that returns late.
+fn set_with_retry(tid: Tid, wanted: Policy) -> Result<(), BackendError> {
+    let started = monotonic();
+    let mut wait = FIRST_WAIT;
+    loop {
+        match set_policy(tid, wanted) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EBUSY) if monotonic() - started < RETRY_FOR => std::thread::sleep(wait),
+            Err(errno) => return Err(explain(tid, errno, monotonic() - started)),
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Why the kernel refused.
+fn explain(tid: Tid, errno: Errno, waited: Duration) -> BackendError {
+    match errno {
+        Errno::EBUSY => BackendError::Busy { waited },
+        Errno::EPERM if !capability::has_sys_nice() => BackendError::Capability {
+            policy: "SCHED_DEADLINE",
+            rlimit: false,
+        },
+        Errno::EPERM => BackendError::Pinned {
+            tid,
+            cpus: cpus::format(&affinity(tid).unwrap_or_default()),
+        },
+        errno => BackendError::from_errno(tid, errno),
+    }
+}

@@ -1,0 +1,141 @@
+//! The kernel's side of admission: limits, partitions, and the SCHED_DEADLINE threads that nobody entered.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_getaffinity};
+
+use crate::admission::{Bandwidth, Limits};
+use crate::book::Book;
+use crate::cpus;
+use crate::kernel::{Policy, Tid, policy};
+use crate::partition;
+use crate::placement::{HostView, PartitionView};
+use crate::process::{DeadlineThread, deadline_threads};
+use crate::request::{AdmissionTest, BackendKind, Enforcement, Granted, Placement, VcpuRequest};
+use crate::reservation::Reservation;
+
+/// The view without the threads outside partitions, which take a millisecond to find ([`foreign`]).
+pub(crate) fn read(book: &Book) -> HostView {
+    let online = cpus::online();
+    let partitions = partition::usable(&online);
+    let partitions = partitions.iter().map(|partition| PartitionView {
+        cpu: partition.cpu,
+        foreign: partition
+            .threads()
+            .into_iter()
+            .filter(|&tid| !book.knows(tid))
+            .filter_map(bandwidth_of)
+            .sum(),
+    });
+    HostView {
+        limits: limits(),
+        partitions: partitions.collect(),
+        online,
+        foreign: None,
+    }
+}
+
+/// The SCHED_DEADLINE threads outside partitions that the book does not account for.
+pub(crate) fn foreign(book: &Book, host: &HostView) -> Vec<Bandwidth> {
+    let threads = deadline_threads().into_iter();
+    threads
+        .filter(|thread| !book.knows(thread.tid))
+        .filter(|thread| !partitioned(host, thread.tid))
+        .filter_map(|thread| bandwidth(thread.policy))
+        .collect()
+}
+
+/// What a live SCHED_DEADLINE thread looks like in a ledger entry.
+pub(crate) fn granted_by_kernel(vm: &str, vcpu: usize, thread: &DeadlineThread) -> Option<Granted> {
+    let Policy::Deadline { runtime, period } = thread.policy else {
+        return None;
+    };
+    let request = VcpuRequest {
+        reservation: Some(Reservation::new(runtime, period).ok()?),
+        backend: BackendKind::Deadline,
+        // What the kernel has includes any surplus already.
+        enforcement: Enforcement::Tick,
+        ..VcpuRequest::default()
+    };
+    let usable = partition::usable(&cpus::online());
+    let home = usable
+        .iter()
+        .find(|partition| partition.threads().contains(&thread.tid));
+    let (placement, test) = match home {
+        Some(partition) => {
+            let cpu = partition.cpu;
+            (Placement::Partition { cpu }, AdmissionTest::PartitionedEdf)
+        }
+        None => (Placement::Global, AdmissionTest::GlobalEdf),
+    };
+    Some(Granted {
+        vm: vm.to_owned(),
+        vcpu,
+        request,
+        placement,
+        surplus: Duration::ZERO,
+        test,
+    })
+}
+
+/// The limits in force (Documentation/scheduler/sched-rt-group.rst; the fair server came with Linux 6.12).
+pub fn limits() -> Limits {
+    let sysctl = |name| {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse::<i64>().ok()
+    };
+    let runtime = sysctl("sched_rt_runtime_us").unwrap_or(950_000);
+    let period = sysctl("sched_rt_period_us").unwrap_or(1_000_000);
+    let us = |value: i64| Duration::from_micros(value.max(0).unsigned_abs());
+    let realtime = if runtime < 0 {
+        Bandwidth::ONE
+    } else {
+        Bandwidth::ratio(us(runtime), us(period))
+    };
+    let ms = Duration::from_millis;
+    let fair_server = if kernel_release() >= (6, 12) {
+        Bandwidth::ratio(ms(50), ms(1000))
+    } else {
+        Bandwidth::ZERO
+    };
+    Limits {
+        realtime,
+        fair_server,
+    }
+}
+
+/// The running kernel's version, `(major, minor)`.
+fn kernel_release() -> (u32, u32) {
+    let Ok(name) = nix::sys::utsname::uname() else {
+        return (0, 0);
+    };
+    let release = name.release().to_string_lossy();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn bandwidth_of(tid: Tid) -> Option<Bandwidth> {
+    bandwidth(policy(tid).ok()?)
+}
+
+fn bandwidth(policy: Policy) -> Option<Bandwidth> {
+    match policy {
+        Policy::Deadline { runtime, period } => Some(Bandwidth::ratio(runtime, period)),
+        _ => None,
+    }
+}
+
+/// Whether a thread may run in partitions only.
+fn partitioned(host: &HostView, tid: Tid) -> bool {
+    let Ok(allowed) = sched_getaffinity(tid.pid()) else {
+        return false;
+    };
+    let may_run = |allowed: &CpuSet, cpu: u32| allowed.is_set(cpu as usize).unwrap_or(false);
+    host.online
+        .iter()
+        .filter(|&&cpu| may_run(&allowed, cpu))
+        .all(|&cpu| host.partitions.iter().any(|view| view.cpu == cpu))
+}

@@ -1,0 +1,269 @@
+//! The scheduling system calls. The only `unsafe` of this crate is here.
+//!
+//! `sched_setattr` and `sched_getattr` (sched(7), Documentation/scheduler/sched-deadline.rst) and per-thread timers
+//! have no safe wrapper for what is needed: real-time signals and SCHED_DEADLINE parameters.
+
+use std::fmt;
+use std::mem;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::reservation::nanos;
+
+/// A thread id, as `gettid` gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tid(pub libc::pid_t);
+
+impl Tid {
+    /// The calling thread.
+    pub fn current() -> Self {
+        Self(nix::unistd::gettid().as_raw())
+    }
+
+    /// Whether this is the calling thread.
+    pub fn is_current(self) -> bool {
+        self == Self::current()
+    }
+
+    pub(crate) fn pid(self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.0)
+    }
+}
+
+impl fmt::Display for Tid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Children do not inherit the policy. Also what lets a SCHED_DEADLINE thread fork at all.
+pub const RESET_ON_FORK: u64 = 0x01;
+
+/// A scheduling policy with its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// SCHED_OTHER with nice 0.
+    Other,
+    /// SCHED_FIFO.
+    Fifo {
+        /// 1..=99.
+        priority: u8,
+    },
+    /// SCHED_DEADLINE with a deadline equal to the period.
+    Deadline {
+        /// The kernel's runtime.
+        runtime: Duration,
+        /// The kernel's deadline and period.
+        period: Duration,
+    },
+    /// A policy this crate never sets (SCHED_BATCH, SCHED_RR, an unequal deadline...).
+    Foreign {
+        /// `sched_attr.sched_policy`.
+        number: u32,
+    },
+}
+
+/// `struct sched_attr`, first version (48 bytes; sched_setattr(2)).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+const ATTR_SIZE: u32 = 48;
+const SCHED_DEADLINE: u32 = 6;
+const SCHED_FIFO: u32 = libc::SCHED_FIFO.unsigned_abs();
+const SCHED_OTHER: u32 = libc::SCHED_OTHER.unsigned_abs();
+
+/// Sets the policy of a thread, with [`RESET_ON_FORK`] for every real-time policy and never with `SCHED_FLAG_RECLAIM`,
+/// which would lift the cap that the reservation is.
+///
+/// # Errors
+/// The kernel's: EPERM (capability, or affinity smaller than the root domain), EBUSY (bandwidth), ESRCH, EINVAL.
+pub fn set_policy(tid: Tid, policy: Policy) -> Result<(), Errno> {
+    let mut attr = SchedAttr {
+        size: ATTR_SIZE,
+        ..SchedAttr::default()
+    };
+    match policy {
+        Policy::Other => attr.policy = SCHED_OTHER,
+        Policy::Fifo { priority } => {
+            attr.policy = SCHED_FIFO;
+            attr.priority = u32::from(priority);
+            attr.flags = RESET_ON_FORK;
+        }
+        Policy::Deadline { runtime, period } => {
+            attr.policy = SCHED_DEADLINE;
+            attr.flags = RESET_ON_FORK;
+            attr.runtime = nanos(runtime);
+            attr.deadline = nanos(period);
+            attr.period = nanos(period);
+        }
+        Policy::Foreign { .. } => return Err(Errno::EINVAL),
+    }
+    // SAFETY:
+    // - `attr` lives across the call, and the kernel only reads it.
+    // - `attr.size` is the size of the structure, so the kernel reads no further.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, tid.0, &raw const attr, 0u32) };
+    Errno::result(result).map(drop)
+}
+
+/// The policy of a thread, as the kernel has it.
+///
+/// # Errors
+/// ESRCH when there is no such thread, EPERM where reading is restricted.
+pub fn policy(tid: Tid) -> Result<Policy, Errno> {
+    let mut attr = SchedAttr::default();
+    // SAFETY:
+    // - `attr` is valid for writes of ATTR_SIZE bytes, the size passed, and lives across the call.
+    // - Every bit pattern is a valid `SchedAttr`: it is plain integers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_getattr,
+            tid.0,
+            &raw mut attr,
+            ATTR_SIZE,
+            0u32,
+        )
+    };
+    Errno::result(result)?;
+    Ok(match attr.policy {
+        SCHED_OTHER => Policy::Other,
+        SCHED_FIFO => Policy::Fifo {
+            priority: u8::try_from(attr.priority).unwrap_or(u8::MAX),
+        },
+        SCHED_DEADLINE => Policy::Deadline {
+            runtime: Duration::from_nanos(attr.runtime),
+            period: Duration::from_nanos(attr.period),
+        },
+        number => Policy::Foreign { number },
+    })
+}
+
+/// CPU time of the calling thread. Reading it makes the kernel bring its own accounting of the thread up to date.
+pub fn thread_cpu_time() -> Duration {
+    read(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// CLOCK_MONOTONIC.
+pub fn monotonic() -> Duration {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
+/// These clocks always exist on Linux; zero would only ever make a caller look again.
+fn read(clock: ClockId) -> Duration {
+    clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
+}
+
+/// A one-shot CLOCK_MONOTONIC timer that signals one thread.
+#[derive(Debug)]
+pub struct ThreadTimer {
+    id: libc::timer_t,
+}
+
+// SAFETY:
+// - `timer_t` is an identifier that any thread of the process may use; the pointer type is the C library's choice and
+//   is never dereferenced here.
+unsafe impl Send for ThreadTimer {}
+
+impl ThreadTimer {
+    /// A disarmed timer that will send `signal` to the calling thread.
+    ///
+    /// # Errors
+    /// EINVAL for a bad signal number, EAGAIN when the process has too many timers or queued signals.
+    pub fn new(signal: libc::c_int) -> Result<Self, Errno> {
+        // SAFETY:
+        // - All-zero bytes are a valid `sigevent`: integers, a union of integers and pointers that is not followed.
+        let mut event: libc::sigevent = unsafe { mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = signal;
+        event.sigev_notify_thread_id = Tid::current().0;
+        let mut id: libc::timer_t = std::ptr::null_mut();
+        // SAFETY:
+        // - `event` and `id` are valid and live across the call; the kernel copies the one and writes the other.
+        let result =
+            unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut id) };
+        Errno::result(result)?;
+        Ok(Self { id })
+    }
+
+    /// Fires once after `delay` (at least 1 ns); replaces what was armed.
+    pub fn arm(&mut self, delay: Duration) {
+        self.set(delay.max(Duration::from_nanos(1)));
+    }
+
+    /// Fires no more. A signal already queued stays queued.
+    pub fn disarm(&mut self) {
+        self.set(Duration::ZERO);
+    }
+
+    fn set(&mut self, delay: Duration) {
+        let seconds = libc::time_t::try_from(delay.as_secs()).unwrap_or(libc::time_t::MAX);
+        let value = libc::itimerspec {
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: libc::timespec {
+                tv_sec: seconds,
+                tv_nsec: libc::c_long::from(delay.subsec_nanos().cast_signed()),
+            },
+        };
+        // SAFETY:
+        // - `id` came from timer_create and is deleted only on drop.
+        // - `value` is valid and only read; a null old value is allowed.
+        let result =
+            unsafe { libc::timer_settime(self.id, 0, &raw const value, std::ptr::null_mut()) };
+        debug_assert_eq!(result, 0, "a live timer and a canonical time are accepted");
+    }
+}
+
+impl Drop for ThreadTimer {
+    fn drop(&mut self) {
+        // SAFETY:
+        // - `id` came from timer_create and is not used after this.
+        unsafe { libc::timer_delete(self.id) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_thread_is_an_ordinary_one() {
+        assert_eq!(policy(Tid::current()), Ok(Policy::Other));
+    }
+
+    #[test]
+    fn a_thread_that_does_not_exist_is_an_error() {
+        assert_eq!(policy(Tid(i32::MAX)), Err(Errno::ESRCH));
+        assert_eq!(set_policy(Tid(i32::MAX), Policy::Other), Err(Errno::ESRCH));
+    }
+
+    #[test]
+    fn a_policy_this_crate_does_not_set_is_refused() {
+        let foreign = Policy::Foreign { number: 3 };
+        assert_eq!(set_policy(Tid::current(), foreign), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn cpu_time_passes_only_while_the_thread_runs() {
+        let (wall, cpu) = (monotonic(), thread_cpu_time());
+        std::thread::sleep(Duration::from_millis(20));
+        let slept = thread_cpu_time() - cpu;
+        assert!(monotonic() - wall >= Duration::from_millis(20));
+        assert!(slept < Duration::from_millis(10), "{slept:?}");
+    }
+}

@@ -1,0 +1,478 @@
+//! The ledger: what is promised on this host, in one locked file that all VM processes share.
+//!
+//! One file, `ledger.json`, opened once and kept open. Every operation locks it (flock), reads it, changes it with a
+//! single write in place, and unlocks. What the kernel knows is the backstop: a file that cannot be read is rebuilt from
+//! the SCHED_DEADLINE threads that live, entries of dead processes are dropped, and threads in a partition that no entry
+//! accounts for count against it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::book::{Book, recovered_name};
+pub use crate::book::{Entry, VcpuEntry};
+use crate::host_view;
+use crate::kernel::Tid;
+use crate::placement::{self, HostView};
+use crate::process::{Process, deadline_threads};
+pub use crate::refusal::{Bound, Refusal};
+use crate::request::{Granted, VcpuRequest};
+use crate::reservation::Reservation;
+
+/// The ledger could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// A file operation failed.
+    #[error("cannot {action} {path}: {source}; run as root or choose another run directory")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// What a dry run found: every vCPU's grant, none of it reserved.
+pub type Plan = Vec<Granted>;
+
+/// A change of one vCPU's reservation, for [`Ledger::adapt_all`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The VM.
+    pub vm: String,
+    /// The vCPU.
+    pub vcpu: usize,
+    /// Its new reservation.
+    pub reservation: Reservation,
+}
+
+/// A handle to the host's ledger. Cloning shares the one open file.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    file: File,
+    process: Process,
+    /// flock is per open file: threads of this process exclude one another here.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// This process's entries as last written, should the file be damaged.
+    own: Vec<Entry>,
+    /// The file's length: it is never cut, so that one write replaces everything.
+    length: usize,
+}
+
+impl Ledger {
+    /// Opens the ledger in `dir`, making both if need be, repairs it, and clears away what crashed VMs left.
+    ///
+    /// # Errors
+    /// When the directory or the file cannot be made, opened or locked.
+    pub fn open(dir: &Path) -> Result<Self, LedgerError> {
+        let path = dir.join("ledger.json");
+        let failed = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| LedgerError::Io {
+                action,
+                path,
+                source,
+            }
+        };
+        fs::create_dir_all(dir).map_err(failed("create", dir))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        let shared = Arc::new(Shared {
+            path: path.clone(),
+            file,
+            process: Process::current(),
+            state: Mutex::default(),
+        });
+        let ledger = Self { shared };
+        let live = ledger
+            .locked(|book| {
+                book.prune(Process::is_alive);
+                book.entries.clone()
+            })
+            .map_err(failed("lock", &path))?;
+        crate::vcpu_group::clear_orphans(&live);
+        Ok(ledger)
+    }
+
+    /// What [`Ledger::admit`] would grant. Changes nothing.
+    ///
+    /// # Errors
+    /// As `admit`.
+    pub fn check(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
+        self.decide(vm, |book| plan(book, vm, requests, self.shared.process))
+    }
+
+    /// Reserves for all vCPUs of a VM or for none, in the name of this process.
+    ///
+    /// # Errors
+    /// The bound that the request breaks; nothing was changed then.
+    pub fn admit(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Admitted, Refusal> {
+        let process = self.shared.process;
+        let granted = self.decide(vm, |book| {
+            let granted = plan(book, vm, requests, process)?;
+            let vcpus = granted.iter().cloned();
+            book.entries.push(Entry {
+                vm: vm.to_owned(),
+                process,
+                vcpus: vcpus
+                    .map(|granted| VcpuEntry { granted, tid: None })
+                    .collect(),
+            });
+            Ok(granted)
+        })?;
+        Ok(Admitted {
+            ledger: Some(self.clone()),
+            vm: vm.to_owned(),
+            granted,
+        })
+    }
+
+    /// Notes the thread of a vCPU, so that its bandwidth in the kernel is known to be this entry's.
+    ///
+    /// # Errors
+    /// When the VM has no such vCPU, or the ledger cannot be written.
+    pub fn attach(&self, vm: &str, vcpu: usize, tid: Tid) -> Result<(), Refusal> {
+        self.decide(vm, |book| {
+            let entry = book.vcpu_mut(vm, vcpu);
+            entry.ok_or_else(|| not_admitted(vm, vcpu))?.tid = Some(tid);
+            Ok(())
+        })
+    }
+
+    /// Changes the reservation of one vCPU where it is. The caller then changes it in the kernel.
+    ///
+    /// # Errors
+    /// When it does not fit; nothing was changed then.
+    pub fn adapt(&self, vm: &str, vcpu: usize, new: Reservation) -> Result<Granted, Refusal> {
+        let change = Change {
+            vm: vm.to_owned(),
+            vcpu,
+            reservation: new,
+        };
+        let mut granted = self.adapt_all(std::slice::from_ref(&change))?;
+        granted.pop().ok_or_else(|| not_admitted(vm, vcpu))
+    }
+
+    /// Changes several reservations, of any VMs, together or not at all: budget that one gives up is available to
+    /// another of the same call.
+    ///
+    /// The kernel knows nothing of this: the caller makes the shrinking ones effective there before the growing ones.
+    ///
+    /// # Errors
+    /// The first change that does not fit; nothing was changed then.
+    pub fn adapt_all(&self, changes: &[Change]) -> Result<Vec<Granted>, Refusal> {
+        let vm = changes.first().map_or("", |change| change.vm.as_str());
+        self.decide(vm, |book| adapted(book, changes))
+    }
+
+    /// All entries, those of dead processes left out.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
+        self.locked(|book| {
+            book.prune(Process::is_alive);
+            book.entries.clone()
+        })
+        .map_err(|source| LedgerError::Io {
+            action: "read",
+            path: self.shared.path.clone(),
+            source,
+        })
+    }
+
+    /// Takes a VM of this process out of the ledger. One that is not there is no error.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub fn release(&self, vm: &str) -> Result<(), LedgerError> {
+        let process = self.shared.process;
+        self.locked(|book| {
+            book.entries
+                .retain(|entry| entry.vm != vm || entry.process != process);
+        })
+        .map_err(|source| LedgerError::Io {
+            action: "write",
+            path: self.shared.path.clone(),
+            source,
+        })
+    }
+
+    /// Runs an admission; a refusal is only final after entries of dead processes have been dropped.
+    fn decide<T>(
+        &self,
+        vm: &str,
+        mut admission: impl FnMut(&mut Book) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let decided = self.locked(|book| {
+            let before = book.clone();
+            let first = admission(book);
+            match first {
+                Err(refusal) if refusal.may_be_stale() => {
+                    *book = before;
+                    if book.prune(Process::is_alive) {
+                        return admission(book);
+                    }
+                    Err(refusal)
+                }
+                decided => decided,
+            }
+        });
+        decided.unwrap_or_else(|error| {
+            let reason = format!("ledger {}: {error}", self.shared.path.display());
+            Err(Refusal::new(vm, Bound::Ledger { reason }))
+        })
+    }
+
+    /// Reads the book under the lock, lets `work` change it, and writes it if it changed.
+    fn locked<T>(&self, work: impl FnOnce(&mut Book) -> T) -> io::Result<T> {
+        let mut state = self.state();
+        self.shared.file.lock()?;
+        let result = self.read_work_write(&mut state, work);
+        self.shared.file.unlock()?;
+        result
+    }
+
+    fn read_work_write<T>(
+        &self,
+        state: &mut State,
+        work: impl FnOnce(&mut Book) -> T,
+    ) -> io::Result<T> {
+        let bytes = self.read(state.length)?;
+        state.length = bytes.len();
+        let parsed = Book::parse(&bytes);
+        let on_disk = parsed.clone();
+        let mut book = parsed.unwrap_or_else(|| {
+            if !bytes.is_empty() {
+                tracing::warn!(path = %self.shared.path.display(), "ledger is damaged: rebuilding it from the live threads");
+            }
+            rebuilt()
+        });
+        book.restore(&state.own);
+        let result = work(&mut book);
+        if on_disk.as_ref() != Some(&book) {
+            let bytes = book.bytes(state.length);
+            self.shared.file.write_all_at(&bytes, 0)?;
+            state.length = bytes.len();
+        }
+        let process = self.shared.process;
+        state.own.clear();
+        let entries = book.entries.into_iter();
+        state
+            .own
+            .extend(entries.filter(|entry| entry.process == process));
+        Ok(result)
+    }
+
+    /// The whole file; in one read if it is not much longer than last time.
+    fn read(&self, expected: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; expected + 4096];
+        let mut length = 0;
+        loop {
+            match self
+                .shared
+                .file
+                .read_at(&mut bytes[length..], length as u64)?
+            {
+                0 => break,
+                read => length += read,
+            }
+            if length < bytes.len() {
+                break;
+            }
+            bytes.resize(bytes.len() * 2, 0);
+        }
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// A panic elsewhere leaves the state whole: it is only replaced after a successful write.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was admitted. Dropping it takes the entry out of the ledger.
+#[derive(Debug)]
+#[must_use = "dropping it takes the reservations out of the ledger"]
+pub struct Admitted {
+    ledger: Option<Ledger>,
+    vm: String,
+    granted: Vec<Granted>,
+}
+
+impl Admitted {
+    /// What vCPU `index` was granted.
+    pub fn vcpu(&self, index: usize) -> Option<&Granted> {
+        self.granted.get(index)
+    }
+
+    /// All vCPUs' grants, by index.
+    pub fn vcpus(&self) -> &[Granted] {
+        &self.granted
+    }
+
+    /// The VM's name.
+    pub fn vm(&self) -> &str {
+        &self.vm
+    }
+
+    /// Takes the entry out of the ledger.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub fn release(mut self) -> Result<(), LedgerError> {
+        match self.ledger.take() {
+            Some(ledger) => ledger.release(&self.vm),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let Some(ledger) = self.ledger.take() else {
+            return;
+        };
+        if let Err(error) = ledger.release(&self.vm) {
+            // The next process to open the ledger finds this one dead and drops the entry.
+            tracing::warn!(vm = self.vm, %error, "entry stays in the ledger");
+        }
+    }
+}
+
+fn not_admitted(vm: &str, vcpu: usize) -> Refusal {
+    Refusal::new(vm, Bound::NotAdmitted).of_vcpu(vcpu)
+}
+
+/// Places a VM beside everything in the book. The host is searched for foreign SCHED_DEADLINE threads only if the
+/// partitions do not suffice.
+fn plan(
+    book: &Book,
+    vm: &str,
+    requests: &[VcpuRequest],
+    process: Process,
+) -> Result<Plan, Refusal> {
+    check_name(vm)?;
+    if let Some(entry) = book.find(vm) {
+        let pid = entry.process.pid;
+        let bound = Bound::NameTaken { pid };
+        if entry.process == process || entry.process.is_alive() {
+            return Err(Refusal::new(vm, bound));
+        }
+        return Err(Refusal::new(vm, bound));
+    }
+    let mut host = host_view::read(book);
+    let taken = book.granted();
+    let in_partitions = if host.partitions.is_empty() {
+        None
+    } else {
+        Some(placement::place(&host, &taken, vm, requests))
+    };
+    match in_partitions {
+        Some(Ok(granted)) => Ok(granted),
+        Some(Err(refusal)) if !refusal.may_be_stale() => Err(refusal),
+        _ => {
+            host.foreign = Some(host_view::foreign(book, &host));
+            placement::place(&host, &taken, vm, requests)
+        }
+    }
+}
+
+/// The grants after `changes`, which are in the book afterwards if all of them fit.
+fn adapted(book: &mut Book, changes: &[Change]) -> Result<Vec<Granted>, Refusal> {
+    let mut result = Vec::with_capacity(changes.len());
+    for change in changes {
+        let entry = book.vcpu_mut(&change.vm, change.vcpu);
+        let entry = entry.ok_or_else(|| not_admitted(&change.vm, change.vcpu))?;
+        entry.granted.request.reservation = Some(change.reservation);
+        entry.granted.surplus = entry.granted.request.surplus();
+        result.push(entry.granted.clone());
+    }
+    let host = host_for(book, &result);
+    let all = book.granted();
+    for changed in &result {
+        let others: Vec<_> = all
+            .iter()
+            .filter(|other| (&other.vm, other.vcpu) != (&changed.vm, changed.vcpu))
+            .cloned()
+            .collect();
+        placement::fits(&host, &others, changed)?;
+    }
+    Ok(result)
+}
+
+fn host_for(book: &Book, changed: &[Granted]) -> HostView {
+    let mut host = host_view::read(book);
+    let global = crate::request::Placement::Global;
+    if changed.iter().any(|granted| granted.placement == global) {
+        host.foreign = Some(host_view::foreign(book, &host));
+    }
+    host
+}
+
+/// A name becomes part of file and control-group names.
+fn check_name(vm: &str) -> Result<(), Refusal> {
+    let reason = if vm.is_empty() {
+        "it is empty"
+    } else if vm.len() > 64 {
+        "it is longer than 64 bytes"
+    } else if vm.starts_with('.') {
+        "it starts with a dot"
+    } else if !vm
+        .chars()
+        .all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
+    {
+        "only letters, digits, '.', '-' and '_' are allowed"
+    } else {
+        return Ok(());
+    };
+    let reason = reason.to_owned();
+    Err(Refusal::new(vm, Bound::BadName { reason }))
+}
+
+/// The book the kernel would write: one entry for every process with SCHED_DEADLINE threads.
+fn rebuilt() -> Book {
+    let mut book = Book::default();
+    for thread in deadline_threads() {
+        let Some(process) = Process::of(thread.pid) else {
+            continue;
+        };
+        let vm = recovered_name(process);
+        let known = book.entries.iter().position(|entry| entry.vm == vm);
+        let at = known.unwrap_or_else(|| {
+            let vcpus = Vec::new();
+            book.entries.push(Entry { vm, process, vcpus });
+            book.entries.len() - 1
+        });
+        let entry = &mut book.entries[at];
+        if let Some(granted) = host_view::granted_by_kernel(&entry.vm, entry.vcpus.len(), &thread) {
+            let tid = Some(thread.tid);
+            entry.vcpus.push(VcpuEntry { granted, tid });
+        }
+    }
+    book
+}
