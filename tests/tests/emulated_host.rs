@@ -78,6 +78,24 @@ fn every_case_has_its_own_outcome_whatever_it_does() {
 }
 
 #[test]
+fn a_case_that_ends_before_its_watch_has_started_has_not_timed_out() {
+    requires!(Need::EmulatedHost);
+    let host = EmulatedHost::new().memory_mib(512);
+    let host = (0..30).fold(host, |host, index| {
+        host.case(&index.to_string(), Duration::from_secs(3), "exit 7")
+    });
+    let report = host.boot().unwrap();
+    assert!(
+        report
+            .cases
+            .iter()
+            .all(|case| case.outcome == Outcome::Exit(7)),
+        "{:?}",
+        report.cases
+    );
+}
+
+#[test]
 fn a_kernel_that_dies_is_an_error_that_names_the_case_and_shows_the_console() {
     requires!(Need::EmulatedHost);
     let error = EmulatedHost::new()

@@ -43,7 +43,9 @@ run_case() { # index
     watch=$!
     wait $case
     status=$?
-    kill -KILL -$watch
+    # By its own number too: it may not have come as far as leading a group.
+    kill -KILL $watch
+    kill -KILL -$watch 2>/dev/null
     wait $watch
     kill -KILL -$case 2>/dev/null
     how=exit
