@@ -5,19 +5,19 @@
 use std::time::Duration;
 
 use super::Figure;
-use super::axis::{Axis, Spread, TimeUnit, measured_label, percent, short_number, time_label};
+use super::axis::{Axis, Spread, TimeUnit, percent, time_label};
+use super::distribution_key::{KEY_ROW, KeyPlace, draw_key};
 use super::flags::{Flag, FlagKind, draw_flags, lanes_needed};
-use super::stats::{Distribution, Quantile, Step};
+use super::stats::{Distribution, Step};
 use super::svg::{Anchor, At, Drawing, PathData, SERIES_COLOURS, fitted};
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 24.0;
 /// Room at the right edge for the share that lies beyond it.
-const BEYOND: f64 = 82.0;
+const BEYOND: f64 = 98.0;
 const PLOT_HEIGHT: f64 = 270.0;
 const LANE: f64 = 17.0;
-const KEY_ROW: f64 = 21.0;
 /// Corners drawn per curve: more than there are pixels, few enough that a report opens at once.
 const CORNERS: usize = 1200;
 
@@ -118,7 +118,15 @@ impl DistributionPlot {
         layout.draw_axes(&mut drawing);
         draw_flags(&mut drawing, &layout.flags, (layout.top, layout.bottom));
         layout.draw_curves(&mut drawing);
-        layout.draw_key(&mut drawing, layout.bottom + 62.0);
+        draw_key(
+            &mut drawing,
+            self,
+            KeyPlace {
+                left: LEFT,
+                right: WIDTH - RIGHT,
+                top: layout.bottom + 62.0,
+            },
+        );
         Figure::new(name, caption, drawing)
     }
 
@@ -410,73 +418,6 @@ impl Layout<'_> {
     fn right(&self) -> f64 {
         self.x.positions.1
     }
-
-    fn draw_key(&self, drawing: &mut Drawing, top: f64) {
-        let far = if self.plot.shape == Shape::Cumulative {
-            ("p99", Quantile::P99)
-        } else {
-            ("p99.9", Quantile::P999)
-        };
-        let columns = [390.0, 460.0, 530.0, 610.0, WIDTH - RIGHT];
-        let heads = ["count", "median", far.0, "max", "missed"];
-        let has_deadline = self.plot.series.iter().any(|s| s.deadline.is_some());
-        let shown = if has_deadline {
-            columns.len()
-        } else {
-            columns.len() - 1
-        };
-        for (x, head) in columns.iter().zip(heads).take(shown) {
-            drawing.text("muted small", At(*x, top), (Anchor::End, head));
-        }
-        for (index, series) in self.plot.series.iter().enumerate() {
-            let y = top + KEY_ROW * (index as f64 + 1.0);
-            let dash = if index % 2 == 1 { " dashed" } else { "" };
-            drawing.line(
-                &format!("curve s{}{dash}", index % SERIES_COLOURS),
-                At(LEFT, y - 4.0),
-                At(LEFT + 26.0, y - 4.0),
-            );
-            drawing.text(
-                "",
-                At(LEFT + 34.0, y),
-                (Anchor::Start, &fitted(&series.name, 12.0, 250.0)),
-            );
-            let cells = key_cells(series, far.1);
-            for (x, cell) in columns.iter().zip(cells).take(shown) {
-                drawing.text("small", At(*x, y), (Anchor::End, &cell));
-            }
-        }
-    }
-}
-
-fn key_cells(series: &Series, far: Quantile) -> [String; 5] {
-    let times = &series.times;
-    let label = |value: Option<Duration>| value.map_or_else(|| "–".to_owned(), measured_label);
-    let far_value = match times.quantile(far) {
-        None if times.unfinished() > 0 => "∞".to_owned(),
-        value => label(value),
-    };
-    let longest = match times.unfinished() {
-        0 => label(times.max()),
-        _ => "unfinished".to_owned(),
-    };
-    let missed =
-        series
-            .deadline
-            .map_or_else(String::new, |deadline| match times.beyond(deadline) {
-                0 => "0".to_owned(),
-                missed => format!(
-                    "{missed} ({})",
-                    percent(missed as f64 / times.count() as f64)
-                ),
-            });
-    [
-        short_number(times.count() as f64, 0),
-        label(times.quantile(Quantile::MEDIAN)),
-        far_value,
-        longest,
-        missed,
-    ]
 }
 
 #[cfg(test)]

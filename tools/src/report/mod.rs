@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod axis;
+mod distribution_key;
 pub mod distribution_plot;
 pub mod edge_plot;
 pub mod flags;

@@ -183,28 +183,27 @@ impl Drawing {
 
     /// The drawing for use inside an HTML page that carries [`STYLE`] itself.
     pub fn inline(&self) -> String {
-        self.document("", "")
+        self.document("")
     }
 
     /// The drawing as a file of its own: style sheet and background included.
     pub fn standalone(&self) -> String {
         let background = r#"<rect class="paper" width="100%" height="100%"/>"#;
-        self.document(&format!("<style>{STYLE}</style>{background}"), "")
+        self.document(&format!("<style>{STYLE}</style>{background}"))
     }
 
-    fn document(&self, head: &str, tail: &str) -> String {
+    fn document(&self, head: &str) -> String {
         let (width, height) = (self.width, self.height);
         format!(
             concat!(
                 r#"<svg xmlns="http://www.w3.org/2000/svg" class="plot" role="img" width="{w:.0}" height="{h:.0}" "#,
-                r#"viewBox="0 0 {w:.0} {h:.0}"><title>{title}</title>{head}{body}{tail}</svg>"#
+                r#"viewBox="0 0 {w:.0} {h:.0}"><title>{title}</title>{head}{body}</svg>"#
             ),
             w = width,
             h = height,
             title = escape(&self.title),
             head = head,
-            body = self.body,
-            tail = tail
+            body = self.body
         )
     }
 
@@ -248,7 +247,7 @@ pub const SERIES_COLOURS: usize = 5;
 /// 2008), darkened so that text in them is legible on white.
 pub const STYLE: &str = "\
 .plot{font-family:Inter,'Helvetica Neue',Helvetica,Arial,sans-serif;font-size:12px;font-variant-numeric:tabular-nums}
-.plot .paper{fill:#fff}.plot .halo{fill:#fff;fill-opacity:.85}
+.plot .paper{fill:#fff}
 .plot text{fill:#1f2933}.plot .title{font-size:15px;font-weight:600}.plot .strong{font-weight:600}.plot .big{font-size:17px;font-weight:600}
 .plot .muted{fill:#66717d}.plot .small{font-size:11px}.plot .tiny{font-size:10px}
 .plot .grid{stroke:#e9ecef;stroke-width:1}.plot .axis{stroke:#9aa5b1;stroke-width:1}.plot .tick{stroke:#9aa5b1}
@@ -263,13 +262,13 @@ pub const STYLE: &str = "\
 .plot .missdot{fill:#c8500a}.plot .nodot{fill:#fff;stroke:#8a949e;stroke-width:1.3}.plot .firstmiss{fill:#c8500a;stroke:#fff;stroke-width:1.6}
 .plot text.miss{fill:#b54708}.plot .span{stroke:#c8500a;stroke-width:1.4}
 .plot .bad{stroke:#c8500a;stroke-width:1.6;fill:none}.plot .ok{stroke:#4a5561;stroke-width:1.4;fill:none}
-.plot text.good{fill:#00694f}.plot .away{fill:#4a5561;fill-opacity:.1}.plot .hatch{stroke:#4a5561;stroke-opacity:.22;stroke-width:1}
+.plot text.good{fill:#00694f}.plot .away{fill:#4a5561;fill-opacity:.1}
 .plot .run{fill-opacity:.85}
 ";
 
 /// The same classes on a dark screen; every selector is scoped so that it outranks [`STYLE`] in a page.
 pub const DARK_STYLE: &str = "\
-.page .plot .paper{fill:#14181d}.page .plot .halo{fill:#14181d}
+.page .plot .paper{fill:#14181d}
 .page .plot text{fill:#e4e8ec}.page .plot text.muted{fill:#98a3af}
 .page .plot .grid{stroke:#262d35}.page .plot .axis,.page .plot .tick{stroke:#5b6672}
 .page .plot .bound{stroke:#aeb8c2}.page .plot .lead{stroke:#5b6672}.page .plot .diamond{fill:#14181d;stroke:#aeb8c2}
@@ -278,7 +277,7 @@ pub const DARK_STYLE: &str = "\
 .page .plot text.theory{fill:#5aaee8;stroke:none}.page .plot text.miss{fill:#f0925a}.page .plot text.good{fill:#3fc39d}
 .page .plot .missarea,.page .plot .missdot{fill:#f0925a}.page .plot .missline,.page .plot .span,.page .plot .bad{stroke:#f0925a}
 .page .plot .firstmiss{fill:#f0925a;stroke:#14181d}.page .plot .nodot{fill:#14181d;stroke:#98a3af}
-.page .plot .ok{stroke:#aeb8c2}.page .plot .away{fill:#aeb8c2}.page .plot .hatch{stroke:#aeb8c2}
+.page .plot .ok{stroke:#aeb8c2}.page .plot .away{fill:#aeb8c2}
 ";
 
 #[cfg(test)]

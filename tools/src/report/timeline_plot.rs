@@ -56,7 +56,7 @@ pub struct TimelinePlot {
     pub window: Span,
     /// The lanes, from top to bottom.
     pub lanes: Vec<Lane>,
-    /// When the virtual CPU had no supply; hatched across all lanes.
+    /// When the virtual CPU had no supply; shaded across all lanes.
     pub blackouts: Vec<Span>,
 }
 
