@@ -8,4 +8,8 @@
 extern crate std;
 
 pub mod clock;
+pub mod dirty;
+pub mod policy;
+pub mod random;
 pub mod record;
+pub mod taskset;
