@@ -141,8 +141,8 @@ mod tests {
             values.iter().for_each(|&v| histogram.record(Duration::from_nanos(v)));
             let mut sorted = values.clone();
             sorted.sort_unstable();
-            let rank = (sorted.len() as u64 * per_mille).div_ceil(1000).max(1) as usize;
-            let exact = sorted[rank - 1];
+            let rank = (sorted.len() as u64 * per_mille).div_ceil(1000).max(1);
+            let exact = sorted[usize::try_from(rank).unwrap() - 1];
             let found = nanos(histogram.percentile(per_mille));
             prop_assert!(found >= exact, "{found} below {exact}");
             prop_assert!(found as f64 <= exact as f64 * 1.016 + 1.0, "{found} far above {exact}");

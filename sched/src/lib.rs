@@ -27,6 +27,7 @@ pub mod kernel;
 pub mod ledger;
 pub mod partition;
 pub mod placement;
+pub mod prepare;
 mod process;
 mod refusal;
 pub mod request;

@@ -84,8 +84,18 @@ impl Partition {
 }
 
 /// The name of a partition's control group.
-fn name(cpu: u32) -> String {
+pub(crate) fn name(cpu: u32) -> String {
     format!("{PREFIX}cpu{cpu}")
+}
+
+/// What the kernel says of a group that is to be a partition.
+pub(crate) fn state(hierarchy: &Hierarchy, cpu: u32) -> String {
+    let group = hierarchy.root.join(name(cpu));
+    let file = match hierarchy.version {
+        Version::V1 => "cpuset.effective_cpus",
+        Version::V2 => "cpuset.cpus.partition",
+    };
+    cgroup::read(&group.join(file)).unwrap_or_else(|error| error.to_string())
 }
 
 /// All valid partitions of CPUs in `online`.
@@ -102,7 +112,7 @@ pub fn usable(online: &[u32]) -> Vec<Partition> {
 }
 
 /// The group of all CPUs outside partitions.
-const REST: &str = "chronovisor.rest";
+pub(crate) const REST: &str = "chronovisor.rest";
 
 /// Moves a thread to the CPUs outside partitions, if there are partitions.
 ///

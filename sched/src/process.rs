@@ -47,6 +47,13 @@ fn started(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// The CPU a thread last ran on (field 39 of /proc/TID/stat).
+pub(crate) fn last_cpu(tid: Tid) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    fields.nth(36)?.parse().ok()
+}
+
 /// A SCHED_DEADLINE thread found on the host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeadlineThread {

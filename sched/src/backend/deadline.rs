@@ -45,7 +45,7 @@ impl DeadlineServer {
             surplus: granted.surplus,
             partition,
         };
-        let in_force = set_with_retry(tid, server.wanted()).and_then(|()| server.in_force());
+        let in_force = server.set_with_retry().and_then(|()| server.in_force());
         if let Err(error) = in_force {
             server.undo();
             return Err(error);
@@ -57,6 +57,46 @@ impl DeadlineServer {
         Policy::Deadline {
             runtime: self.reservation.runtime() + self.surplus,
             period: self.reservation.period(),
+        }
+    }
+
+    /// Sets the policy, waiting a bounded time for bandwidth that returns late.
+    fn set_with_retry(&self) -> Result<(), BackendError> {
+        let wanted = self.wanted();
+        let started = monotonic();
+        let mut wait = FIRST_WAIT;
+        loop {
+            let waited = monotonic() - started;
+            match set_policy(self.tid, wanted) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EBUSY) if waited < RETRY_FOR => std::thread::sleep(wait),
+                Err(Errno::EBUSY) => return Err(BackendError::Busy { waited }),
+                Err(Errno::EPERM) => return Err(self.not_permitted()),
+                Err(errno) => return Err(BackendError::from_errno(self.tid, errno)),
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// The three things the kernel says EPERM for.
+    fn not_permitted(&self) -> BackendError {
+        let tid = self.tid;
+        if !capability::has_sys_nice() {
+            return BackendError::Capability {
+                policy: "SCHED_DEADLINE",
+                rlimit: false,
+            };
+        }
+        let last_cpu = crate::process::last_cpu(tid);
+        match (&self.partition, last_cpu) {
+            (Some(partition), Some(was_on)) if was_on != partition.cpu => {
+                let cpu = partition.cpu;
+                BackendError::Asleep { tid, was_on, cpu }
+            }
+            _ => BackendError::Pinned {
+                tid,
+                cpus: cpus::format(&affinity(tid).unwrap_or_default()),
+            },
         }
     }
 
@@ -95,7 +135,7 @@ impl CpuReservation for DeadlineServer {
             Enforcement::Exact => default_surplus(new),
             Enforcement::Tick => Duration::ZERO,
         };
-        if let Err(error) = set_with_retry(self.tid, self.wanted()) {
+        if let Err(error) = self.set_with_retry() {
             (self.reservation, self.surplus) = old;
             return Err(error);
         }
@@ -133,35 +173,5 @@ fn enter(tid: Tid, placement: Placement) -> Result<Option<Partition>, BackendErr
             Ok(None)
         }
         Placement::Pinned { .. } | Placement::Anywhere => Ok(None),
-    }
-}
-
-/// Sets the policy, waiting a bounded time for bandwidth that returns late.
-fn set_with_retry(tid: Tid, wanted: Policy) -> Result<(), BackendError> {
-    let started = monotonic();
-    let mut wait = FIRST_WAIT;
-    loop {
-        match set_policy(tid, wanted) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EBUSY) if monotonic() - started < RETRY_FOR => std::thread::sleep(wait),
-            Err(errno) => return Err(explain(tid, errno, monotonic() - started)),
-        }
-        wait = (wait * 2).min(LONGEST_WAIT);
-    }
-}
-
-/// Why the kernel refused.
-fn explain(tid: Tid, errno: Errno, waited: Duration) -> BackendError {
-    match errno {
-        Errno::EBUSY => BackendError::Busy { waited },
-        Errno::EPERM if !capability::has_sys_nice() => BackendError::Capability {
-            policy: "SCHED_DEADLINE",
-            rlimit: false,
-        },
-        Errno::EPERM => BackendError::Pinned {
-            tid,
-            cpus: cpus::format(&affinity(tid).unwrap_or_default()),
-        },
-        errno => BackendError::from_errno(tid, errno),
     }
 }

@@ -36,6 +36,18 @@ pub enum BackendError {
         /// Its CPUs.
         cpus: String,
     },
+    /// The thread has not run since it was moved into its partition, so the kernel still has it on its old CPU.
+    #[error(
+        "thread {tid} sleeps on CPU {was_on} and gets to CPU {cpu} only when it wakes: wake it, or apply from the thread itself"
+    )]
+    Asleep {
+        /// The thread.
+        tid: Tid,
+        /// Where it ran last.
+        was_on: u32,
+        /// Its partition's CPU.
+        cpu: u32,
+    },
     /// The kernel had no bandwidth left, also not after waiting for what other threads gave up.
     #[error("the kernel has no bandwidth left for this reservation after waiting {}: something outside the ledger holds it (chrt -d?)", human(*.waited))]
     Busy {

@@ -1,0 +1,359 @@
+//! Partitions, back ends and the ledger on the real kernel.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sched::backend::{BackendError, apply};
+use sched::kernel::{Policy, policy, set_policy};
+use sched::ledger::{Bound, Change, Ledger};
+use sched::prepare::{self, PrepareError};
+use sched::request::{AdmissionTest, Granted};
+use sched::reservation::{BackendKind, Enforcement, Placement, Reservation, VcpuRequest};
+use support::{Host, Prepared, Sleeper, may_be_real_time};
+
+fn reservation(q_ms: u64, p_ms: u64) -> Reservation {
+    Reservation::new(Duration::from_millis(q_ms), Duration::from_millis(p_ms)).unwrap()
+}
+
+fn request(backend: BackendKind, q_ms: u64, p_ms: u64) -> VcpuRequest {
+    VcpuRequest {
+        reservation: Some(reservation(q_ms, p_ms)),
+        backend,
+        enforcement: Enforcement::Tick,
+        ..VcpuRequest::default()
+    }
+}
+
+fn deadline(q_ms: u64, p_ms: u64) -> VcpuRequest {
+    request(BackendKind::Deadline, q_ms, p_ms)
+}
+
+fn granted(request: VcpuRequest, placement: Placement) -> Granted {
+    Granted {
+        vm: "test".to_owned(),
+        vcpu: 0,
+        surplus: request.surplus(),
+        request,
+        placement,
+        test: AdmissionTest::None,
+    }
+}
+
+/// Every cpuset setting that preparing might change.
+fn cpuset_state() -> Vec<(String, String)> {
+    let root = Path::new("/sys/fs/cgroup/cpuset");
+    let mut state = Vec::new();
+    for file in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let text = if name.starts_with("cpuset.sched") || name == "cpuset.cpus" {
+            fs::read_to_string(file.path()).unwrap_or_default()
+        } else {
+            String::new()
+        };
+        state.push((name, text));
+    }
+    state.sort();
+    state
+}
+
+#[test]
+fn restoring_leaves_the_host_as_it_was_found() {
+    let _host = Host::lock();
+    let before = cpuset_state();
+    let Some(prepared) = Prepared::last_cpu() else {
+        return;
+    };
+    assert_ne!(cpuset_state(), before);
+    drop(prepared);
+    assert_eq!(cpuset_state(), before);
+}
+
+#[test]
+fn preparing_twice_is_preparing_once_and_another_set_is_refused() {
+    let _host = Host::lock();
+    let Some(prepared) = Prepared::last_cpu() else {
+        return;
+    };
+    let cpu = prepared.partition.cpu;
+    let again = prepare::prepare(prepared.run_dir(), &[cpu]).unwrap();
+    assert_eq!(again, std::slice::from_ref(&prepared.partition));
+    let other = prepare::prepare(prepared.run_dir(), &[0]);
+    assert!(matches!(other, Err(PrepareError::AlreadyPrepared { .. })));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = prepare::prepare(elsewhere.path(), &[cpu]);
+    assert!(
+        matches!(foreign, Err(PrepareError::NotOwned { .. })),
+        "{foreign:?}"
+    );
+}
+
+#[test]
+fn a_partition_in_use_is_not_taken_away() {
+    let _host = Host::lock();
+    if !may_be_real_time() {
+        return;
+    }
+    let Some(prepared) = Prepared::last_cpu() else {
+        return;
+    };
+    let sleeper = Sleeper::start();
+    let cpu = prepared.partition.cpu;
+    let grant = granted(deadline(1, 50), Placement::Partition { cpu });
+    let mut server = sleeper.applies(&grant).unwrap();
+    let refused = prepare::restore(prepared.run_dir());
+    assert!(
+        matches!(refused, Err(PrepareError::InUse { .. })),
+        "{refused:?}"
+    );
+    assert!(sched::partition::Partition::of(cpu).is_some());
+    server.release().unwrap();
+}
+
+#[test]
+fn a_reservation_in_force_is_what_the_kernel_has_and_adapts_in_place() {
+    let _host = Host::lock();
+    if !may_be_real_time() {
+        return;
+    }
+    let Some(prepared) = Prepared::last_cpu() else {
+        return;
+    };
+    let sleeper = Sleeper::start();
+    let cpu = prepared.partition.cpu;
+    let exact = VcpuRequest {
+        enforcement: Enforcement::Exact,
+        ..deadline(10, 40)
+    };
+    let grant = granted(exact, Placement::Partition { cpu });
+    let mut server = sleeper.applies(&grant).unwrap();
+    let in_force = server.in_force().unwrap();
+    assert_eq!(in_force.cpus, [cpu]);
+    assert_eq!(in_force.reservation, Some(reservation(10, 40)));
+    let kernel = |q_us, p_ms| Policy::Deadline {
+        runtime: Duration::from_micros(q_us),
+        period: Duration::from_millis(p_ms),
+    };
+    assert_eq!(policy(sleeper.tid), Ok(kernel(11_000, 40)));
+    server.adapt(reservation(20, 50)).unwrap();
+    assert_eq!(policy(sleeper.tid), Ok(kernel(21_000, 50)));
+    set_policy(sleeper.tid, kernel(5_000, 50)).unwrap();
+    assert!(matches!(
+        server.in_force(),
+        Err(BackendError::NotInForce { .. })
+    ));
+    server.release().unwrap();
+    assert_eq!(policy(sleeper.tid), Ok(Policy::Other));
+}
+
+#[test]
+fn a_pinned_thread_is_told_that_it_needs_a_partition() {
+    let _host = Host::lock();
+    if !may_be_real_time() || sched::cpus::online().len() < 2 {
+        return support::skipped("needs two CPUs and CAP_SYS_NICE");
+    }
+    let sleeper = Sleeper::start();
+    let mut one = nix::sched::CpuSet::new();
+    one.set(0).unwrap();
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(sleeper.tid.0), &one).unwrap();
+    let refused = apply(sleeper.tid, &granted(deadline(1, 50), Placement::Global)).err();
+    let text = refused.map(|error| error.to_string()).unwrap_or_default();
+    assert!(text.contains("one-CPU partition"), "{text}");
+    assert_eq!(policy(sleeper.tid), Ok(Policy::Other));
+}
+
+#[test]
+fn a_sleeping_thread_is_told_to_be_woken_and_a_running_one_is_moved() {
+    let _host = Host::lock();
+    if !may_be_real_time() {
+        return;
+    }
+    let Some(prepared) = Prepared::last_cpu() else {
+        return;
+    };
+    let cpu = prepared.partition.cpu;
+    let grant = granted(deadline(1, 50), Placement::Partition { cpu });
+    let sleeper = Sleeper::start();
+    // Last ran on CPU 0, and sleeps: only its next wake-up takes it to the partition.
+    sleeper.does(|| {
+        let mut first = nix::sched::CpuSet::new();
+        first.set(0).unwrap();
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &first).unwrap();
+    });
+    std::thread::sleep(Duration::from_millis(10));
+    let refused = apply(sleeper.tid, &grant).err();
+    assert!(
+        matches!(refused, Some(BackendError::Asleep { .. })),
+        "{refused:?}"
+    );
+    let mut server = sleeper.applies(&grant).unwrap();
+    server.release().unwrap();
+}
+
+#[test]
+fn bandwidth_that_returns_late_is_waited_for() {
+    let _host = Host::lock();
+    if !may_be_real_time() {
+        return;
+    }
+    let Some(prepared) = Prepared::last_cpu() else {
+        return;
+    };
+    let cpu = prepared.partition.cpu;
+    let grant = granted(deadline(160, 200), Placement::Partition { cpu });
+    let (first, second) = (Sleeper::start(), Sleeper::start());
+    let mut server = first.applies(&grant).unwrap();
+    server.release().unwrap();
+    let mut next = second.applies(&grant).unwrap();
+    next.release().unwrap();
+}
+
+#[test]
+fn bandwidth_that_is_not_there_is_an_error_after_a_bounded_wait() {
+    let _host = Host::lock();
+    if !may_be_real_time() {
+        return;
+    }
+    let Some(prepared) = Prepared::last_cpu() else {
+        return;
+    };
+    let cpu = prepared.partition.cpu;
+    let grant = granted(deadline(25, 50), Placement::Partition { cpu });
+    let (first, second) = (Sleeper::start(), Sleeper::start());
+    let mut server = first.applies(&grant).unwrap();
+    let started = Instant::now();
+    let refused = second.applies(&grant).err();
+    assert!(
+        matches!(refused, Some(BackendError::Busy { .. })),
+        "{refused:?}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert_eq!(policy(second.tid), Ok(Policy::Other));
+    server.release().unwrap();
+}
+
+#[test]
+fn every_other_back_end_is_in_force_and_gone_after_release() {
+    let _host = Host::lock();
+    if !may_be_real_time() {
+        return;
+    }
+    let grants = [
+        (
+            request(BackendKind::RtCgroup, 10, 50),
+            Policy::Fifo { priority: 60 },
+        ),
+        (request(BackendKind::CfsQuota, 10, 50), Policy::Other),
+        (
+            request(BackendKind::Fifo, 10, 50),
+            Policy::Fifo { priority: 60 },
+        ),
+        (request(BackendKind::Other, 10, 50), Policy::Other),
+    ];
+    for (request, wanted) in grants {
+        let sleeper = Sleeper::start();
+        let kind = request.backend;
+        let mut server = match apply(sleeper.tid, &granted(request, Placement::Pinned { cpu: 0 })) {
+            Ok(server) => server,
+            Err(BackendError::Cgroup(error)) => {
+                support::skipped(&format!("{kind}: {error}"));
+                continue;
+            }
+            Err(error) => panic!("{kind}: {error}"),
+        };
+        assert_eq!(policy(sleeper.tid), Ok(wanted), "{kind}");
+        assert_eq!(server.in_force().unwrap().cpus, [0], "{kind}");
+        if kind.needs_reservation() {
+            let changed = server.adapt(reservation(5, 20)).unwrap();
+            assert_eq!(changed.reservation, Some(reservation(5, 20)), "{kind}");
+        } else {
+            assert!(server.adapt(reservation(5, 20)).is_err(), "{kind}");
+        }
+        server.release().unwrap();
+        assert_eq!(policy(sleeper.tid), Ok(Policy::Other), "{kind}");
+        assert!(!Path::new("/sys/fs/cgroup/cpu/chronovisor.test.vcpu0").exists());
+    }
+}
+
+#[test]
+fn a_group_left_by_a_crash_is_gone_after_the_next_opening() {
+    let _host = Host::lock();
+    let orphan = Path::new("/sys/fs/cgroup/cpu/chronovisor.crashed.vcpu0");
+    if fs::create_dir(orphan).is_err() {
+        return support::skipped("cannot make a group in the cpu controller's hierarchy");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    Ledger::open(dir.path()).unwrap();
+    assert!(!orphan.exists());
+}
+
+#[test]
+fn threads_in_a_partition_that_nobody_entered_count_against_it() {
+    let _host = Host::lock();
+    if !may_be_real_time() {
+        return;
+    }
+    let Some(prepared) = Prepared::last_cpu() else {
+        return;
+    };
+    let cpu = prepared.partition.cpu;
+    let ledger = Ledger::open(prepared.run_dir()).unwrap();
+    assert!(ledger.check("vm", &[deadline(40, 50)]).is_ok());
+    let sleeper = Sleeper::start();
+    let stranger = granted(deadline(20, 50), Placement::Partition { cpu });
+    let mut server = sleeper.applies(&stranger).unwrap();
+    let wanted = VcpuRequest {
+        cpu: Some(cpu),
+        ..deadline(40, 50)
+    };
+    let refusal = ledger.check("vm", &[wanted]).unwrap_err();
+    assert_eq!(refusal.bound, Bound::PartitionCpu { cpu });
+    assert!(refusal.nearest.unwrap().runtime() > Duration::from_micros(24_900));
+    server.release().unwrap();
+}
+
+#[test]
+fn budget_moves_between_two_vms_together_or_not_at_all() {
+    let _host = Host::lock();
+    let Some(prepared) = Prepared::last_cpu() else {
+        return;
+    };
+    let cpu = prepared.partition.cpu;
+    let ledger = Ledger::open(prepared.run_dir()).unwrap();
+    let wanted = |q| VcpuRequest {
+        cpu: Some(cpu),
+        ..deadline(q, 50)
+    };
+    let _x = ledger.admit("x", &[wanted(20)]).unwrap();
+    let _y = ledger.admit("y", &[wanted(20)]).unwrap();
+    let change = |vm: &str, q| Change {
+        vm: vm.to_owned(),
+        vcpu: 0,
+        reservation: reservation(q, 50),
+    };
+    let before = ledger.entries().unwrap();
+    assert!(ledger.adapt("x", 0, reservation(30, 50)).is_err());
+    assert!(
+        ledger
+            .adapt_all(&[change("y", 15), change("x", 35)])
+            .is_err()
+    );
+    assert_eq!(ledger.entries().unwrap(), before);
+    let after = ledger
+        .adapt_all(&[change("y", 10), change("x", 30)])
+        .unwrap();
+    assert_eq!(after[1].request.reservation, Some(reservation(30, 50)));
+}
+
+#[test]
+fn a_thread_that_has_ended_is_no_error_to_release() {
+    let sleeper = Sleeper::start();
+    let grant = granted(request(BackendKind::Other, 1, 50), Placement::Anywhere);
+    let mut server = sleeper.applies(&grant).unwrap();
+    drop(sleeper);
+    server.release().unwrap();
+}

@@ -1,0 +1,160 @@
+//! What the tests of this crate share: skipping with a reason, one at a time on the host, and partitions that are undone.
+
+#![allow(
+    dead_code,
+    reason = "every test program uses its own part of this module"
+)]
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use sched::backend::{BackendError, CpuReservation, apply};
+use sched::kernel::{Policy, Tid, set_policy};
+use sched::partition::Partition;
+use sched::prepare;
+use sched::request::Granted;
+
+/// Says why a test does nothing here. The caller returns.
+pub fn skipped(reason: &str) {
+    println!("skipped: {reason}");
+}
+
+/// Whether real-time policies may be set; says so if not.
+pub fn may_be_real_time() -> bool {
+    let outcome = thread::spawn(|| {
+        let ms = Duration::from_millis;
+        let tiny = Policy::Deadline {
+            runtime: ms(1),
+            period: ms(1000),
+        };
+        set_policy(Tid::current(), tiny)
+    });
+    match outcome.join() {
+        Ok(Err(nix::errno::Errno::EPERM)) => {
+            skipped("no capability CAP_SYS_NICE");
+            false
+        }
+        _ => true,
+    }
+}
+
+/// Holds the host: tests that change it or fill its bandwidth run one at a time, also those of other programs.
+pub struct Host {
+    _lock: File,
+}
+
+impl Host {
+    pub fn lock() -> Self {
+        let path = std::env::temp_dir().join("chronovisor-tests.lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .unwrap();
+        lock.lock().unwrap();
+        Self { _lock: lock }
+    }
+}
+
+/// A prepared partition of the last CPU, undone on drop.
+pub struct Prepared {
+    pub partition: Partition,
+    run_dir: tempfile::TempDir,
+}
+
+impl Prepared {
+    /// `None`, with the reason printed, where the host does not allow it.
+    pub fn last_cpu() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            skipped("preparing a partition needs root");
+            return None;
+        }
+        let online = sched::cpus::online();
+        if online.len() < 2 {
+            skipped("a partition needs a second CPU");
+            return None;
+        }
+        let run_dir = tempfile::tempdir().unwrap();
+        match prepare::prepare(run_dir.path(), &online[online.len() - 1..]) {
+            Ok(mut made) => Some(Self {
+                partition: made.remove(0),
+                run_dir,
+            }),
+            Err(prepare::PrepareError::Cgroup(error)) => {
+                skipped(&error.to_string());
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub fn run_dir(&self) -> &Path {
+        self.run_dir.path()
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // A thread that has just ended may still be listed in its group.
+        for _ in 0..100 {
+            match prepare::restore(self.run_dir.path()) {
+                Ok(_) => return,
+                Err(_) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        if let Err(error) = prepare::restore(self.run_dir.path()) {
+            eprintln!("host not restored: {error}");
+        }
+    }
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A thread that sleeps until dropped, to set policies on; it can be asked to do something itself.
+pub struct Sleeper {
+    pub tid: Tid,
+    work: Option<mpsc::Sender<Work>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Sleeper {
+    pub fn start() -> Self {
+        let (work, ordered) = mpsc::channel::<Work>();
+        let thread = thread::spawn(move || ordered.into_iter().for_each(|work| work()));
+        let (tell, told) = mpsc::channel();
+        let ask: Work = Box::new(move || tell.send(Tid::current()).unwrap());
+        work.send(ask).unwrap();
+        Self {
+            tid: told.recv().unwrap(),
+            work: Some(work),
+            thread: Some(thread),
+        }
+    }
+
+    /// What `work` returns when the thread itself does it.
+    pub fn does<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = mpsc::channel();
+        let work: Work = Box::new(move || tell.send(work()).unwrap());
+        self.work.as_ref().unwrap().send(work).unwrap();
+        told.recv().unwrap()
+    }
+
+    /// Puts a grant into force from the thread itself.
+    pub fn applies(&self, granted: &Granted) -> Result<Box<dyn CpuReservation>, BackendError> {
+        let granted = granted.clone();
+        self.does(move || apply(Tid::current(), &granted))
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        drop(self.work.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
