@@ -16,6 +16,8 @@ mod check;
 mod display;
 mod error;
 mod parse;
+#[cfg(test)]
+mod tests;
 mod units;
 
 pub use error::{Limit, ParseError, Problem, Text};

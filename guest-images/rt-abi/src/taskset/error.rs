@@ -82,6 +82,8 @@ pub struct Limit {
 pub enum Problem {
     /// No such key; these are the keys.
     UnknownKey(&'static str),
+    /// The word has no `=`.
+    NoValue,
     /// The key was there before.
     Repeated,
     /// The key must be there, followed by this.
@@ -160,6 +162,7 @@ impl fmt::Display for ParseError {
             Problem::UnknownKey(known) => {
                 write!(f, "unknown key `{key}`; the keys here are {known}")
             }
+            Problem::NoValue => write!(f, "`{key}` is not of the form key=value"),
             Problem::Repeated => write!(f, "{key}={value} gives `{key}` a second time; remove one"),
             Problem::Missing(expected) => write!(f, "`{key}` is missing; write {key}={expected}"),
             Problem::Malformed(expected) => write!(f, "{key}={value} is not {expected}"),

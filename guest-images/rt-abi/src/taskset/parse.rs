@@ -171,12 +171,7 @@ impl<'a> Item<'a> {
     fn new(task: Option<Name>, word: &'a str) -> Result<Self, ParseError> {
         match word.split_once('=') {
             Some((key, value)) => Ok(Self { task, key, value }),
-            None => Err(ParseError::new(
-                task,
-                word,
-                "",
-                Problem::Malformed("of the form key=value"),
-            )),
+            None => Err(ParseError::new(task, word, "", Problem::NoValue)),
         }
     }
 
