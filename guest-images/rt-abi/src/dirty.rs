@@ -58,10 +58,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_touch_is_inside_the_region(job: u64, touch: u32, pages: u32, region_pages in 1u64..1 << 28, seed: u64) {
+        fn every_touch_is_inside_the_region(
+            job: u64,
+            first: u32,
+            pages: u32,
+            region_pages in prop_oneof![1u64..30, 1u64..1 << 28],
+            seed: u64,
+        ) {
+            let mut random = Random::new(seed);
             for pattern in [Pattern::Sequential, Pattern::Random, Pattern::Hot] {
                 let dirty = dirty(pattern, pages, region_pages);
-                prop_assert!(page(&dirty, job, touch, &mut Random::new(seed)) < region_pages);
+                for touch in (0..50).map(|n| first.wrapping_add(n)) {
+                    prop_assert!(page(&dirty, job, touch, &mut random) < region_pages);
+                }
             }
         }
     }

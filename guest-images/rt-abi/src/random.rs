@@ -108,12 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_three_quarters_of_all_numbers_is_fair() {
-        // Taking the high half without rejection would give the first third twice as often.
+    fn a_range_that_does_not_divide_all_numbers_is_fair() {
+        // Of 3 * 2^62 values, the multiples of three would come twice as often as the others without rejection.
         let mut random = Random::new(9);
-        let third = 1u64 << 62;
-        let low = (0..30_000).filter(|_| random.uniform(0, 3 * third - 1) < third);
-        assert!(low.count().abs_diff(10_000) < 410);
+        let most = 3 * (1 << 62) - 1;
+        let multiples = (0..30_000).filter(|_| random.uniform(0, most).is_multiple_of(3));
+        assert!(multiples.count().abs_diff(10_000) < 410);
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn dirty() -> impl Strategy<Value = Dirty> {
     })
 }
 
-/// Times with and without round values, so that every unit occurs.
+/// Times of every magnitude, with and without round values, so that every unit occurs.
 fn time(least: u64, most: u64) -> impl Strategy<Value = u64> {
     let unit = prop_oneof![
         Just(1u64),
@@ -29,7 +29,8 @@ fn time(least: u64, most: u64) -> impl Strategy<Value = u64> {
         Just(1_000_000),
         Just(1_000_000_000)
     ];
-    (least..=most, unit).prop_map(move |(time, unit)| (time / unit * unit).max(least))
+    (0..=most - least, 0u32..50, unit)
+        .prop_map(move |(above, shift, unit)| ((least + (above >> shift)) / unit * unit).max(least))
 }
 
 /// A valid periodic task; names and priorities are given by the set.
@@ -94,7 +95,7 @@ fn options() -> impl Strategy<Value = TaskSet> {
 fn task_set() -> impl Strategy<Value = TaskSet> {
     let tasks = vec((periodic(), option::of(any::<u8>())), 0..20);
     let hogs = proptest::sample::subsequence((0..MAX_VCPUS).collect::<Vec<_>>(), 0..8);
-    let more_vcpus = 0..MAX_VCPUS;
+    let more_vcpus = 0..=MAX_VCPUS;
     let running = (options(), tasks, hogs, more_vcpus).prop_map(|(mut set, tasks, hogs, more)| {
         for (place, (mut task, priority)) in tasks.into_iter().enumerate() {
             task.name = Name::new(&std::format!("t-{place}.x_Y")).unwrap();
