@@ -30,11 +30,17 @@ pub type Nanos = i64;
 /// A rest of budget shorter than the way from the decision to the yield is used up by that way.
 pub const GRAIN: Nanos = 1_000;
 
+/// The least surplus that covers the way of a vCPU thread from the timer's expiry to the yield, with room for an interrupt.
+const LEAST_SURPLUS: Duration = Duration::from_micros(250);
+
+/// The surplus of long periods: it also covers a millisecond's interference by the host.
+const GREATEST_SURPLUS: Duration = Duration::from_millis(1);
+
 /// What the kernel is given beyond Q.
 ///
-/// A millisecond, at most a tenth of the period: it has to cover the time from the timer's expiry to the yield,
-/// including an interrupt or two and, for a vCPU, the exit from guest mode. Zero where Q + surplus would exceed the
-/// period; the kernel's tick enforces alone there.
+/// A tenth of the period, between 250 us and 1 ms: it has to cover the time from the timer's expiry to the yield,
+/// including interrupts and, for a vCPU, the exit from guest mode. Zero where Q + surplus would exceed the period; the
+/// kernel's tick enforces alone there.
 pub fn default_surplus(reservation: Reservation) -> Duration {
     let surplus = surplus_of(reservation.period());
     if reservation.runtime() + surplus > reservation.period() {
@@ -45,7 +51,7 @@ pub fn default_surplus(reservation: Reservation) -> Duration {
 
 /// [`default_surplus`] where there is room for it.
 pub(crate) fn surplus_of(period: Duration) -> Duration {
-    Duration::from_millis(1).min(period / 10)
+    (period / 10).clamp(LEAST_SURPLUS, GREATEST_SURPLUS)
 }
 
 /// What to do when the budget timer has fired.

@@ -98,6 +98,14 @@ impl Hierarchy {
         })
     }
 
+    /// The threads in `group`; none if there is no such group.
+    pub fn threads_in(&self, group: &Path) -> Vec<Tid> {
+        let text = read(&self.threads_file(group)).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| line.parse().ok().map(Tid))
+            .collect()
+    }
+
     /// Moves one thread into `group`.
     ///
     /// A thread that moves itself writes `0`: the kernel then needs no lock over all thread groups, which costs some

@@ -46,21 +46,9 @@ impl Partition {
         self.hierarchy.join(&self.group(), tid)
     }
 
-    /// Moves a thread out of it, to the root group.
-    ///
-    /// # Errors
-    /// The kernel's, with the file.
-    pub fn leave(&self, tid: Tid) -> Result<(), CgroupError> {
-        self.hierarchy.join(&self.hierarchy.root, tid)
-    }
-
     /// The threads in it.
     pub fn threads(&self) -> Vec<Tid> {
-        let file = self.hierarchy.threads_file(&self.group());
-        let text = cgroup::read(&file).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| line.parse().ok().map(Tid))
-            .collect()
+        self.hierarchy.threads_in(&self.group())
     }
 
     fn is_valid(&self) -> bool {
@@ -114,20 +102,30 @@ pub fn usable(online: &[u32]) -> Vec<Partition> {
 /// The group of all CPUs outside partitions.
 pub(crate) const REST: &str = "chronovisor.rest";
 
-/// Moves a thread to the CPUs outside partitions, if there are partitions.
+/// Moves a thread to the CPUs outside partitions, if that needs moving; whether it did.
 ///
 /// On cgroup v1 the root group still spans all CPUs, so a thread left there could be on a partition's. On v2 the root
 /// group has lost the partitions' CPUs already.
 ///
 /// # Errors
 /// The kernel's, with the file.
-pub fn join_rest(tid: Tid) -> Result<(), CgroupError> {
+pub fn join_rest(tid: Tid) -> Result<bool, CgroupError> {
     let Ok(hierarchy) = Hierarchy::of("cpuset") else {
-        return Ok(());
+        return Ok(false);
     };
     let rest = hierarchy.root.join(REST);
-    if hierarchy.version == Version::V1 && rest.is_dir() {
-        return hierarchy.join(&rest, tid);
+    if hierarchy.version == Version::V2 || !rest.is_dir() {
+        return Ok(false);
     }
-    Ok(())
+    hierarchy.join(&rest, tid)?;
+    Ok(true)
+}
+
+/// Moves a thread to the root group.
+///
+/// # Errors
+/// The kernel's, with the file.
+pub fn leave(tid: Tid) -> Result<(), CgroupError> {
+    let hierarchy = Hierarchy::of("cpuset")?;
+    hierarchy.join(&hierarchy.root, tid)
 }

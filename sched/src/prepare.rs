@@ -48,11 +48,11 @@ pub enum PrepareError {
         /// The group.
         path: PathBuf,
     },
-    /// Threads are in a partition.
-    #[error("CPU {cpu} is in use by thread {tid}: stop its VM first")]
+    /// Threads are in a group that would be removed.
+    #[error("{group} is in use by thread {tid}: stop its VM first")]
     InUse {
-        /// The CPU.
-        cpu: u32,
+        /// The group.
+        group: PathBuf,
         /// One of the threads.
         tid: crate::kernel::Tid,
     },
@@ -142,10 +142,11 @@ pub fn restore(run_dir: &Path) -> Result<bool, PrepareError> {
     let Some(record) = load(run_dir)? else {
         return Ok(false);
     };
-    for &cpu in &record.cpus {
-        let used = Partition::of(cpu).and_then(|partition| partition.threads().first().copied());
-        if let Some(tid) = used {
-            return Err(PrepareError::InUse { cpu, tid });
+    let hierarchy = Hierarchy::of("cpuset")?;
+    for group in &record.created {
+        if let Some(&tid) = hierarchy.threads_in(group).first() {
+            let group = group.clone();
+            return Err(PrepareError::InUse { group, tid });
         }
     }
     for group in record.created.iter().rev() {

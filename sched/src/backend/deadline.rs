@@ -28,7 +28,17 @@ pub(super) struct DeadlineServer {
     enforcement: Enforcement,
     reservation: Reservation,
     surplus: Duration,
-    partition: Option<Partition>,
+    home: Home,
+}
+
+/// The control group that was chosen for the thread.
+#[derive(Debug)]
+enum Home {
+    Partition(Partition),
+    /// That of all CPUs outside partitions.
+    Rest,
+    /// Where it was anyway.
+    AsFound,
 }
 
 impl DeadlineServer {
@@ -37,13 +47,13 @@ impl DeadlineServer {
             let backend = BackendKind::Deadline;
             return Err(BackendError::NoReservation { backend });
         };
-        let partition = enter(tid, granted.placement)?;
+        let home = enter(tid, granted.placement)?;
         let server = Self {
             tid,
             enforcement: granted.request.enforcement,
             reservation,
             surplus: granted.surplus,
-            partition,
+            home,
         };
         let in_force = server.set_with_retry().and_then(|()| server.in_force());
         if let Err(error) = in_force {
@@ -88,8 +98,8 @@ impl DeadlineServer {
             };
         }
         let last_cpu = crate::process::last_cpu(tid);
-        match (&self.partition, last_cpu) {
-            (Some(partition), Some(was_on)) if was_on != partition.cpu => {
+        match (&self.home, last_cpu) {
+            (Home::Partition(partition), Some(was_on)) if was_on != partition.cpu => {
                 let cpu = partition.cpu;
                 BackendError::Asleep { tid, was_on, cpu }
             }
@@ -100,12 +110,18 @@ impl DeadlineServer {
         }
     }
 
+    fn leave(&self) -> Result<(), BackendError> {
+        match self.home {
+            Home::Partition(_) | Home::Rest => partition::leave(self.tid)?,
+            Home::AsFound => {}
+        }
+        Ok(())
+    }
+
     /// Puts the thread back where it was; what fails here would have failed the kernel too.
     fn undo(&self) {
         let back = set_policy(self.tid, Policy::Other).map_err(|errno| errno.to_string());
-        let left = self.partition.as_ref().map_or(Ok(()), |partition| {
-            partition.leave(self.tid).map_err(|error| error.to_string())
-        });
+        let left = self.leave().map_err(|error| error.to_string());
         if let Err(error) = back.and(left) {
             tracing::debug!(tid = self.tid.0, %error, "thread not put back");
         }
@@ -148,10 +164,7 @@ impl CpuReservation for DeadlineServer {
             Err(Errno::ESRCH) => return Ok(()),
             Err(errno) => return Err(BackendError::from_errno(self.tid, errno)),
         }
-        match &self.partition {
-            Some(partition) => partition.leave(self.tid).map_err(BackendError::from),
-            None => Ok(()),
-        }
+        self.leave()
     }
 
     fn kind(&self) -> BackendKind {
@@ -161,17 +174,32 @@ impl CpuReservation for DeadlineServer {
 
 /// Puts the thread where its promise holds, before it has a policy: a SCHED_DEADLINE thread cannot move between root
 /// domains without a new admission.
-fn enter(tid: Tid, placement: Placement) -> Result<Option<Partition>, BackendError> {
+fn enter(tid: Tid, placement: Placement) -> Result<Home, BackendError> {
     match placement {
         Placement::Partition { cpu } => {
             let partition = Partition::of(cpu).ok_or(BackendError::NoPartition { cpu })?;
-            partition.join(tid)?;
-            Ok(Some(partition))
+            enter_partition(tid, &partition)?;
+            Ok(Home::Partition(partition))
         }
         Placement::Global => {
-            partition::join_rest(tid)?;
-            Ok(None)
+            let moved = partition::join_rest(tid)?;
+            Ok(if moved { Home::Rest } else { Home::AsFound })
         }
-        Placement::Pinned { .. } | Placement::Anywhere => Ok(None),
+        Placement::Pinned { .. } | Placement::Anywhere => Ok(Home::AsFound),
     }
+}
+
+/// As an ordinary thread it could wait there for most of a second behind a busy SCHED_FIFO thread, so it moves at the
+/// highest priority.
+fn enter_partition(tid: Tid, partition: &Partition) -> Result<(), BackendError> {
+    let highest = Policy::Fifo { priority: 99 };
+    if let Err(errno) = set_policy(tid, highest) {
+        tracing::debug!(tid = tid.0, %errno, "moving as an ordinary thread");
+    }
+    partition.join(tid).map_err(|error| {
+        if let Err(errno) = set_policy(tid, Policy::Other) {
+            tracing::debug!(tid = tid.0, %errno, "thread not put back");
+        }
+        error.into()
+    })
 }
