@@ -1,5 +1,24 @@
-//! stub
-#[expect(dead_code, reason = "the commands that write reports are wired next")]
+//! `chronovisor`: launches real-time guests inside CPU reservations, controls them, and measures what they got.
+//!
+//! This crate parses, calls and prints. What it calls lives in `vmm` and `sched`.
+
+mod cli;
+mod command;
+mod failure;
+#[expect(dead_code, reason = "parts of it wait for the experiments")]
 mod report;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match command::execute(cli) {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.status())
+        }
+    }
+}

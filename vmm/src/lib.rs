@@ -1,1 +1,20 @@
-//! stub
+//! The virtual machine monitor: the only crate that talks to /dev/kvm.
+//!
+//! It composes what `sched` promises with what KVM runs. It knows nothing of a command line.
+
+pub mod boot;
+pub mod clock;
+pub mod control;
+pub mod cpu;
+pub mod device;
+pub mod exit;
+pub mod guest;
+pub mod kernel;
+pub mod machine;
+pub mod memory;
+pub mod report;
+pub mod snapshot;
+pub mod spec;
+pub mod telemetry;
+pub mod units;
+pub mod vcpu;

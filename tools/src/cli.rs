@@ -1,0 +1,198 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use vmm::units::Span;
+
+/// Real-time virtual machines on KVM: CPU time as reservations, admitted before they are promised, enforced by the
+/// kernel, measured while they run.
+#[derive(Debug, Parser)]
+#[command(name = "chronovisor", version, propagate_version = true)]
+pub struct Cli {
+    /// Print JSON for machines instead of text for people.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Folder for sockets and the ledger [default: /run/chronovisor, or chronovisor in XDG_RUNTIME_DIR without root].
+    #[arg(
+        long,
+        global = true,
+        env = "CHRONOVISOR_RUN_DIR",
+        hide_env_values = true
+    )]
+    pub run_dir: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a guest in the foreground; its serial output goes to standard output.
+    Run(RunArgs),
+    /// Say what `run` would reserve, on which CPU, and whether it fits. Changes nothing.
+    Check {
+        /// The specification.
+        spec: PathBuf,
+    },
+    /// List the guests that run on this host.
+    Ls,
+    /// Show one guest: what it was promised, what it got, how its tasks do.
+    Status {
+        /// Its name.
+        name: String,
+    },
+    /// Make a guest stand still; its reservation stays.
+    Pause {
+        /// Its name.
+        name: String,
+    },
+    /// Let a paused guest go on.
+    Resume {
+        /// Its name.
+        name: String,
+    },
+    /// End a guest.
+    Stop {
+        /// Its name.
+        name: String,
+    },
+    /// Change the reservation of a running guest.
+    Adapt(AdaptArgs),
+    /// Pause a guest and save it into a new folder; `restore` lets it go on.
+    Save {
+        /// Its name.
+        name: String,
+        /// The folder, which must not exist.
+        folder: PathBuf,
+    },
+    /// Let a saved guest go on, with the reservations of its specification.
+    Restore {
+        /// The specification it was started from.
+        spec: PathBuf,
+        /// The folder `save` made.
+        folder: PathBuf,
+        /// Where and how to show it.
+        #[command(flatten)]
+        show: ShowArgs,
+    },
+    /// Prepare, restore or check this host.
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Show in a minute what this is about: a guest that misses deadlines, and the same one in a reservation.
+    Demo {
+        /// Seconds that each of the three runs takes.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=600))]
+        seconds: u64,
+    },
+    /// Repeat an experiment and write a report.
+    #[command(subcommand)]
+    Experiment(ExperimentCommand),
+    /// Measure this program, beside its peers where they are installed.
+    Bench(BenchArgs),
+    /// Print a commented specification.
+    Spec {
+        /// The example.
+        #[arg(long, required = true)]
+        example: bool,
+    },
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The specification; `chronovisor spec --example` prints one.
+    pub spec: PathBuf,
+    /// Where and how to show it.
+    #[command(flatten)]
+    pub show: ShowArgs,
+}
+
+/// How a running guest is shown.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Write every record of the guest's tasks to this file, one JSON object per line.
+    #[arg(long, value_name = "FILE")]
+    pub records: Option<PathBuf>,
+    /// Promise also what is finer than the noise measured on this host.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `adapt`.
+#[derive(Debug, Args)]
+pub struct AdaptArgs {
+    /// The guest.
+    pub name: String,
+    /// Its vCPU.
+    #[arg(long, default_value_t = 0, value_name = "I")]
+    pub vcpu: usize,
+    /// New runtime, such as 32ms.
+    #[arg(long, value_name = "R")]
+    pub runtime: Option<Span>,
+    /// New period, such as 50ms.
+    #[arg(long, value_name = "P")]
+    pub period: Option<Span>,
+    /// Take what it needs more from this guest: both change, or none.
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<String>,
+    /// The vCPU of that guest.
+    #[arg(long, default_value_t = 0, value_name = "I", requires = "from")]
+    pub from_vcpu: usize,
+}
+
+/// `host`.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// Make one-CPU partitions, in which promises hold.
+    Prepare {
+        /// CPUs to make partitions of, such as 1 or 2,3.
+        #[arg(long, value_delimiter = ',', required = true)]
+        cpus: Vec<u32>,
+    },
+    /// Undo `prepare`.
+    Restore,
+    /// Tell how fit this host is for real time, and measure its noise.
+    Check {
+        /// Seconds to measure the noise of every CPU.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+    },
+}
+
+/// `experiment`.
+#[derive(Debug, Subcommand)]
+pub enum ExperimentCommand {
+    /// Response times on the host, in a guest, in a loaded guest, and in a reservation (Cucinotta, Anastasi, Abeni).
+    CbsKvm(ExperimentArgs),
+    /// The least budget without a miss, measured beside what theory predicts.
+    Edge(ExperimentArgs),
+}
+
+/// What every experiment takes.
+#[derive(Debug, Args)]
+pub struct ExperimentArgs {
+    /// Shorter runs, for a first look and for tests.
+    #[arg(long)]
+    pub quick: bool,
+    /// Folder for the report.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// The CPU to run on; the last one if not given.
+    #[arg(long)]
+    pub cpu: Option<u32>,
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Only these, by name.
+    pub only: Vec<String>,
+    /// Shorter runs.
+    #[arg(long)]
+    pub quick: bool,
+    /// The CPU to run on; the last one if not given.
+    #[arg(long)]
+    pub cpu: Option<u32>,
+}

@@ -1,0 +1,66 @@
+//! `check`: what `run` would do.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use sched::ledger::Ledger;
+use sched::request::Granted;
+use serde::Serialize;
+
+use super::Context;
+use super::run::read_plan;
+use crate::failure::Failure;
+
+#[derive(Serialize)]
+struct Answer {
+    name: String,
+    memory: String,
+    command_line: String,
+    vcpus: Vec<Granted>,
+}
+
+/// Says what would be reserved, and whether it fits.
+pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
+    let plan = read_plan(spec)?;
+    let ledger = Ledger::open(&context.run_dir)?;
+    let vcpus = ledger
+        .check(&plan.name, &plan.requests)
+        .map_err(|refusal| Failure::from(refusal).refused())?;
+    let answer = Answer {
+        name: plan.name,
+        memory: plan.memory.size.to_string(),
+        command_line: plan.command_line,
+        vcpus,
+    };
+    context.print(&answer, text)?;
+    Ok(0)
+}
+
+fn text(answer: &Answer) -> String {
+    let mut text = format!(
+        "{}: fits, with {} of locked memory\n",
+        answer.name, answer.memory
+    );
+    for granted in &answer.vcpus {
+        let _ = writeln!(text, "  vCPU {}: {}", granted.vcpu, describe(granted));
+    }
+    text
+}
+
+/// One vCPU's grant in a line.
+pub fn describe(granted: &Granted) -> String {
+    let backend = granted.request.backend;
+    let what = match granted.request.reservation {
+        Some(reservation) => format!("{reservation} by {backend}"),
+        None => format!("no reservation, {backend}"),
+    };
+    let surplus = if granted.surplus.is_zero() {
+        String::new()
+    } else {
+        format!(", {:?} more for the kernel's backstop", granted.surplus)
+    };
+    format!(
+        "{what}{surplus}, {}; test: {}",
+        granted.placement, granted.test
+    )
+}

@@ -1,0 +1,204 @@
+//! Commands to running guests, over their sockets.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use sched::ledger::Ledger;
+use serde::Serialize;
+use vmm::control::{ControlError, Reply, Request, client};
+use vmm::guest::{GuestStatus, TaskStatistics, VcpuStatus};
+
+use super::Context;
+use super::check::describe;
+use crate::failure::Failure;
+
+/// Asks a guest and waits for its answer.
+pub fn ask(context: &Context, name: &str, request: Request) -> Result<Reply, ControlError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ControlError::Signals)?;
+    runtime.block_on(client::call(&context.run_dir, name, request))
+}
+
+/// Asks for something that has no answer but that it is done.
+fn order(context: &Context, name: &str, request: Request, done: &str) -> Result<u8, Failure> {
+    ask(context, name, request)?;
+    #[derive(Serialize)]
+    struct Done<'a> {
+        name: &'a str,
+        done: &'a str,
+    }
+    context.print(&Done { name, done }, |_| format!("{name}: {done}"))?;
+    Ok(0)
+}
+
+/// `pause`.
+pub fn pause(context: &Context, name: &str) -> Result<u8, Failure> {
+    order(context, name, Request::Pause, "paused")
+}
+
+/// `resume`.
+pub fn resume(context: &Context, name: &str) -> Result<u8, Failure> {
+    order(context, name, Request::Resume, "resumed")
+}
+
+/// `stop`.
+pub fn stop(context: &Context, name: &str) -> Result<u8, Failure> {
+    order(context, name, Request::Stop, "stopped")
+}
+
+/// `save`.
+pub fn save(context: &Context, name: &str, folder: &Path) -> Result<u8, Failure> {
+    let path = std::path::absolute(folder)?;
+    order(
+        context,
+        name,
+        Request::Save { path },
+        "saved; it stands still here",
+    )
+}
+
+/// The status of a guest.
+pub fn status_of(context: &Context, name: &str) -> Result<GuestStatus, Failure> {
+    match ask(context, name, Request::Status)? {
+        Reply::Status(status) => Ok(*status),
+        _ => Err(Failure::new(format!(
+            "{name} gave an answer to another question"
+        ))),
+    }
+}
+
+/// `status`.
+pub fn status(context: &Context, name: &str) -> Result<u8, Failure> {
+    context.print(&status_of(context, name)?, status_text)?;
+    Ok(0)
+}
+
+fn status_text(status: &GuestStatus) -> String {
+    let mut text = format!(
+        "{}: {}, process {}, up {:.1} s, {} of memory\n",
+        status.name, status.state, status.pid, status.uptime, status.memory
+    );
+    for vcpu in &status.vcpus {
+        text.push_str(&vcpu_text(vcpu));
+    }
+    for (number, task) in &status.records.tasks {
+        text.push_str(&task_text(*number, task));
+    }
+    let lost = status.records.losses;
+    if lost.overwritten + lost.senseless + status.serial_lost > 0 {
+        let _ = writeln!(
+            text,
+            "  lost: {} records overwritten, {} senseless, {} bytes of output",
+            lost.overwritten, lost.senseless, status.serial_lost
+        );
+    }
+    text
+}
+
+/// A vCPU in a few lines.
+pub fn vcpu_text(vcpu: &VcpuStatus) -> String {
+    let mut text = format!(
+        "  vCPU {} (thread {}): {}\n",
+        vcpu.granted.vcpu,
+        vcpu.tid,
+        describe(&vcpu.granted)
+    );
+    match &vcpu.in_force {
+        Ok(in_force) => {
+            if let Some(reservation) = in_force.reservation {
+                let _ = writeln!(text, "    in force: {reservation} by {}", in_force.backend);
+            }
+            if let Some(note) = &in_force.note {
+                let _ = writeln!(text, "    note: {note}");
+            }
+        }
+        Err(error) => {
+            let _ = writeln!(text, "    NOT in force: {error}");
+        }
+    }
+    if let Some(account) = &vcpu.account {
+        let _ = writeln!(
+            text,
+            "    consumed {:.3} s, {} budgets used up, {} overruns, longest blackout {:.3} ms",
+            account.consumed.as_secs_f64(),
+            account.yields,
+            account.overruns,
+            account.blackouts.max.as_secs_f64() * 1e3
+        );
+    }
+    text
+}
+
+fn task_text(number: u16, task: &TaskStatistics) -> String {
+    let name = task.name.clone().unwrap_or_else(|| number.to_string());
+    if task.jobs == 0 {
+        return format!("  task {name}: no job done yet\n");
+    }
+    let millis = |nanos: u64| std::time::Duration::from_nanos(nanos).as_secs_f64() * 1e3;
+    format!(
+        "  task {name}: {} jobs, {} missed; response {:.3} / {:.3} / {:.3} ms (least, mean, greatest)\n",
+        task.jobs,
+        task.misses,
+        millis(task.least_response),
+        millis(task.total_response / task.jobs),
+        millis(task.greatest_response)
+    )
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    pid: i32,
+    vcpus: usize,
+    reservations: Vec<String>,
+    state: String,
+}
+
+/// `ls`.
+pub fn ls(context: &Context) -> Result<u8, Failure> {
+    let entries = Ledger::open(&context.run_dir)?.entries()?;
+    let rows: Vec<Row> = entries
+        .iter()
+        .map(|entry| Row {
+            name: entry.vm.clone(),
+            pid: entry.process.pid,
+            vcpus: entry.vcpus.len(),
+            reservations: entry
+                .vcpus
+                .iter()
+                .map(|vcpu| describe(&vcpu.granted))
+                .collect(),
+            state: status_of(context, &entry.vm)
+                .map_or_else(|_| "starting".to_owned(), |status| status.state),
+        })
+        .collect();
+    context.print(&rows, |rows| ls_text(rows))?;
+    Ok(0)
+}
+
+fn ls_text(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "no guests run here".to_owned();
+    }
+    let width = rows
+        .iter()
+        .map(|row| row.name.len())
+        .max()
+        .unwrap_or(0)
+        .max(4);
+    let mut text = format!(
+        "{:<width$}  {:>7}  {:<8}  {:>5}  RESERVATION\n",
+        "NAME", "PID", "STATE", "VCPUS"
+    );
+    for row in rows {
+        let first = row.reservations.first().map_or("", String::as_str);
+        let _ = writeln!(
+            text,
+            "{:<width$}  {:>7}  {:<8}  {:>5}  {first}",
+            row.name, row.pid, row.state, row.vcpus
+        );
+    }
+    text
+}

@@ -1,0 +1,79 @@
+//! The commands: one file each, or one for those that belong together.
+
+mod adapt;
+mod check;
+mod control;
+mod host;
+mod run;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+
+/// What every command needs.
+pub struct Context {
+    /// Folder for sockets and ledger.
+    pub run_dir: PathBuf,
+    /// Whether machines read the output.
+    pub json: bool,
+}
+
+impl Context {
+    /// Prints `value` for machines, or what `text` makes of it for people.
+    pub fn print<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(value)?);
+        } else {
+            let text = text(value);
+            if !text.is_empty() {
+                println!("{}", text.trim_end());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does what the command line says; the exit status of the process.
+pub fn execute(cli: Cli) -> Result<u8, Failure> {
+    let context = Context {
+        run_dir: cli.run_dir.unwrap_or_else(default_run_dir),
+        json: cli.json,
+    };
+    match cli.command {
+        Command::Run(args) => run::run(&context, &args),
+        Command::Check { spec } => check::check(&context, &spec),
+        Command::Ls => control::ls(&context),
+        Command::Status { name } => control::status(&context, &name),
+        Command::Pause { name } => control::pause(&context, &name),
+        Command::Resume { name } => control::resume(&context, &name),
+        Command::Stop { name } => control::stop(&context, &name),
+        Command::Save { name, folder } => control::save(&context, &name, &folder),
+        Command::Restore { spec, folder, show } => run::restore(&context, &spec, &folder, &show),
+        Command::Adapt(args) => adapt::adapt(&context, &args),
+        Command::Host(command) => host::host(&context, command),
+        Command::Demo { .. } | Command::Experiment(_) | Command::Bench(_) => {
+            Err(Failure::new("soon"))
+        }
+        Command::Spec { .. } => {
+            print!("{}", vmm::spec::EXAMPLE);
+            Ok(0)
+        }
+    }
+}
+
+/// Where sockets and ledger lie if nobody says otherwise.
+fn default_run_dir() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/run/chronovisor");
+    }
+    let user_dir =
+        std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    user_dir.join("chronovisor")
+}

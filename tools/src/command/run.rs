@@ -1,0 +1,156 @@
+//! `run` and `restore`: a guest in the foreground.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use vmm::guest::{AdmittedVm, BuiltVm, Observer, Outcome, RunningVm, StartError, admit, supervise};
+use vmm::spec::{ImageSource, VmPlan, VmSpec};
+use vmm::telemetry::Event;
+
+use super::Context;
+use crate::cli::{RunArgs, ShowArgs};
+use crate::failure::Failure;
+
+/// Runs a guest from its specification until it is over.
+pub fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure> {
+    let plan = read_plan(&args.spec)?;
+    let show = Show::new(context, &args.show)?;
+    let admitted = admit_checked(context, plan.clone(), args.show.force)?;
+    let built = match &plan.image {
+        ImageSource::BuiltIn => admitted.build(guest_images::RT_GUEST),
+        ImageSource::File(path) => {
+            let image = std::fs::read(path).map_err(|source| StartError::Image {
+                path: path.clone(),
+                source,
+            })?;
+            admitted.build(&image)
+        }
+    }?;
+    watch(context, built, show)
+}
+
+/// Lets a saved guest go on.
+pub fn restore(
+    context: &Context,
+    spec: &Path,
+    folder: &Path,
+    args: &ShowArgs,
+) -> Result<u8, Failure> {
+    let plan = read_plan(spec)?;
+    let show = Show::new(context, args)?;
+    let read = |name: &str| -> Result<(std::path::PathBuf, Vec<u8>), Failure> {
+        let path = folder.join(name);
+        let bytes = std::fs::read(&path)
+            .map_err(|e| Failure::from(e).while_doing(&format!("{}", path.display())))?;
+        Ok((path, bytes))
+    };
+    let (_, state) = read("state")?;
+    let state = vmm::snapshot::decode(&state)?;
+    let memory = folder.join("memory");
+    let memory = File::open(&memory)
+        .map_err(|e| Failure::from(e).while_doing(&format!("{}", memory.display())))?;
+    let admitted = admit_checked(context, plan, args.force)?;
+    watch(context, admitted.restore(state, &memory)?, show)
+}
+
+/// Reads and checks a specification; errors name the file.
+pub fn read_plan(path: &Path) -> Result<VmPlan, Failure> {
+    let in_file = |failure: Failure| failure.while_doing(&path.display().to_string());
+    let text = std::fs::read_to_string(path).map_err(|e| in_file(e.into()))?;
+    VmSpec::parse(&text)
+        .and_then(|spec| spec.plan())
+        .map_err(|e| in_file(e.into()))
+}
+
+fn admit_checked(context: &Context, plan: VmPlan, _force: bool) -> Result<AdmittedVm, Failure> {
+    admit(plan, &context.run_dir).map_err(|error| match error {
+        StartError::Refused(_) => Failure::from(error).refused(),
+        other => other.into(),
+    })
+}
+
+fn watch(context: &Context, built: BuiltVm, mut show: Show) -> Result<u8, Failure> {
+    // The guest runs before the control plane is there: its first output does not wait for it.
+    let running = built.start()?;
+    let outcome = supervise_here(context, running, &mut show)?;
+    show.finish()?;
+    if context.json {
+        println!("{}", serde_json::to_string_pretty(&outcome)?);
+    } else {
+        eprintln!("{outcome}");
+    }
+    Ok(outcome.end.status())
+}
+
+/// Supervises a guest on this thread.
+fn supervise_here(
+    context: &Context,
+    running: RunningVm,
+    show: &mut Show,
+) -> Result<Outcome, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(supervise(running, &context.run_dir, show))?)
+}
+
+/// Shows a guest's output and keeps its records.
+struct Show {
+    /// With `--json` standard output is for the outcome alone.
+    output_to_stderr: bool,
+    records: Option<BufWriter<File>>,
+    failed: Option<std::io::Error>,
+}
+
+impl Show {
+    fn new(context: &Context, args: &ShowArgs) -> Result<Self, Failure> {
+        let records = args.records.as_ref().map(|path| {
+            File::create(path)
+                .map_err(|e| Failure::from(e).while_doing(&format!("{}", path.display())))
+        });
+        Ok(Self {
+            output_to_stderr: context.json,
+            records: records.transpose()?.map(BufWriter::new),
+            failed: None,
+        })
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        if let Some(error) = self.failed {
+            return Err(Failure::from(error).while_doing("writing the records"));
+        }
+        if let Some(mut records) = self.records {
+            records
+                .flush()
+                .map_err(|e| Failure::from(e).while_doing("writing the records"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Show {
+    fn output(&mut self, bytes: &[u8]) {
+        // A reader that went away does not end the guest.
+        let _ = if self.output_to_stderr {
+            std::io::stderr().write_all(bytes)
+        } else {
+            let mut out = std::io::stdout();
+            out.write_all(bytes).and_then(|()| out.flush())
+        };
+    }
+
+    fn event(&mut self, event: &Event) {
+        let Some(records) = &mut self.records else {
+            return;
+        };
+        let written = serde_json::to_writer(&mut *records, event)
+            .map_err(std::io::Error::from)
+            .and_then(|()| records.write_all(b"\n"));
+        if let Err(error) = written {
+            // A full disk does not end the guest either; it is told at the end.
+            self.failed.get_or_insert(error);
+            self.records = None;
+        }
+    }
+}

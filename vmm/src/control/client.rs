@@ -1,0 +1,73 @@
+//! Asks a running guest.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use super::{ControlError, MAX_LINE, Reply, ReplyLine, Request, RequestLine, VERSION, socket_path};
+
+/// How long a guest has to answer a user: a pause may have to wait for a throttled thread.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks the guest `name`.
+///
+/// # Errors
+/// [`ControlError`]; `Refused` is the guest's own answer.
+pub async fn call(run_dir: &Path, name: &str, request: Request) -> Result<Reply, ControlError> {
+    let socket = socket_path(run_dir, name);
+    match call_within(&socket, request, PATIENCE).await {
+        Err(ControlError::Talk { source, .. })
+            if matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Err(ControlError::NoGuest {
+                name: name.to_owned(),
+            })
+        }
+        answer => answer,
+    }
+}
+
+/// Asks the guest at `socket`, which has `limit` to answer.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn call_within(
+    socket: &Path,
+    request: Request,
+    limit: Duration,
+) -> Result<Reply, ControlError> {
+    match tokio::time::timeout(limit, exchange(socket, request)).await {
+        Ok(Ok(reply)) => reply.map_err(ControlError::Refused),
+        Ok(Err(source)) => Err(ControlError::Talk {
+            path: socket.to_owned(),
+            source,
+        }),
+        Err(_) => Err(ControlError::Silent {
+            path: socket.to_owned(),
+            seconds: limit.as_secs(),
+        }),
+    }
+}
+
+async fn exchange(socket: &Path, request: Request) -> io::Result<Result<Reply, String>> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let mut line = serde_json::to_vec(&RequestLine {
+        version: VERSION,
+        request,
+    })?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    let mut answer = Vec::new();
+    BufReader::new(stream)
+        .take(MAX_LINE)
+        .read_until(b'\n', &mut answer)
+        .await?;
+    let answer: ReplyLine = serde_json::from_slice(&answer)?;
+    Ok(answer.reply)
+}

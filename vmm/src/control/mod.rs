@@ -1,0 +1,152 @@
+//! Control of a running guest over its unix socket: one request and one reply per connection, each a line of JSON.
+//!
+//! ```text
+//! {"version":1,"request":{"kind":"pause"}}   ->   {"version":1,"reply":{"kind":"done"}}
+//! ```
+//!
+//! The socket is `NAME.sock` in the run directory and belongs to the user who started the guest.
+
+pub mod client;
+mod server;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sched::reservation::Reservation;
+use serde::{Deserialize, Serialize};
+
+use crate::guest::{GuestStatus, VcpuStatus};
+
+pub use server::{Call, Server};
+
+/// Version of the protocol.
+pub const VERSION: u16 = 1;
+/// Longest line either side reads.
+pub const MAX_LINE: u64 = 1 << 20;
+
+/// What can be asked of a running guest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Tell how it is.
+    Status,
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End.
+    Stop,
+    /// Change a vCPU's reservation.
+    Adapt {
+        /// Which vCPU.
+        vcpu: usize,
+        /// Its new reservation.
+        reservation: Reservation,
+    },
+    /// Put in force what the ledger grants already.
+    Enforce {
+        /// Which vCPU.
+        vcpu: usize,
+        /// What the ledger grants.
+        reservation: Reservation,
+    },
+    /// Change a vCPU's reservation with budget from another guest.
+    Transfer(Transfer),
+    /// Pause, and save into a folder.
+    Save {
+        /// The folder; it must not exist.
+        path: PathBuf,
+    },
+}
+
+/// Moves budget between two guests.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transfer {
+    /// vCPU that gets more.
+    pub vcpu: usize,
+    /// Its new reservation.
+    pub reservation: Reservation,
+    /// The guest that gives.
+    pub from: String,
+    /// Its socket.
+    pub from_socket: PathBuf,
+    /// Its vCPU.
+    pub from_vcpu: usize,
+    /// What that vCPU has now.
+    pub from_before: Reservation,
+    /// What it keeps.
+    pub from_reservation: Reservation,
+}
+
+/// The answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "data", rename_all = "kebab-case")]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// The status.
+    Status(Box<GuestStatus>),
+    /// The vCPU whose reservation was changed.
+    Adapted(Box<VcpuStatus>),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestLine {
+    version: u16,
+    request: Request,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReplyLine {
+    version: u16,
+    reply: Result<Reply, String>,
+}
+
+/// Why control failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The socket cannot be made.
+    #[error("cannot make the control socket {}: {source}", path.display())]
+    Listen {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No guest listens there.
+    #[error("no guest `{name}` runs here; `chronovisor ls` shows those that do")]
+    NoGuest {
+        /// The name.
+        name: String,
+    },
+    /// The guest cannot be talked to.
+    #[error("cannot talk to the guest at {}: {source}", path.display())]
+    Talk {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The guest did not answer.
+    #[error("the guest at {} did not answer within {seconds} s", path.display())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The guest refused.
+    #[error("{0}")]
+    Refused(String),
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(io::Error),
+}
+
+/// The socket of the guest `name`.
+#[must_use]
+pub fn socket_path(run_dir: &Path, name: &str) -> PathBuf {
+    run_dir.join(format!("{name}.sock"))
+}

@@ -1,0 +1,115 @@
+//! The guest's end of its control socket.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::{ControlError, MAX_LINE, Reply, ReplyLine, Request, RequestLine, VERSION, socket_path};
+
+/// How long a caller has to send its line.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Calls that wait for the owner.
+const BACKLOG: usize = 16;
+
+/// A request, and where its answer goes.
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// Takes the answer; an error is text for the user.
+    pub answer: oneshot::Sender<Result<Reply, String>>,
+}
+
+/// A control socket. Dropping it takes the socket away.
+pub struct Server {
+    path: PathBuf,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Listens for calls to the guest `name`. A socket left by a crash is replaced: the ledger, which admitted this guest,
+    /// knows of no other of the name.
+    ///
+    /// # Errors
+    /// [`ControlError::Listen`].
+    pub fn start(run_dir: &Path, name: &str) -> Result<(Self, mpsc::Receiver<Call>), ControlError> {
+        let path = socket_path(run_dir, name);
+        let failed = |source| ControlError::Listen {
+            path: path.clone(),
+            source,
+        };
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
+        let (calls, inbox) = mpsc::channel(BACKLOG);
+        let accepting = tokio::spawn(accept(listener, calls));
+        Ok((Self { path, accepting }, inbox))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let calls = calls.clone();
+                tokio::spawn(async move {
+                    // The caller hung up: nobody is left to tell.
+                    let _ = tokio::time::timeout(PATIENCE * 10, converse(stream, calls)).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!("cannot accept on the control socket: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(&mut stream).take(MAX_LINE);
+    tokio::time::timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
+    let reply = match serde_json::from_slice::<RequestLine>(&line) {
+        Ok(RequestLine {
+            version: VERSION,
+            request,
+        }) => forward(request, calls).await,
+        Ok(line) => Err(format!(
+            "protocol version {} is not known; this guest speaks {VERSION}",
+            line.version
+        )),
+        Err(error) => Err(format!("not a request: {error}")),
+    };
+    let mut answer = serde_json::to_vec(&ReplyLine {
+        version: VERSION,
+        reply,
+    })?;
+    answer.push(b'\n');
+    stream.write_all(&answer).await
+}
+
+async fn forward(request: Request, calls: mpsc::Sender<Call>) -> Result<Reply, String> {
+    let (answer, reply) = oneshot::channel();
+    let ending = || "the guest is ending".to_owned();
+    calls
+        .send(Call { request, answer })
+        .await
+        .map_err(|_| ending())?;
+    reply.await.unwrap_or_else(|_| Err(ending()))
+}

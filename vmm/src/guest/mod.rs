@@ -1,0 +1,20 @@
+//! The life of a guest: planned, admitted, built, running, over. Each step consumes the one before.
+//!
+//! ```text
+//! VmPlan --admit--> AdmittedVm --build--> BuiltVm --start--> RunningVm --supervise--> Outcome
+//!            |             |                 |                   |
+//!            Refusal       error             error               the guest ends, is stopped, or fails
+//! ```
+//!
+//! Whatever fails, dropping what there is gives everything back: threads end, the ledger's entry goes.
+
+mod outcome;
+mod running;
+mod serve;
+mod start;
+mod supervise;
+
+pub use outcome::{GuestStatus, Outcome, Records, TaskStatistics, VcpuStatus};
+pub use running::{ChangeError, RunningVm};
+pub use start::{AdmittedVm, BuiltVm, StartError, admit};
+pub use supervise::{Observer, supervise};

@@ -1,0 +1,154 @@
+//! What is known of a guest while it runs and when it is over.
+
+use std::collections::BTreeMap;
+
+use rt_abi::taskset::TaskSet;
+use sched::account::AccountSnapshot;
+use sched::request::Granted;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::End;
+use crate::report::Registers;
+use crate::telemetry::{Event, Job, Losses};
+
+/// How the jobs of one task went. Times in nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatistics {
+    /// Its name, if the task set is known.
+    pub name: Option<String>,
+    /// Jobs that ended.
+    pub jobs: u64,
+    /// Of these, after their deadline.
+    pub misses: u64,
+    /// Shortest response time.
+    pub least_response: u64,
+    /// Longest response time.
+    pub greatest_response: u64,
+    /// Sum of all, for the mean.
+    pub total_response: u64,
+}
+
+impl TaskStatistics {
+    fn add(&mut self, job: &Job) {
+        let response = job.response();
+        self.least_response = if self.jobs == 0 {
+            response
+        } else {
+            self.least_response.min(response)
+        };
+        self.greatest_response = self.greatest_response.max(response);
+        self.total_response = self.total_response.saturating_add(response);
+        self.misses += u64::from(job.missed());
+        self.jobs += 1;
+    }
+}
+
+/// What the guest's records add up to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records {
+    /// Tasks by their number in the task set.
+    pub tasks: BTreeMap<u16, TaskStatistics>,
+    /// Longest gap that a busy task of the guest has seen, in nanoseconds.
+    pub longest_gap: u64,
+    /// Number of gaps.
+    pub gaps: u64,
+    /// What could not be used.
+    pub losses: Losses,
+}
+
+/// Tasks a hostile guest can make us keep statistics of.
+const MAX_TASKS: usize = 64;
+
+impl Records {
+    /// No records yet, of the tasks of `set`.
+    #[must_use]
+    pub fn named(set: Option<&TaskSet>) -> Self {
+        let tasks = set.map_or(&[][..], TaskSet::tasks);
+        let named = |(number, task): (u16, &rt_abi::taskset::Task)| {
+            (
+                number,
+                TaskStatistics {
+                    name: Some(task.name.to_string()),
+                    ..TaskStatistics::default()
+                },
+            )
+        };
+        Self {
+            tasks: (0..).zip(tasks).map(named).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes an event into account.
+    pub fn add(&mut self, event: &Event) {
+        match event {
+            Event::Job(job) => {
+                if self.tasks.len() < MAX_TASKS || self.tasks.contains_key(&job.task) {
+                    self.tasks.entry(job.task).or_default().add(job);
+                }
+            }
+            Event::Gap(gap) => {
+                self.gaps += 1;
+                self.longest_gap = self.longest_gap.max(gap.end - gap.start);
+            }
+            Event::End { .. } => {}
+        }
+    }
+}
+
+/// A vCPU: what it was granted, what it got.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VcpuStatus {
+    /// Thread id on the host.
+    pub tid: i32,
+    /// What was admitted.
+    pub granted: Granted,
+    /// What the kernel has in force, read back; text where that failed.
+    pub in_force: Result<sched::backend::InForce, String>,
+    /// What was supplied.
+    pub account: Option<AccountSnapshot>,
+}
+
+/// A guest that runs or stands still.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GuestStatus {
+    /// Name of the VM.
+    pub name: String,
+    /// Process id of its monitor.
+    pub pid: u32,
+    /// `running` or `paused`.
+    pub state: String,
+    /// Seconds since it was started.
+    pub uptime: f64,
+    /// Bytes of RAM.
+    pub memory: crate::units::ByteSize,
+    /// vCPUs.
+    pub vcpus: Vec<VcpuStatus>,
+    /// What its tasks recorded.
+    pub records: Records,
+    /// Bytes of serial output lost because nobody read them.
+    pub serial_lost: u64,
+}
+
+/// A guest that is over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Why.
+    pub end: End,
+    /// The vCPU that ended it.
+    pub vcpu: Option<usize>,
+    /// Where that vCPU was.
+    pub registers: Option<Registers>,
+    /// The last status.
+    pub status: GuestStatus,
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.status.name, self.end)?;
+        if let (true, Some(registers)) = (self.end.is_failure(), &self.registers) {
+            write!(f, "\nvCPU {} was at\n{registers}", self.vcpu.unwrap_or(0))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,403 @@
+//! A running guest and everything that may be done to it. There is one owner: all of it takes `&mut self`.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use sched::backend::{BackendError, CpuReservation, Tid};
+use sched::ledger::Refusal;
+use sched::ledger::{Admitted, Change, Ledger};
+use sched::request::Granted;
+use sched::reservation::Reservation;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::outcome::{GuestStatus, Records, VcpuStatus};
+use crate::clock::Clock;
+use crate::control::Reply;
+use crate::device::SerialOutput;
+use crate::machine::Machine;
+use crate::snapshot::{GuestState, SnapshotError};
+use crate::spec::VmPlan;
+use crate::telemetry::{Event, Reader};
+use crate::vcpu::{Command, Desk, Order, VcpuEvent, kick};
+
+/// How long the owner waits for a vCPU thread that it has asked for something. Longer than the longest period of
+/// SCHED_DEADLINE (4.19 s): the thread may be throttled at the moment.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Why a running guest's reservation was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// No such vCPU.
+    #[error("vCPU {vcpu} does not exist; the guest has vCPUs 0 to {last}")]
+    NoVcpu {
+        /// The number given.
+        vcpu: usize,
+        /// The greatest that exists.
+        last: usize,
+    },
+    /// It does not fit.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
+    /// The kernel refused; the old reservation is in force and in the ledger.
+    #[error("the kernel refused the change, the old reservation stays: {0}")]
+    Kernel(#[from] BackendError),
+    /// The ledger says something else.
+    #[error("the ledger does not grant this reservation to vCPU {vcpu}")]
+    NotGranted {
+        /// Which vCPU.
+        vcpu: usize,
+    },
+}
+
+impl From<Refusal> for ChangeError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
+}
+
+/// The owner's hold on a vCPU thread. Dropping it ends the thread.
+pub(super) struct VcpuHandle {
+    desk: Arc<Desk>,
+    commands: Option<Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    granted: Granted,
+    in_force: Option<(Tid, Box<dyn CpuReservation>)>,
+}
+
+impl VcpuHandle {
+    pub(super) fn new(
+        desk: Arc<Desk>,
+        commands: Sender<Command>,
+        thread: JoinHandle<()>,
+        granted: Granted,
+    ) -> Self {
+        Self {
+            desk,
+            commands: Some(commands),
+            thread: Some(thread),
+            granted,
+            in_force: None,
+        }
+    }
+
+    pub(super) fn ready(&mut self, tid: Tid, reservation: Box<dyn CpuReservation>) {
+        self.in_force = Some((tid, reservation));
+    }
+
+    /// The thread; set once it is ready.
+    pub(super) fn tid(&self) -> Tid {
+        self.in_force
+            .as_ref()
+            .map_or_else(Tid::current, |(tid, _)| *tid)
+    }
+
+    /// A thread that has ended takes no commands, and its end has been announced.
+    pub(super) fn command(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            let _ = commands.send(command);
+        }
+    }
+
+    fn order(&self, order: Order) {
+        self.desk.set(order);
+        self.kick();
+    }
+
+    fn kick(&self) {
+        if let Some(thread) = self.thread.as_ref().filter(|thread| !thread.is_finished()) {
+            kick(thread);
+        }
+    }
+
+    /// The account as it is now; the last one if the thread does not answer in time (throttled, paused or over).
+    fn account(&self) -> Option<sched::account::AccountSnapshot> {
+        self.desk.ask_account();
+        self.kick();
+        let asked = Instant::now();
+        while asked.elapsed() < Duration::from_millis(100) {
+            if let (Some(account), false) = self.desk.account() {
+                return Some(account);
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        self.desk.account().0
+    }
+
+    fn status(&self) -> VcpuStatus {
+        let account = self.account();
+        VcpuStatus {
+            tid: self.tid().0,
+            granted: self.granted.clone(),
+            in_force: match &self.in_force {
+                Some((_, reservation)) => reservation.in_force().map_err(|e| e.to_string()),
+                None => Err("not started".to_owned()),
+            },
+            account,
+        }
+    }
+}
+
+impl Drop for VcpuHandle {
+    fn drop(&mut self) {
+        self.order(Order::Stop);
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread would have ended the process.
+            let _ = thread.join();
+        }
+        if let Some((_, mut reservation)) = self.in_force.take()
+            && let Err(error) = reservation.release()
+        {
+            tracing::warn!("a reservation was not given back: {error}");
+        }
+    }
+}
+
+/// A guest that runs or stands still.
+pub struct RunningVm {
+    pub(super) plan: VmPlan,
+    pub(super) ledger: Ledger,
+    // After the vCPUs: bandwidth is free in the kernel before it is free in the ledger.
+    pub(super) vcpus: Vec<VcpuHandle>,
+    pub(super) _admitted: Admitted,
+    pub(super) machine: Arc<Machine>,
+    pub(super) events: UnboundedReceiver<VcpuEvent>,
+    pub(super) clock: Clock,
+    pub(super) output: SerialOutput,
+    pub(super) reader: Reader,
+    pub(super) records: Records,
+    pub(super) paused: bool,
+    pub(super) started: Instant,
+}
+
+impl RunningVm {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// Its status now.
+    #[must_use]
+    pub fn status(&self) -> GuestStatus {
+        let mut records = self.records.clone();
+        records.losses = self.reader.losses();
+        GuestStatus {
+            name: self.plan.name.clone(),
+            pid: std::process::id(),
+            state: if self.paused { "paused" } else { "running" }.to_owned(),
+            uptime: self.started.elapsed().as_secs_f64(),
+            memory: self.plan.memory.size,
+            vcpus: self.vcpus.iter().map(VcpuHandle::status).collect(),
+            records,
+            serial_lost: self.output.lost(),
+        }
+    }
+
+    /// Reads what the guest has recorded since the last call.
+    pub fn poll_records(&mut self, mut take: impl FnMut(&Event)) {
+        let records = &mut self.records;
+        self.reader.poll(self.machine.ram(), |event| {
+            records.add(&event);
+            take(&event);
+        });
+    }
+
+    /// Stops all vCPUs where they are. Returns what came instead, should the guest end meanwhile.
+    ///
+    /// # Errors
+    /// Names the vCPU that did not answer; all go on then.
+    pub async fn pause(&mut self) -> Result<Option<VcpuEvent>, String> {
+        if self.paused {
+            return Ok(None);
+        }
+        for vcpu in &self.vcpus {
+            vcpu.order(Order::Pause);
+        }
+        let mut standing = 0;
+        while standing < self.vcpus.len() {
+            match tokio::time::timeout(PATIENCE, self.events.recv()).await {
+                Ok(Some(VcpuEvent::Paused { .. })) => standing += 1,
+                Ok(other) => return Ok(other),
+                Err(_) => {
+                    self.go_on();
+                    return Err(format!(
+                        "only {standing} of {} vCPUs stood still within {PATIENCE:?}",
+                        self.vcpus.len()
+                    ));
+                }
+            }
+        }
+        self.paused = true;
+        Ok(None)
+    }
+
+    /// Lets a paused guest go on.
+    pub fn resume(&mut self) {
+        if std::mem::take(&mut self.paused) {
+            self.go_on();
+        }
+    }
+
+    fn go_on(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.desk.set(Order::Run);
+            vcpu.command(Command::Go);
+        }
+    }
+
+    /// Changes the reservation of a vCPU: ledger, kernel, read-back; all or nothing.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the old reservation stays.
+    pub fn adapt(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
+        let old = self.reservation(vcpu)?;
+        let granted = self.ledger.adapt(&self.plan.name, vcpu, new)?;
+        if let Err(error) = self.put_in_force(vcpu, new, granted) {
+            if let Some(old) = old {
+                // What was there fits still: the kernel has it in force.
+                self.ledger.adapt(&self.plan.name, vcpu, old)?;
+            }
+            return Err(error);
+        }
+        Ok(self.status_after_change(vcpu))
+    }
+
+    /// Puts in force what the ledger grants already, because another process admitted a change of several guests.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotGranted`] unless the ledger says exactly this.
+    pub fn enforce(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
+        self.reservation(vcpu)?;
+        let entries = self.ledger.entries().unwrap_or_default();
+        let granted = entries
+            .iter()
+            .find(|entry| entry.vm == self.plan.name)
+            .and_then(|entry| entry.vcpus.get(vcpu))
+            .map(|entry| entry.granted.clone())
+            .filter(|granted| granted.request.reservation == Some(new))
+            .ok_or(ChangeError::NotGranted { vcpu })?;
+        self.put_in_force(vcpu, new, granted)?;
+        Ok(self.status_after_change(vcpu))
+    }
+
+    /// Admits a change of this guest together with one of another guest. Neither is in force yet.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`]; nothing has changed.
+    pub fn admit_pair(
+        &self,
+        vcpu: usize,
+        new: Reservation,
+        other: Change,
+    ) -> Result<Granted, ChangeError> {
+        let own = Change {
+            vm: self.plan.name.clone(),
+            vcpu,
+            reservation: new,
+        };
+        let granted = self.ledger.adapt_all(&[other, own])?;
+        granted
+            .into_iter()
+            .next_back()
+            .ok_or(ChangeError::NotGranted { vcpu })
+    }
+
+    /// The reservation of a vCPU, if it has one.
+    ///
+    /// # Errors
+    /// [`ChangeError::NoVcpu`].
+    pub fn reservation(&self, vcpu: usize) -> Result<Option<Reservation>, ChangeError> {
+        let last = self.vcpus.len() - 1;
+        let handle = self
+            .vcpus
+            .get(vcpu)
+            .ok_or(ChangeError::NoVcpu { vcpu, last })?;
+        Ok(handle.granted.request.reservation)
+    }
+
+    /// Makes the kernel enforce what was granted.
+    ///
+    /// # Errors
+    /// [`ChangeError::Kernel`]; the old reservation stays in force.
+    pub fn put_in_force(
+        &mut self,
+        vcpu: usize,
+        new: Reservation,
+        granted: Granted,
+    ) -> Result<(), ChangeError> {
+        let handle = &mut self.vcpus[vcpu];
+        if let Some((_, reservation)) = &mut handle.in_force {
+            reservation.adapt(new)?;
+        }
+        handle.desk.announce_change(new, granted.surplus);
+        handle.granted = granted;
+        handle.kick();
+        Ok(())
+    }
+
+    /// The answer to a change of a vCPU's reservation.
+    ///
+    /// # Errors
+    /// [`ChangeError::NoVcpu`].
+    pub(super) fn adapted(&self, vcpu: usize) -> Result<Reply, ChangeError> {
+        self.reservation(vcpu)?;
+        Ok(Reply::Adapted(Box::new(self.status_after_change(vcpu))))
+    }
+
+    /// The status of a vCPU without waiting for a fresh account.
+    fn status_after_change(&self, vcpu: usize) -> VcpuStatus {
+        let handle = &self.vcpus[vcpu];
+        VcpuStatus {
+            tid: handle.tid().0,
+            granted: handle.granted.clone(),
+            in_force: match &handle.in_force {
+                Some((_, reservation)) => reservation.in_force().map_err(|e| e.to_string()),
+                None => Err("not started".to_owned()),
+            },
+            account: handle.desk.account().0,
+        }
+    }
+
+    /// Reads the state of a paused guest.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; the guest stays paused.
+    pub fn save(&self) -> Result<GuestState, SnapshotError> {
+        let mut states = Vec::new();
+        for vcpu in &self.vcpus {
+            let (reply, answer) = mpsc::channel();
+            vcpu.command(Command::Save(reply));
+            states.push(
+                answer
+                    .recv_timeout(PATIENCE)
+                    .map_err(|_| SnapshotError::Gone)??,
+            );
+        }
+        self.machine.deliver_coalesced();
+        Ok(GuestState {
+            memory: self.plan.memory.size,
+            layout: *self.machine.layout(),
+            clock: self.clock.state(),
+            vcpus: states,
+            ports: self.machine.ports().save(),
+            mmio: self.machine.mmio().save(),
+        })
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Orders all vCPUs to end; their ends arrive as events.
+    pub fn order_stop(&mut self) {
+        for vcpu in &self.vcpus {
+            vcpu.order(Order::Stop);
+            vcpu.command(Command::Go);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Answers the requests that arrive over a guest's control socket.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use sched::ledger::Change;
+use vm_memory::{GuestMemoryBackend, WriteVolatile};
+
+use super::running::{ChangeError, RunningVm};
+use super::supervise::Fate;
+use crate::control::{Call, ControlError, Reply, Request, Transfer, client};
+use crate::exit::End;
+use crate::snapshot::{self, SnapshotError};
+use crate::vcpu::VcpuEvent;
+
+/// How long the other guest of a transfer has to give up budget: its thread is changed from outside, at once.
+const OTHER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves one call. Returns what a vCPU said meanwhile.
+pub(super) async fn serve(vm: &mut RunningVm, call: Call, fate: &mut Fate) -> Option<VcpuEvent> {
+    let mut event = None;
+    let reply = match call.request {
+        Request::Status => Ok(Reply::Status(Box::new(vm.status()))),
+        Request::Pause => match vm.pause().await {
+            Ok(other) => {
+                event = other;
+                Ok(Reply::Done)
+            }
+            Err(reason) => Err(reason),
+        },
+        Request::Resume => {
+            vm.resume();
+            Ok(Reply::Done)
+        }
+        Request::Stop => {
+            fate.stop(vm, End::Stopped);
+            Ok(Reply::Done)
+        }
+        Request::Adapt { vcpu, reservation } => answer(vm.adapt(vcpu, reservation)),
+        Request::Enforce { vcpu, reservation } => answer(vm.enforce(vcpu, reservation)),
+        Request::Transfer(transfer) => move_budget(vm, &transfer).await,
+        Request::Save { path } => save(vm, &path, &mut event).await.map_err(|e| e.to_string()),
+    };
+    // Whoever asked may be gone.
+    let _ = call.answer.send(reply);
+    event
+}
+
+fn answer(result: Result<super::outcome::VcpuStatus, ChangeError>) -> Result<Reply, String> {
+    result
+        .map(|status| Reply::Adapted(Box::new(status)))
+        .map_err(|e| e.to_string())
+}
+
+/// Moves budget from another running guest to this one: both or none.
+///
+/// 1. The ledger admits both changes in one step.
+/// 2. The other guest puts its smaller reservation in force; only then is its bandwidth free in the kernel.
+/// 3. This guest puts its larger one in force.
+///
+/// If 2 fails the ledger goes back; if 3 fails the other guest gets back what it had, too.
+async fn move_budget(vm: &mut RunningVm, transfer: &Transfer) -> Result<Reply, String> {
+    let text = |e: ChangeError| e.to_string();
+    let old = vm
+        .reservation(transfer.vcpu)
+        .map_err(text)?
+        .ok_or("this vCPU has no reservation to change")?;
+    let (vcpu, new) = (transfer.vcpu, transfer.reservation);
+    let smaller = Change {
+        vm: transfer.from.clone(),
+        vcpu: transfer.from_vcpu,
+        reservation: transfer.from_reservation,
+    };
+    let before = Change {
+        reservation: transfer.from_before,
+        ..smaller.clone()
+    };
+    let granted = vm.admit_pair(vcpu, new, smaller).map_err(text)?;
+    let other = |reservation| Request::Enforce {
+        vcpu: transfer.from_vcpu,
+        reservation,
+    };
+    let back = |vm: &RunningVm| {
+        vm.admit_pair(vcpu, old, before.clone())
+            .map(|_| ())
+            .map_err(text)
+    };
+    if let Err(error) = ask(&transfer.from_socket, other(transfer.from_reservation)).await {
+        back(vm)?;
+        return Err(format!("{} gave nothing up: {error}", transfer.from));
+    }
+    if let Err(error) = vm.put_in_force(vcpu, new, granted) {
+        back(vm)?;
+        let restored = ask(&transfer.from_socket, other(transfer.from_before)).await;
+        let note = restored.err().map_or(String::new(), |e| {
+            format!("; and {} did not get it back: {e}", transfer.from)
+        });
+        return Err(format!("{error}{note}"));
+    }
+    vm.adapted(vcpu).map_err(text)
+}
+
+async fn ask(socket: &Path, request: Request) -> Result<Reply, ControlError> {
+    client::call_within(socket, request, OTHER_PATIENCE).await
+}
+
+/// Saves the guest into a folder: `state` and `memory`. The guest is left paused: it may live on only once.
+async fn save(
+    vm: &mut RunningVm,
+    folder: &Path,
+    event: &mut Option<VcpuEvent>,
+) -> Result<Reply, SnapshotError> {
+    *event = vm.pause().await.map_err(SnapshotError::Memory)?;
+    if event.is_some() {
+        return Err(SnapshotError::Gone);
+    }
+    let state = snapshot::encode(&vm.save()?)?;
+    write_folder(vm, folder, &state)
+        .map_err(|e| SnapshotError::Memory(format!("{}: {e}", folder.display())))?;
+    Ok(Reply::Done)
+}
+
+fn write_folder(vm: &RunningVm, folder: &Path, state: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir(folder)?;
+    let mut memory = File::create_new(folder.join("memory"))?;
+    for region in vm.machine().ram().iter() {
+        let slice = vm_memory::GuestMemoryRegion::as_volatile_slice(region)
+            .map_err(std::io::Error::other)?;
+        memory
+            .write_all_volatile(&slice)
+            .map_err(std::io::Error::other)?;
+    }
+    memory.sync_all()?;
+    let mut file = File::create_new(folder.join("state"))?;
+    file.write_all(state)?;
+    file.sync_all()
+}

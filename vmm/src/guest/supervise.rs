@@ -1,0 +1,192 @@
+//! The one place that decides what happens to a running guest: vCPU events, requests, signals and records meet here.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::outcome::Outcome;
+use super::running::RunningVm;
+use super::serve::serve;
+use crate::control::{ControlError, Server};
+use crate::exit::End;
+use crate::report::Registers;
+use crate::telemetry::Event;
+use crate::vcpu::VcpuEvent;
+
+/// How often records are read, and the watchdog looks.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Who is shown what the guest says.
+pub trait Observer {
+    /// Bytes of serial output.
+    fn output(&mut self, bytes: &[u8]);
+    /// A record.
+    fn event(&mut self, event: &Event);
+}
+
+/// Supervises a guest until it is over, and serves its control socket in `run_dir` meanwhile.
+///
+/// # Errors
+/// [`ControlError`] if there can be no control socket or no signal handling; the guest is then stopped.
+pub async fn supervise(
+    mut vm: RunningVm,
+    run_dir: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, ControlError> {
+    let (_server, mut calls) = Server::start(run_dir, vm.name())?;
+    let mut signals = Signals::new().map_err(ControlError::Signals)?;
+    let mut announced = Announcements::of(&mut vm).map_err(ControlError::Signals)?;
+    let mut poll = interval(POLL);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut fate = Fate::default();
+    let mut alive = Instant::now();
+    show_output(&mut vm, observer);
+    loop {
+        tokio::select! {
+            event = vm.events.recv() => match event {
+                Some(event) => fate.take(&mut vm, event),
+                // Every vCPU thread has ended.
+                None => break,
+            },
+            Some(call) = calls.recv() => {
+                if let Some(event) = serve(&mut vm, call, &mut fate).await {
+                    fate.take(&mut vm, event);
+                }
+            }
+            () = signals.arrived() => fate.stop(&mut vm, End::Stopped),
+            () = announced.arrived() => {
+                if show_output(&mut vm, observer) {
+                    alive = Instant::now();
+                }
+            }
+            _ = poll.tick() => {
+                if show_records(&mut vm, observer) || vm.paused {
+                    alive = Instant::now();
+                }
+                if vm.plan.watchdog.is_some_and(|limit| alive.elapsed() > limit) {
+                    fate.stop(&mut vm, End::Hung);
+                }
+            }
+        }
+    }
+    vm.machine.deliver_coalesced();
+    show_output(&mut vm, observer);
+    show_records(&mut vm, observer);
+    Ok(fate.outcome(&vm))
+}
+
+/// How a guest is coming to its end.
+#[derive(Default)]
+pub(super) struct Fate {
+    /// Why it was told to end.
+    told: Option<End>,
+    /// The vCPU that ended first, why, and where.
+    first: Option<(usize, End, Option<Registers>)>,
+}
+
+impl Fate {
+    /// Tells the guest to end, unless it is ending already.
+    pub(super) fn stop(&mut self, vm: &mut RunningVm, end: End) {
+        if self.told.is_none() && self.first.is_none() {
+            self.told = Some(end);
+            vm.order_stop();
+        }
+    }
+
+    fn take(&mut self, vm: &mut RunningVm, event: VcpuEvent) {
+        if let VcpuEvent::Ended {
+            vcpu,
+            end,
+            registers,
+        } = event
+            && self.first.is_none()
+        {
+            self.first = Some((vcpu, end, registers));
+            vm.order_stop();
+        }
+    }
+
+    fn outcome(self, vm: &RunningVm) -> Outcome {
+        let (vcpu, end, registers) = self.first.unwrap_or((0, End::Stopped, None));
+        // A vCPU that ends because it was told to says only that.
+        let end = if end == End::Stopped {
+            self.told.unwrap_or(end)
+        } else {
+            end
+        };
+        Outcome {
+            end,
+            vcpu: Some(vcpu),
+            registers,
+            status: vm.status(),
+        }
+    }
+}
+
+/// Shows new serial output; whether there was any.
+fn show_output(vm: &mut RunningVm, observer: &mut dyn Observer) -> bool {
+    let mut bytes = Vec::new();
+    vm.output.drain(&mut bytes);
+    if !bytes.is_empty() {
+        observer.output(&bytes);
+    }
+    !bytes.is_empty()
+}
+
+/// Shows new records; whether there were any.
+fn show_records(vm: &mut RunningVm, observer: &mut dyn Observer) -> bool {
+    let mut any = false;
+    vm.poll_records(|event| {
+        any = true;
+        observer.event(event);
+    });
+    any
+}
+
+/// Says when there is serial output.
+struct Announcements(pipe::Receiver);
+
+impl Announcements {
+    fn of(vm: &mut RunningVm) -> std::io::Result<Self> {
+        let taken = || std::io::Error::other("the serial output has a reader already");
+        let reader = vm.output.take_ready().ok_or_else(taken)?;
+        Ok(Self(pipe::Receiver::from_owned_fd(reader.into())?))
+    }
+
+    async fn arrived(&mut self) {
+        let mut byte = [0];
+        if !matches!(self.0.read(&mut byte).await, Ok(1)) {
+            // The port is gone, and with it all output.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The signals that end a guest in good order.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn arrived(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}

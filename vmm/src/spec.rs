@@ -1,0 +1,508 @@
+//! The specification of a VM as a user writes it (TOML), and how it becomes a plan.
+//!
+//! [`VmSpec`] is what was written; [`VmPlan`] is what will be done: units parsed, defaults filled in, ranges checked.
+//! An error names the key, the value, and what would fit.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rt_abi::taskset::TaskSet;
+use sched::request::{BackendKind, Enforcement, VcpuRequest};
+use sched::reservation::{Reservation, ReservationError};
+use serde::Deserialize;
+
+use crate::memory::{HUGE_PAGE, MemoryPlan, PAGE};
+use crate::units::{ByteSize, Span};
+
+/// Name of the image that comes with the program.
+pub const BUILT_IN_IMAGE: &str = "rt-guest";
+/// Longest name of a VM: it becomes a file name and part of a socket's path (at most 108 bytes, unix(7)).
+pub const MAX_NAME: usize = 48;
+/// vCPUs of a guest at most; more are refused before KVM is asked.
+pub const MAX_VCPUS: u32 = 64;
+
+/// A VM as written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// Its name, unique on the host.
+    pub name: String,
+    /// What runs in it.
+    pub guest: GuestSpec,
+    /// What CPU time it gets.
+    #[serde(default)]
+    pub cpu: CpuSpec,
+}
+
+/// What runs in a VM.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestSpec {
+    /// `rt-guest`, or the path of an ELF file with a PVH entry.
+    #[serde(default = "built_in")]
+    pub image: String,
+    /// Bytes of RAM.
+    #[serde(default = "default_memory")]
+    pub memory: ByteSize,
+    /// Whether RAM must be made of huge pages.
+    #[serde(default)]
+    pub hugepages: bool,
+    /// The command line, for guests other than `rt-guest` or for all of its switches.
+    pub command_line: Option<String>,
+    /// Scheduler of `rt-guest`: `rm` or `edf`.
+    pub scheduler: Option<String>,
+    /// How long `rt-guest` runs.
+    pub duration: Option<Span>,
+    /// Seed of everything random in `rt-guest`.
+    pub seed: Option<u64>,
+    /// Periodic tasks of `rt-guest`.
+    #[serde(default, rename = "task")]
+    pub tasks: Vec<TaskSpec>,
+    /// vCPUs of `rt-guest` that run a busy loop at the lowest priority.
+    #[serde(default)]
+    pub hogs: Vec<u16>,
+    /// The guest counts as hung when it records and prints nothing for this long.
+    pub watchdog: Option<Span>,
+}
+
+/// A periodic task of `rt-guest`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// Its name.
+    pub name: String,
+    /// Processor time of a job.
+    pub execution: Span,
+    /// Time between releases.
+    pub period: Span,
+    /// Relative deadline; the period if not given.
+    pub deadline: Option<Span>,
+    /// Time of the first release.
+    pub offset: Option<Span>,
+    /// Its vCPU.
+    #[serde(default)]
+    pub vcpu: u16,
+}
+
+/// CPU time for all vCPUs, and where one differs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpuSpec {
+    /// Number of vCPUs.
+    pub vcpus: Option<u32>,
+    /// Q.
+    pub runtime: Option<Span>,
+    /// P.
+    pub period: Option<Span>,
+    /// What enforces it.
+    #[serde(default)]
+    pub backend: BackendKind,
+    /// How precisely.
+    #[serde(default)]
+    pub enforcement: Enforcement,
+    /// The host CPU wanted.
+    pub cpu: Option<u32>,
+    /// Priority for the back ends that have one.
+    pub fifo_priority: Option<u8>,
+    /// Differences, vCPU by vCPU.
+    #[serde(default, rename = "vcpu")]
+    pub each: Vec<VcpuSpec>,
+}
+
+/// How one vCPU differs from the others.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VcpuSpec {
+    /// Q.
+    pub runtime: Option<Span>,
+    /// P.
+    pub period: Option<Span>,
+    /// The host CPU wanted.
+    pub cpu: Option<u32>,
+}
+
+/// Why a specification makes no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Not TOML, a key that does not exist, a value of the wrong kind.
+    #[error("{0}")]
+    Syntax(Box<toml::de::Error>),
+    /// A name that cannot be one.
+    #[error(
+        "name = {name:?}: a VM's name has 1 to {MAX_NAME} letters, digits, `-`, `_` or `.`, and starts with a letter or digit"
+    )]
+    Name {
+        /// What was written.
+        name: String,
+    },
+    /// A value out of range.
+    #[error("{key} = {value}: {fits}")]
+    Value {
+        /// The key.
+        key: String,
+        /// The value.
+        value: String,
+        /// What would fit.
+        fits: String,
+    },
+    /// A reservation the kernel would not take.
+    #[error("{key}: {source}")]
+    Reservation {
+        /// The table it stands in.
+        key: String,
+        /// Why.
+        source: ReservationError,
+    },
+    /// A key that is missing.
+    #[error("{key} is missing: {fits}")]
+    Missing {
+        /// The key.
+        key: String,
+        /// What to write.
+        fits: String,
+    },
+    /// Two keys that exclude each other.
+    #[error("{key} and {other} exclude each other: {fits}")]
+    Conflict {
+        /// One.
+        key: &'static str,
+        /// The other.
+        other: &'static str,
+        /// What to do.
+        fits: &'static str,
+    },
+}
+
+/// Where the image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageSource {
+    /// The image that comes with the program.
+    BuiltIn,
+    /// A file.
+    File(PathBuf),
+}
+
+/// What will be done.
+#[derive(Debug, Clone)]
+pub struct VmPlan {
+    /// Name of the VM.
+    pub name: String,
+    /// Its image.
+    pub image: ImageSource,
+    /// Command line for the guest.
+    pub command_line: String,
+    /// What the command line says, if the guest is `rt-guest`.
+    pub tasks: Option<Box<TaskSet>>,
+    /// Its memory.
+    pub memory: MemoryPlan,
+    /// What every vCPU asks for; as many as there are vCPUs.
+    pub requests: Vec<VcpuRequest>,
+    /// When silence counts as a hang.
+    pub watchdog: Option<Duration>,
+}
+
+fn built_in() -> String {
+    BUILT_IN_IMAGE.to_owned()
+}
+
+fn default_memory() -> ByteSize {
+    ByteSize::mebibytes(4)
+}
+
+impl VmSpec {
+    /// Reads a specification.
+    ///
+    /// # Errors
+    /// [`SpecError::Syntax`], with line, column and key.
+    pub fn parse(text: &str) -> Result<Self, SpecError> {
+        toml::from_str(text).map_err(|e| SpecError::Syntax(Box::new(e)))
+    }
+
+    /// Checks everything that can be checked without the host, and fills in what was left out.
+    ///
+    /// # Errors
+    /// [`SpecError`].
+    pub fn plan(&self) -> Result<VmPlan, SpecError> {
+        check_name(&self.name)?;
+        let memory = self.guest.memory_plan()?;
+        let command_line = self.guest.command_line()?;
+        let image = match self.guest.image.as_str() {
+            BUILT_IN_IMAGE => ImageSource::BuiltIn,
+            path => ImageSource::File(PathBuf::from(path)),
+        };
+        let tasks = match image {
+            ImageSource::BuiltIn => Some(Box::new(parse_tasks(&command_line)?)),
+            ImageSource::File(_) => None,
+        };
+        let wanted = tasks.as_ref().map_or(1, |tasks| u32::from(tasks.vcpus));
+        let requests = self.cpu.requests(wanted)?;
+        Ok(VmPlan {
+            name: self.name.clone(),
+            image,
+            command_line,
+            tasks,
+            memory,
+            requests,
+            watchdog: self.guest.watchdog.map(Span::duration),
+        })
+    }
+}
+
+fn parse_tasks(command_line: &str) -> Result<TaskSet, SpecError> {
+    TaskSet::parse(command_line).map_err(|error| SpecError::Value {
+        key: "guest.command_line".to_owned(),
+        value: format!("{command_line:?}"),
+        fits: error.to_string(),
+    })
+}
+
+fn check_name(name: &str) -> Result<(), SpecError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let good = (1..=MAX_NAME).contains(&name.len())
+        && name.chars().all(allowed)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if good {
+        Ok(())
+    } else {
+        Err(SpecError::Name {
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl GuestSpec {
+    fn memory_plan(&self) -> Result<MemoryPlan, SpecError> {
+        let granule = if self.hugepages { HUGE_PAGE } else { PAGE };
+        let smallest = ByteSize::mebibytes(2);
+        let bytes = self.memory.bytes();
+        if self.memory < smallest || !bytes.is_multiple_of(granule) || bytes > 1 << 40 {
+            return Err(SpecError::Value {
+                key: "guest.memory".to_owned(),
+                value: format!("\"{}\"", self.memory),
+                fits: format!(
+                    "between {smallest} and 1024GiB, in steps of {}",
+                    ByteSize::new(granule)
+                ),
+            });
+        }
+        Ok(MemoryPlan {
+            size: self.memory,
+            hugepages: self.hugepages,
+        })
+    }
+
+    /// The command line: as written, or put together from the tasks.
+    fn command_line(&self) -> Result<String, SpecError> {
+        let structured = self.scheduler.is_some()
+            || self.duration.is_some()
+            || self.seed.is_some()
+            || !self.tasks.is_empty()
+            || !self.hogs.is_empty();
+        match (&self.command_line, structured) {
+            (Some(line), false) => Ok(line.clone()),
+            (None, false) => Ok(String::new()),
+            (Some(_), true) => Err(SpecError::Conflict {
+                key: "guest.command_line",
+                other: "guest.task (or scheduler, duration, seed, hogs)",
+                fits: "write the tasks as tables, or all of the command line yourself",
+            }),
+            (None, true) => Ok(self.composed_line()),
+        }
+    }
+
+    fn composed_line(&self) -> String {
+        let mut words = Vec::new();
+        words.extend(
+            self.scheduler
+                .as_ref()
+                .map(|scheduler| format!("sched={scheduler}")),
+        );
+        words.extend(self.duration.map(|duration| format!("duration={duration}")));
+        words.extend(self.seed.map(|seed| format!("seed={seed}")));
+        words.extend(self.tasks.iter().map(TaskSpec::word));
+        words.extend(self.hogs.iter().map(|vcpu| format!("hog={vcpu}")));
+        words.join(" ")
+    }
+}
+
+impl TaskSpec {
+    fn word(&self) -> String {
+        let mut word = format!("task={},c={},t={}", self.name, self.execution, self.period);
+        for (key, value) in [("d", self.deadline), ("o", self.offset)] {
+            if let Some(value) = value {
+                word.push_str(&format!(",{key}={value}"));
+            }
+        }
+        if self.vcpu != 0 {
+            word.push_str(&format!(",cpu={}", self.vcpu));
+        }
+        word
+    }
+}
+
+impl CpuSpec {
+    /// One request per vCPU; `wanted` vCPUs if the number is not written.
+    fn requests(&self, wanted: u32) -> Result<Vec<VcpuRequest>, SpecError> {
+        let count = self.vcpus.unwrap_or(wanted);
+        let value_error = |key: &str, value: String, fits: String| SpecError::Value {
+            key: key.to_owned(),
+            value,
+            fits,
+        };
+        if !(1..=MAX_VCPUS).contains(&count) {
+            return Err(value_error(
+                "cpu.vcpus",
+                count.to_string(),
+                format!("between 1 and {MAX_VCPUS}"),
+            ));
+        }
+        if count < wanted {
+            let fits = format!(
+                "the guest's tasks use {wanted} vCPUs; write cpu.vcpus = {wanted} or place them on fewer"
+            );
+            return Err(value_error("cpu.vcpus", count.to_string(), fits));
+        }
+        if self.each.len() > usize::try_from(count).unwrap_or(usize::MAX) {
+            let fits = format!("at most one per vCPU, of which there are {count}");
+            return Err(value_error(
+                "cpu.vcpu",
+                format!("{} tables", self.each.len()),
+                fits,
+            ));
+        }
+        let all_alike = VcpuSpec::default();
+        (0..count)
+            .zip(self.each.iter().chain(std::iter::repeat(&all_alike)))
+            .map(|(index, own)| self.request(index, own))
+            .collect()
+    }
+
+    fn request(&self, index: u32, own: &VcpuSpec) -> Result<VcpuRequest, SpecError> {
+        let key = if own.runtime.or(own.period).is_some() {
+            format!("cpu.vcpu {index}")
+        } else {
+            "cpu".to_owned()
+        };
+        let reservation = match (own.runtime.or(self.runtime), own.period.or(self.period)) {
+            (Some(runtime), Some(period)) => Some(
+                Reservation::new(runtime.duration(), period.duration())
+                    .map_err(|source| SpecError::Reservation { key, source })?,
+            ),
+            (None, None) if !self.backend.needs_reservation() => None,
+            (runtime, _) => {
+                let missing = if runtime.is_none() {
+                    "runtime"
+                } else {
+                    "period"
+                };
+                return Err(SpecError::Missing {
+                    key: format!("{key}.{missing}"),
+                    fits: format!(
+                        "backend `{}` needs both, such as runtime = \"28ms\", period = \"50ms\"",
+                        self.backend
+                    ),
+                });
+            }
+        };
+        Ok(VcpuRequest {
+            reservation,
+            backend: self.backend,
+            enforcement: self.enforcement,
+            cpu: own.cpu.or(self.cpu),
+            fifo_priority: self.fifo_priority,
+        })
+    }
+}
+
+/// A commented specification that runs as it is.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plan(text: &str) -> Result<VmPlan, SpecError> {
+        VmSpec::parse(text)?.plan()
+    }
+
+    fn error(text: &str) -> String {
+        plan(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_example_is_a_plan() {
+        let plan = plan(EXAMPLE).unwrap();
+        assert_eq!(plan.requests.len(), 1);
+        assert_eq!(
+            plan.requests[0].reservation.unwrap().period(),
+            Duration::from_millis(50)
+        );
+        assert!(
+            plan.command_line.contains("task=t1,c=30ms,t=150ms"),
+            "{}",
+            plan.command_line
+        );
+    }
+
+    #[test]
+    fn errors_name_the_key_the_value_and_what_would_fit() {
+        let with = |cpu: &str| format!("name = \"a\"\n[guest]\n[cpu]\n{cpu}");
+        for (text, parts) in [
+            (with("speed = 3"), &["speed"][..]),
+            (with("runtime = \"28\"\nperiod = \"50ms\""), &["28", "ms"]),
+            (with("runtime = \"60ms\"\nperiod = \"50ms\""), &["60", "50"]),
+            (with("runtime = \"1us\"\nperiod = \"50ms\""), &["1024"]),
+            (with("runtime = \"2us\"\nperiod = \"5us\""), &["5", "100"]),
+            (with("runtime = \"1s\"\nperiod = \"5s\""), &["5", "4.19"]),
+            (with("runtime = \"1ms\""), &["cpu.period"]),
+            (with("vcpus = 0\nbackend = \"other\""), &["cpu.vcpus", "0"]),
+            (with("backend = \"magic\""), &["magic", "deadline"]),
+            ("name = \"a/b\"\n[guest]\n".to_owned(), &["a/b"]),
+            (
+                format!("name = \"{}\"\n[guest]\n", "x".repeat(108)),
+                &["48"],
+            ),
+            (
+                "name = \"a\"\n[guest]\nmemory = \"1KiB\"\n".to_owned(),
+                &["guest.memory", "2MiB"],
+            ),
+        ] {
+            let message = error(&text);
+            for part in parts {
+                assert!(
+                    message.contains(part),
+                    "{message:?} does not mention {part:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_vcpu_can_differ_from_the_others() {
+        let plan = plan(
+            "name = \"a\"\n[guest]\n[cpu]\nvcpus = 2\nruntime = \"1ms\"\nperiod = \"10ms\"\n[[cpu.vcpu]]\nruntime = \"2ms\"\n",
+        )
+        .unwrap();
+        let runtimes: Vec<_> = plan
+            .requests
+            .iter()
+            .map(|r| r.reservation.unwrap().runtime().as_millis())
+            .collect();
+        assert_eq!(runtimes, [2, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_plan_or_an_error(text: String) {
+            let _ = plan(&text);
+        }
+
+        #[test]
+        fn any_values_are_a_plan_or_an_error(name: String, memory: String, runtime: String, vcpus: i64, line: String) {
+            let _ = plan(&format!(
+                "name = {name:?}\n[guest]\nmemory = {memory:?}\ncommand_line = {line:?}\n[cpu]\nvcpus = {vcpus}\nruntime = {runtime:?}\nperiod = \"50ms\"\n"
+            ));
+        }
+    }
+}

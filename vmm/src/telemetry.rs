@@ -1,0 +1,270 @@
+//! Reads what the guest's tasks record, while it runs, from memory that the guest owns.
+//!
+//! Everything there is a claim of the guest: heads may jump, records may be torn or senseless. A claim becomes a
+//! [`Job`] or a [`Gap`] only when it is consistent in itself; what is not is counted and dropped.
+
+use rt_abi::record::{Kind, Record, ring_size};
+use serde::{Deserialize, Serialize};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::boot::{BootLayout, RING_CAPACITY};
+
+/// Offset of `head` in a ring's header.
+const HEAD_AT: u64 = 24;
+/// Size of header and record.
+const RECORD: u64 = 64;
+
+/// A job of a guest's task, times in nanoseconds of guest time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// vCPU.
+    pub vcpu: u16,
+    /// Task, in the order of the task set.
+    pub task: u16,
+    /// Number of the job, from 0.
+    pub job: u64,
+    /// Release.
+    pub release: u64,
+    /// First instruction of the timer interrupt for this release; 0 if none was needed.
+    pub woken: u64,
+    /// First instruction of the job.
+    pub start: u64,
+    /// Completion.
+    pub finish: u64,
+    /// Absolute deadline.
+    pub deadline: u64,
+    /// Processor time used.
+    pub executed: u64,
+}
+
+impl Job {
+    /// Response time in nanoseconds.
+    #[must_use]
+    pub fn response(&self) -> u64 {
+        self.finish - self.release
+    }
+
+    /// Whether the job was done after its deadline.
+    #[must_use]
+    pub fn missed(&self) -> bool {
+        self.finish > self.deadline
+    }
+}
+
+/// A stretch in which a busy guest task did not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// vCPU.
+    pub vcpu: u16,
+    /// Task that saw it.
+    pub task: u16,
+    /// Start in nanoseconds of guest time.
+    pub start: u64,
+    /// End in nanoseconds of guest time.
+    pub end: u64,
+}
+
+/// A checked record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A job ended.
+    Job(Job),
+    /// A gap was seen.
+    Gap(Gap),
+    /// The guest says that its run is over.
+    End {
+        /// When, in nanoseconds of guest time.
+        at: u64,
+    },
+}
+
+/// Counts of what could not be used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// Records overwritten before they were read.
+    pub overwritten: u64,
+    /// Records that made no sense.
+    pub senseless: u64,
+}
+
+/// The reader of all rings of a guest.
+#[derive(Debug)]
+pub struct Reader {
+    layout: BootLayout,
+    read: Vec<u64>,
+    losses: Losses,
+}
+
+impl Reader {
+    /// A reader that starts at the beginning of every ring.
+    #[must_use]
+    pub fn new(layout: BootLayout) -> Self {
+        let rings = usize::try_from(layout.rings).unwrap_or(0);
+        Self {
+            layout,
+            read: vec![0; rings],
+            losses: Losses::default(),
+        }
+    }
+
+    /// What could not be used so far.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        self.losses
+    }
+
+    /// Hands every new record to `take`. Never reads more than one ring's worth per ring.
+    pub fn poll(&mut self, ram: &GuestMemoryMmap, mut take: impl FnMut(Event)) {
+        for (ring, read) in (0u64..).zip(&mut self.read) {
+            let base = self.layout.records + ring * ring_size(RING_CAPACITY);
+            let Ok(head) = ram.read_obj::<u64>(GuestAddress(base + HEAD_AT)) else {
+                continue;
+            };
+            let Some(new) = head.checked_sub(*read) else {
+                // A head that goes backwards is a guest's mistake or malice; start again from there.
+                self.losses.senseless += 1;
+                *read = head;
+                continue;
+            };
+            let lost = new.saturating_sub(RING_CAPACITY);
+            self.losses.overwritten = self.losses.overwritten.saturating_add(lost);
+            for number in head - new.min(RING_CAPACITY)..head {
+                let at = GuestAddress(base + RECORD + (number % RING_CAPACITY) * RECORD);
+                let mut bytes = [0; 64];
+                let event = ram
+                    .read_slice(&mut bytes, at)
+                    .ok()
+                    .and_then(|()| check(&Record::from_bytes(&bytes)));
+                match event {
+                    Some(event) => take(event),
+                    None => self.losses.senseless += 1,
+                }
+            }
+            *read = head;
+        }
+    }
+}
+
+/// The event a record claims, if it is consistent in itself.
+fn check(record: &Record) -> Option<Event> {
+    match Kind::from_raw(record.kind)? {
+        Kind::Job => {
+            let ordered = record.release <= record.start && record.start <= record.finish;
+            let possible = record.executed
+                <= record
+                    .finish
+                    .wrapping_sub(record.start)
+                    .saturating_add(1_000_000);
+            (ordered && possible && record.deadline >= record.release).then_some(Event::Job(Job {
+                vcpu: record.vcpu,
+                task: record.task,
+                job: record.job,
+                release: record.release,
+                woken: record.woken,
+                start: record.start,
+                finish: record.finish,
+                deadline: record.deadline,
+                executed: record.executed,
+            }))
+        }
+        Kind::Gap => (record.start <= record.finish).then_some(Event::Gap(Gap {
+            vcpu: record.vcpu,
+            task: record.task,
+            start: record.start,
+            end: record.finish,
+        })),
+        Kind::End => Some(Event::End { at: record.finish }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn guest() -> (GuestMemoryMmap, BootLayout) {
+        let layout = BootLayout::new(4 << 20, 1).unwrap();
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
+        (ram, layout)
+    }
+
+    fn put(ram: &GuestMemoryMmap, layout: &BootLayout, number: u64, bytes: &[u8; 64]) {
+        let at = layout.records + RECORD + (number % RING_CAPACITY) * RECORD;
+        ram.write_slice(bytes, GuestAddress(at)).unwrap();
+        ram.write_obj(number + 1, GuestAddress(layout.records + HEAD_AT))
+            .unwrap();
+    }
+
+    fn job(number: u64) -> Record {
+        Record {
+            kind: 1,
+            job: number,
+            release: 10,
+            start: 20,
+            finish: 50,
+            deadline: 40,
+            executed: 30,
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn records_come_out_once_and_in_order() {
+        let (ram, layout) = guest();
+        let mut reader = Reader::new(layout);
+        let mut seen = Vec::new();
+        for number in 0..10 {
+            put(&ram, &layout, number, &job(number).to_bytes());
+            if number % 3 == 0 {
+                reader.poll(&ram, |event| seen.push(event));
+            }
+        }
+        reader.poll(&ram, |event| seen.push(event));
+        let numbers: Vec<u64> = seen
+            .iter()
+            .map(|event| match event {
+                Event::Job(job) => {
+                    assert!(job.missed());
+                    assert_eq!(job.response(), 40);
+                    job.job
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(numbers, (0..10).collect::<Vec<_>>());
+        assert_eq!(reader.losses(), Losses::default());
+    }
+
+    #[test]
+    fn overwritten_records_are_counted() {
+        let (ram, layout) = guest();
+        let mut reader = Reader::new(layout);
+        for number in 0..RING_CAPACITY + 7 {
+            put(&ram, &layout, number, &job(number).to_bytes());
+        }
+        let mut count = 0;
+        reader.poll(&ram, |_| count += 1);
+        assert_eq!(count, RING_CAPACITY);
+        assert_eq!(reader.losses().overwritten, 7);
+    }
+
+    proptest! {
+        #[test]
+        fn no_content_of_the_rings_panics_or_yields_an_impossible_job(
+            heads in proptest::collection::vec(any::<u64>(), 1..5),
+            record in proptest::collection::vec(any::<u8>(), 64),
+        ) {
+            let (ram, layout) = guest();
+            let mut reader = Reader::new(layout);
+            let bytes: [u8; 64] = record.try_into().unwrap();
+            for head in heads {
+                put(&ram, &layout, 0, &bytes);
+                ram.write_obj(head, GuestAddress(layout.records + HEAD_AT)).unwrap();
+                reader.poll(&ram, |event| if let Event::Job(job) = event {
+                    assert!(job.release <= job.finish);
+                });
+            }
+        }
+    }
+}

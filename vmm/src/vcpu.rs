@@ -1,0 +1,452 @@
+//! A vCPU's thread: its set-up into a reservation, and the loop it runs.
+//!
+//! The thread makes one KVM_RUN that returns at once before it takes its policy: the first KVM_RUN of a VM forks a
+//! kernel worker, which a SCHED_DEADLINE thread may not, and KVM_RUN would answer EAGAIN for ever.
+//!
+//! All signals are blocked on the thread but two, and these two only arrive inside KVM_RUN (KVM_SET_SIGNAL_MASK): none
+//! is lost between a check and the entry, and no signal handler exists. What arrived is read from a signalfd.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kvm_ioctls::VcpuFd;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sched::account::{Account, AccountSnapshot};
+use sched::backend::{self, CpuReservation};
+use sched::budget::{BudgetError, BudgetTimer};
+use sched::kernel::Tid;
+use sched::request::{BackendKind, Enforcement, Granted};
+use sched::reservation::Reservation;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::device::Effect;
+use crate::exit::{Decision, End, decide};
+use crate::kernel;
+use crate::machine::Machine;
+use crate::report::Registers;
+use crate::snapshot::{SnapshotError, VcpuState};
+
+/// Ends KVM_RUN because the owner wants something.
+const KICK: Signal = Signal::SIGUSR1;
+/// Ends KVM_RUN because the budget timer fired.
+const BUDGET: Signal = Signal::SIGUSR2;
+/// KVM_RUN answering EAGAIN this often in a row will never do anything else.
+const TOO_MANY_RETRIES: u32 = 10_000;
+
+/// What the owner wants of all vCPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Run the guest.
+    Run,
+    /// Stand still, and take commands.
+    Pause,
+    /// End.
+    Stop,
+}
+
+/// Commands to a vCPU that stands still.
+#[derive(Debug)]
+pub enum Command {
+    /// Follow the order.
+    Go,
+    /// Tell the state of the vCPU.
+    Save(Sender<Result<VcpuState, SnapshotError>>),
+}
+
+/// What a vCPU tells its owner.
+pub enum VcpuEvent {
+    /// Its reservation is in force, or could not be had.
+    Ready {
+        /// Which vCPU.
+        vcpu: usize,
+        /// Its thread.
+        tid: Tid,
+        /// The reservation in force.
+        reservation: Result<Box<dyn CpuReservation>, SetupError>,
+    },
+    /// It stands still.
+    Paused {
+        /// Which vCPU.
+        vcpu: usize,
+    },
+    /// It is over.
+    Ended {
+        /// Which vCPU.
+        vcpu: usize,
+        /// Why.
+        end: End,
+        /// Where it was.
+        registers: Option<Registers>,
+    },
+}
+
+/// Why a vCPU's thread could not be made real-time.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The thread could not be prepared.
+    #[error("cannot prepare the thread of vCPU {vcpu} ({step}): {source}")]
+    Thread {
+        /// Which vCPU.
+        vcpu: usize,
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The reservation could not be put in force.
+    #[error("the reservation of vCPU {vcpu} cannot be put in force: {source}")]
+    Reservation {
+        /// Which vCPU.
+        vcpu: usize,
+        /// Why.
+        source: backend::BackendError,
+    },
+    /// Budgets cannot be ended on time.
+    #[error("the budget of vCPU {vcpu} cannot be enforced exactly: {source}")]
+    Budget {
+        /// Which vCPU.
+        vcpu: usize,
+        /// Why.
+        source: BudgetError,
+    },
+}
+
+/// What owner and vCPU thread share.
+#[derive(Debug)]
+pub struct Desk {
+    order: AtomicU8,
+    /// The owner wants a fresh account.
+    asked: AtomicBool,
+    /// There is something in `change`.
+    changed: AtomicBool,
+    /// The reservation now in force and its surplus, changed from outside. Like `account`, only tried by the thread.
+    change: Mutex<Option<(Reservation, Duration)>>,
+    /// The vCPU thread only ever tries this lock: it never waits for a thread that is not real-time.
+    account: Mutex<Option<AccountSnapshot>>,
+}
+
+impl Desk {
+    /// A desk with this order on it.
+    #[must_use]
+    pub fn new(order: Order) -> Self {
+        Self {
+            order: AtomicU8::new(order as u8),
+            asked: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
+            change: Mutex::new(None),
+            account: Mutex::new(None),
+        }
+    }
+
+    /// Changes the order; the thread sees it when KVM_RUN ends, so kick it.
+    pub fn set(&self, order: Order) {
+        self.order.store(order as u8, Ordering::Release);
+    }
+
+    fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Run,
+            1 => Order::Pause,
+            _ => Order::Stop,
+        }
+    }
+
+    /// Asks for a fresh account; it is there some time after a kick.
+    pub fn ask_account(&self) {
+        self.asked.store(true, Ordering::Release);
+    }
+
+    /// Tells the thread which reservation is in force now, with which surplus; it takes over after a kick.
+    pub fn announce_change(&self, reservation: Reservation, surplus: Duration) {
+        *self.change.lock().unwrap_or_else(PoisonError::into_inner) = Some((reservation, surplus));
+        self.changed.store(true, Ordering::Release);
+    }
+
+    /// The change to take over, if there is one and nobody is writing it at this moment.
+    fn take_change(&self) -> Option<(Reservation, Duration)> {
+        if !self.changed.load(Ordering::Acquire) {
+            return None;
+        }
+        let change = self.change.try_lock().ok()?.take();
+        self.changed.store(false, Ordering::Release);
+        change
+    }
+
+    /// The newest account, and whether it is still to come.
+    #[must_use]
+    pub fn account(&self) -> (Option<AccountSnapshot>, bool) {
+        let pending = self.asked.load(Ordering::Acquire);
+        let account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        (account.clone(), pending)
+    }
+}
+
+/// What a vCPU thread is given.
+pub struct Assignment {
+    /// Which vCPU.
+    pub index: usize,
+    /// The vCPU.
+    pub fd: VcpuFd,
+    /// The machine.
+    pub machine: Arc<Machine>,
+    /// What was admitted.
+    pub granted: Granted,
+    /// Shared with the owner.
+    pub desk: Arc<Desk>,
+    /// Where events go.
+    pub events: UnboundedSender<VcpuEvent>,
+    /// Where commands come from.
+    pub commands: Receiver<Command>,
+}
+
+/// Ends the KVM_RUN of a vCPU thread, or the next one if it is outside.
+pub fn kick(thread: &std::thread::JoinHandle<()>) {
+    use std::os::unix::thread::JoinHandleExt;
+    // The thread has ended: then there is nothing to kick.
+    let _ = nix::sys::pthread::pthread_kill(thread.as_pthread_t(), KICK);
+}
+
+/// The body of a vCPU's thread.
+pub fn run(assignment: Assignment) {
+    let vcpu = assignment.index;
+    let events = assignment.events.clone();
+    // The owner is gone only when the process ends; there is nobody left to tell.
+    let mut thread = match VcpuThread::set_up(assignment) {
+        Ok((thread, reservation)) => {
+            let _ = events.send(VcpuEvent::Ready {
+                vcpu,
+                tid: Tid::current(),
+                reservation: Ok(reservation),
+            });
+            thread
+        }
+        Err(error) => {
+            let _ = events.send(VcpuEvent::Ready {
+                vcpu,
+                tid: Tid::current(),
+                reservation: Err(error),
+            });
+            return;
+        }
+    };
+    // All vCPUs run or none: wait until every one is ready.
+    if !matches!(thread.assignment.commands.recv(), Ok(Command::Go)) {
+        return;
+    }
+    let end = thread.run();
+    thread.publish();
+    let registers = Registers::read(&thread.assignment.fd);
+    let _ = events.send(VcpuEvent::Ended {
+        vcpu,
+        end,
+        registers,
+    });
+}
+
+struct VcpuThread {
+    assignment: Assignment,
+    signals: SignalFd,
+    budget: Option<BudgetTimer>,
+    account: Account,
+    retries: u32,
+}
+
+impl VcpuThread {
+    fn set_up(mut assignment: Assignment) -> Result<(Self, Box<dyn CpuReservation>), SetupError> {
+        let vcpu = assignment.index;
+        let failed = |step| {
+            move |e: nix::Error| SetupError::Thread {
+                vcpu,
+                step,
+                source: e.into(),
+            }
+        };
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
+            .map_err(failed("block signals"))?;
+        let ours = SigSet::from_iter([KICK, BUDGET]);
+        let signals = SignalFd::with_flags(&ours, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+            .map_err(failed("open a signalfd"))?;
+        let blocked = !(bit(KICK) | bit(BUDGET));
+        kernel::set_run_signal_mask(&assignment.fd, blocked).map_err(|source| {
+            SetupError::Thread {
+                vcpu,
+                step: "set the signal mask of KVM_RUN",
+                source,
+            }
+        })?;
+        enter_once(&mut assignment.fd);
+        let granted = &assignment.granted;
+        let reservation = backend::apply(Tid::current(), granted)
+            .map_err(|source| SetupError::Reservation { vcpu, source })?;
+        let budget = exact_budget(granted).map_err(|source| SetupError::Budget { vcpu, source })?;
+        let account = Account::new(granted.request.reservation);
+        let thread = Self {
+            assignment,
+            signals,
+            budget,
+            account,
+            retries: 0,
+        };
+        Ok((thread, reservation))
+    }
+
+    fn run(&mut self) -> End {
+        self.arm();
+        loop {
+            match self.assignment.desk.order() {
+                Order::Run => {
+                    if let Some(end) = self.step() {
+                        return end;
+                    }
+                }
+                Order::Pause => self.stand_still(),
+                Order::Stop => return End::Stopped,
+            }
+        }
+    }
+
+    /// Runs the guest until its next exit, and serves that.
+    fn step(&mut self) -> Option<End> {
+        let exit = match self.assignment.fd.run() {
+            Ok(exit) => exit,
+            Err(error) => return self.interrupted(error.errno()),
+        };
+        self.retries = 0;
+        let machine = &self.assignment.machine;
+        machine.deliver_coalesced();
+        let effect = match decide(exit) {
+            Decision::PortRead(port, data) => {
+                machine.ports().read(u64::from(port), data);
+                Effect::None
+            }
+            Decision::PortWrite(port, data) => machine.ports().write(u64::from(port), data),
+            Decision::MmioRead(address, data) => {
+                machine.mmio().read(address, data);
+                Effect::None
+            }
+            Decision::MmioWrite(address, data) => machine.mmio().write(address, data),
+            Decision::Resume => Effect::None,
+            Decision::End(end) => Effect::End(end),
+            Decision::InternalError => Effect::End(self.internal_error()),
+        };
+        match effect {
+            Effect::None => None,
+            Effect::End(end) => Some(end),
+        }
+    }
+
+    /// KVM_RUN failed, in most cases because a signal came.
+    fn interrupted(&mut self, errno: i32) -> Option<End> {
+        match errno {
+            libc::EINTR => self.retries = 0,
+            libc::EAGAIN if self.retries < TOO_MANY_RETRIES => self.retries += 1,
+            _ => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                return Some(End::KvmFailure {
+                    detail: format!("KVM_RUN: {error}"),
+                });
+            }
+        }
+        self.assignment.machine.deliver_coalesced();
+        let mut budget_used = false;
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            budget_used |= signal.ssi_signo == BUDGET as u32;
+        }
+        if let Some((reservation, surplus)) = self.assignment.desk.take_change() {
+            if let Err(error) = self.take_over(reservation, surplus) {
+                return Some(End::PromiseBroken {
+                    detail: error.to_string(),
+                });
+            }
+        } else if let (true, Some(budget)) = (budget_used, &mut self.budget) {
+            let _ = budget.on_expiry(&mut self.account);
+        }
+        if self.assignment.desk.asked.load(Ordering::Acquire) {
+            self.publish();
+        }
+        None
+    }
+
+    /// The owner changed the reservation: measure and enforce against the new one.
+    fn take_over(
+        &mut self,
+        reservation: Reservation,
+        surplus: Duration,
+    ) -> Result<(), BudgetError> {
+        self.account.adapt(reservation);
+        if let Some(budget) = &mut self.budget {
+            budget.adapt(surplus, 0)?;
+            budget.arm();
+        }
+        Ok(())
+    }
+
+    fn internal_error(&mut self) -> End {
+        let (suberror, data) = kernel::internal_error(&mut self.assignment.fd);
+        let what = match suberror {
+            1 => "an instruction that KVM cannot emulate",
+            2 => "an exit while an event was being delivered",
+            3 => "an exit that KVM did not expect while delivering an event",
+            4 => "an exit reason that KVM does not know",
+            _ => "an internal error",
+        };
+        End::KvmFailure {
+            detail: format!("{what} (suberror {suberror}, data {data:x?})"),
+        }
+    }
+
+    /// Paused: serves commands until the order changes.
+    fn stand_still(&mut self) {
+        self.publish();
+        let vcpu = self.assignment.index;
+        let _ = self.assignment.events.send(VcpuEvent::Paused { vcpu });
+        while let Ok(command) = self.assignment.commands.recv() {
+            match command {
+                Command::Go => break,
+                Command::Save(reply) => {
+                    // Whoever asked may have given up.
+                    let _ = reply.send(VcpuState::save(&mut self.assignment.fd));
+                }
+            }
+        }
+        self.arm();
+    }
+
+    fn arm(&mut self) {
+        if let Some(budget) = &mut self.budget {
+            budget.arm();
+        }
+    }
+
+    /// Leaves a fresh account on the desk, unless somebody is reading the last one.
+    fn publish(&mut self) {
+        self.account.consumed(sched::kernel::thread_cpu_time());
+        if let Ok(mut slot) = self.assignment.desk.account.try_lock() {
+            *slot = Some(self.account.snapshot());
+            self.assignment.desk.asked.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// The timer that ends this thread's budgets, if they are to be ended exactly.
+fn exact_budget(granted: &Granted) -> Result<Option<BudgetTimer>, BudgetError> {
+    let exact = granted.request.backend == BackendKind::Deadline
+        && granted.request.enforcement == Enforcement::Exact;
+    exact
+        .then(|| BudgetTimer::new(BUDGET as i32, granted.surplus, 0))
+        .transpose()
+}
+
+/// One KVM_RUN that returns at once. Its error is the expected EINTR; any other shows again at the next one.
+fn enter_once(fd: &mut VcpuFd) {
+    fd.set_kvm_immediate_exit(1);
+    let _ = fd.run();
+    fd.set_kvm_immediate_exit(0);
+}
+
+fn bit(signal: Signal) -> u64 {
+    1 << (signal as i32 - 1)
+}
