@@ -1,0 +1,80 @@
+//! What admission and adaptation cost: `cargo run --release -p sched --example adapt`. Needs root and a second CPU.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use sched::backend::apply;
+use sched::histogram::Histogram;
+use sched::kernel::{Tid, monotonic};
+use sched::ledger::Ledger;
+use sched::prepare;
+use sched::reservation::{Reservation, VcpuRequest};
+
+const ROUNDS: u32 = 2000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let dir = std::env::temp_dir().join("sched-adapt");
+    let cpus = sched::cpus::online();
+    let cpu = *cpus.last().ok_or("no CPU is online")?;
+    prepare::prepare(&dir, &[cpu])?;
+    let measured = measure(&dir, cpu);
+    prepare::restore(&dir)?;
+    measured
+}
+
+fn measure(dir: &Path, cpu: u32) -> Result<(), Box<dyn Error>> {
+    let ledger = Ledger::open(dir)?;
+    let ms = Duration::from_millis;
+    let pair = [
+        Reservation::new(ms(10), ms(40))?,
+        Reservation::new(ms(12), ms(40))?,
+    ];
+    let request = VcpuRequest {
+        reservation: Some(pair[0]),
+        cpu: Some(cpu),
+        ..VcpuRequest::default()
+    };
+    let _neighbour = ledger.admit("neighbour", &[request.clone()])?;
+    let (mut admitting, mut applying) = (Histogram::new(), Histogram::new());
+    for _ in 0..50 {
+        let started = monotonic();
+        let admitted = ledger.admit("vm", &[request.clone()])?;
+        let granted = admitted.vcpu(0).ok_or("nothing granted")?;
+        let done = monotonic();
+        admitting.record(done - started);
+        let mut server = apply(Tid::current(), granted)?;
+        applying.record(monotonic() - done);
+        server.release()?;
+        // The kernel returns the bandwidth a period late.
+        std::thread::sleep(ms(60));
+    }
+    println!("admit                          {}", figures(&admitting));
+    println!("apply and read back            {}", figures(&applying));
+
+    let admitted = ledger.admit("vm", &[request])?;
+    let granted = admitted.vcpu(0).ok_or("nothing granted")?;
+    let mut server = apply(Tid::current(), granted)?;
+    let (mut booking, mut setting) = (Histogram::new(), Histogram::new());
+    for round in 0..ROUNDS {
+        let new = pair[usize::from(round % 2 == 0)];
+        let started = monotonic();
+        ledger.adapt("vm", 0, new)?;
+        let booked = monotonic();
+        server.adapt(new)?;
+        booking.record(booked - started);
+        setting.record(monotonic() - booked);
+    }
+    server.release()?;
+    println!("adapt: ledger                  {}", figures(&booking));
+    println!("adapt: kernel and read back    {}", figures(&setting));
+    Ok(())
+}
+
+fn figures(histogram: &Histogram) -> String {
+    let summary = histogram.summary();
+    format!(
+        "median {:?}, p99 {:?}, max {:?}",
+        summary.median, summary.p99, summary.max
+    )
+}

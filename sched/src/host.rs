@@ -1,0 +1,475 @@
+//! The host check: what of this host bears on its promises, and what to change.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_getres};
+use serde::{Deserialize, Serialize};
+
+use crate::admission::Limits;
+use crate::cpus;
+use crate::noise::{self, CpuNoise};
+use crate::partition;
+use crate::reservation::human;
+
+/// Everything found out about a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostCheck {
+    /// Release and build of the kernel.
+    pub kernel: String,
+    /// The preemption model.
+    pub preemption: String,
+    /// The scheduler tick, on which the kernel ends budgets.
+    pub tick: Duration,
+    /// Whether timers are finer than the tick: exact enforcement needs it.
+    pub high_resolution_timers: bool,
+    /// The clock source.
+    pub clocksource: String,
+    /// Whether the kernel shows a thread's remaining budget: exact enforcement needs it.
+    pub remaining_budget_shown: bool,
+    /// `sched_rt_runtime_us` and `sched_rt_period_us`; none if throttling is off.
+    pub rt_throttling: Option<(Duration, Duration)>,
+    /// What SCHED_DEADLINE may have.
+    pub limits: Limits,
+    /// CPUs that are prepared partitions.
+    pub partitions: Vec<u32>,
+    /// The kind of KVM, as the caller found it.
+    pub kvm: String,
+    /// The hypervisor this host itself runs under.
+    pub hypervisor: Option<String>,
+    /// The CPUs.
+    pub cpus: Vec<CpuCheck>,
+}
+
+/// What bears on the promises of one CPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CpuCheck {
+    /// The CPU.
+    pub cpu: u32,
+    /// The cpufreq governor with its range in kHz; none where frequency is not under the kernel's control.
+    pub frequency: Option<Frequency>,
+    /// Idle states with their wake-up latency.
+    pub idle_states: Vec<IdleState>,
+    /// CPUs of the same core, itself included.
+    pub siblings: Vec<u32>,
+    /// Interrupts that are delivered to this CPU.
+    pub interrupts: u32,
+    /// Its measured noise, if that was asked for.
+    pub noise: Option<CpuNoise>,
+}
+
+/// Frequency scaling of one CPU. The kernel scales SCHED_DEADLINE runtime with it
+/// (Documentation/scheduler/sched-deadline.rst, section 3.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frequency {
+    /// The governor.
+    pub governor: String,
+    /// The lowest frequency, kHz.
+    pub least_khz: u64,
+    /// The highest frequency, kHz.
+    pub greatest_khz: u64,
+}
+
+/// One idle state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleState {
+    /// Its name.
+    pub name: String,
+    /// The time to leave it.
+    pub latency: Duration,
+}
+
+/// Something that weakens promises, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding(pub String);
+
+impl HostCheck {
+    /// Looks at the host; measures the noise of every online CPU for `noise` each, unless that is zero.
+    pub fn run(kvm: &str, noise: Duration) -> Self {
+        let online = cpus::online();
+        let measured = if noise.is_zero() {
+            Vec::new()
+        } else {
+            noise::measure(&online, noise).unwrap_or_default()
+        };
+        let of = |cpu| measured.iter().find(|noise| noise.cpu == cpu).cloned();
+        let interrupts = interrupts();
+        let partitions = partition::usable(&online);
+        Self {
+            kernel: text("/proc/version").unwrap_or_default(),
+            preemption: preemption(),
+            tick: resolution(ClockId::CLOCK_MONOTONIC_COARSE),
+            high_resolution_timers: resolution(ClockId::CLOCK_MONOTONIC) == Duration::from_nanos(1),
+            clocksource: text("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+                .unwrap_or_default(),
+            remaining_budget_shown: Path::new("/proc/thread-self/sched").exists(),
+            rt_throttling: rt_throttling(),
+            limits: crate::host_view::limits(),
+            partitions: partitions.iter().map(|partition| partition.cpu).collect(),
+            kvm: kvm.to_owned(),
+            hypervisor: hypervisor(),
+            cpus: online
+                .iter()
+                .map(|&cpu| CpuCheck::of(cpu, &interrupts, of(cpu)))
+                .collect(),
+        }
+    }
+
+    /// What weakens promises here.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let mut note = |applies: bool, text: String| {
+            if applies {
+                found.push(Finding(text));
+            }
+        };
+        let tick = human(self.tick);
+        note(
+            !self.high_resolution_timers || !self.remaining_budget_shown,
+            format!(
+                "budgets end on the tick of {tick} only: exact enforcement needs high-resolution timers and CONFIG_SCHED_DEBUG"
+            ),
+        );
+        note(
+            self.partitions.is_empty(),
+            "no CPU is a partition: promises need a passed global test; prepare the host"
+                .to_owned(),
+        );
+        note(
+            !["tsc", "kvm-clock", "arch_sys_counter"].contains(&self.clocksource.as_str()),
+            format!(
+                "clock source {} is slow to read: prefer tsc",
+                self.clocksource
+            ),
+        );
+        if let Some(hypervisor) = &self.hypervisor {
+            note(
+                true,
+                format!(
+                    "this host is itself a guest of {hypervisor}: what that takes no reservation can give back"
+                ),
+            );
+        }
+        for cpu in &self.cpus {
+            cpu.findings(&mut note);
+        }
+        found
+    }
+
+    /// Refuses a promise that the measured noise of its CPU would break; passes where none was measured.
+    ///
+    /// # Errors
+    /// [`noise::TooFine`].
+    pub fn admits(
+        &self,
+        reservation: crate::reservation::Reservation,
+        cpu: Option<u32>,
+    ) -> Result<(), noise::TooFine> {
+        let wanted = |check: &&CpuCheck| cpu.is_none_or(|cpu| cpu == check.cpu);
+        let mut noises = self
+            .cpus
+            .iter()
+            .filter(wanted)
+            .filter_map(|check| check.noise.as_ref());
+        noises.try_for_each(|noise| noise::check(reservation, noise))
+    }
+}
+
+impl CpuCheck {
+    fn of(cpu: u32, interrupts: &[Vec<u32>], noise: Option<CpuNoise>) -> Self {
+        let directory = format!("/sys/devices/system/cpu/cpu{cpu}");
+        let siblings = text(&format!("{directory}/topology/thread_siblings_list"));
+        let here = interrupts.iter().filter(|cpus| cpus.contains(&cpu)).count();
+        Self {
+            cpu,
+            frequency: frequency(&directory),
+            idle_states: idle_states(&directory),
+            siblings: siblings
+                .and_then(|list| cpus::parse(&list))
+                .unwrap_or_else(|| vec![cpu]),
+            interrupts: u32::try_from(here).unwrap_or(u32::MAX),
+            noise,
+        }
+    }
+
+    fn findings(&self, note: &mut impl FnMut(bool, String)) {
+        let cpu = self.cpu;
+        if let Some(Frequency {
+            governor,
+            least_khz,
+            greatest_khz,
+        }) = &self.frequency
+        {
+            note(
+                governor != "performance" && least_khz != greatest_khz,
+                format!(
+                    "CPU {cpu}: governor {governor} changes its speed, and with it what a budget is worth: use performance"
+                ),
+            );
+        }
+        if let Some(deepest) = self.idle_states.iter().max_by_key(|state| state.latency) {
+            note(
+                deepest.latency > Duration::from_micros(100),
+                format!(
+                    "CPU {cpu}: idle state {} takes {} to leave: limit it through /dev/cpu_dma_latency",
+                    deepest.name,
+                    human(deepest.latency)
+                ),
+            );
+        }
+        note(
+            self.siblings.len() > 1,
+            format!(
+                "CPU {cpu} shares its core with {}: what runs there slows it down; switch SMT off or leave the sibling idle",
+                cpus::format(&self.siblings)
+            ),
+        );
+    }
+}
+
+impl fmt::Display for HostCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let yes = |held| if held { "yes" } else { "no" };
+        writeln!(f, "kernel          {}", self.kernel)?;
+        writeln!(f, "preemption      {}", self.preemption)?;
+        let timers = yes(self.high_resolution_timers);
+        writeln!(
+            f,
+            "tick            {}, high-resolution timers: {timers}",
+            human(self.tick)
+        )?;
+        writeln!(f, "clock source    {}", self.clocksource)?;
+        let shown = yes(self.remaining_budget_shown);
+        writeln!(f, "exact budgets   remaining budget shown: {shown}")?;
+        match self.rt_throttling {
+            Some((runtime, period)) => writeln!(
+                f,
+                "RT throttling   {} in every {}",
+                human(runtime),
+                human(period)
+            )?,
+            None => writeln!(f, "RT throttling   off")?,
+        }
+        writeln!(f, "deadline limit  {} of each CPU", self.limits.per_cpu())?;
+        let partitions = if self.partitions.is_empty() {
+            "none".to_owned()
+        } else {
+            cpus::format(&self.partitions)
+        };
+        writeln!(f, "partitions      {partitions}")?;
+        writeln!(f, "KVM             {}", self.kvm)?;
+        writeln!(
+            f,
+            "runs under      {}",
+            self.hypervisor.as_deref().unwrap_or("bare metal")
+        )?;
+        for cpu in &self.cpus {
+            writeln!(f, "{cpu}")?;
+        }
+        for Finding(text) in self.findings() {
+            writeln!(f, "note: {text}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for CpuCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<16}", format!("CPU {}", self.cpu))?;
+        match &self.frequency {
+            Some(Frequency {
+                governor,
+                least_khz,
+                greatest_khz,
+            }) => {
+                write!(
+                    f,
+                    "{governor} {}-{} MHz",
+                    least_khz / 1000,
+                    greatest_khz / 1000
+                )?;
+            }
+            None => write!(f, "frequency not exposed")?,
+        }
+        let deepest = self.idle_states.iter().max_by_key(|state| state.latency);
+        match deepest {
+            Some(state) => write!(f, ", idle to {} ({})", state.name, human(state.latency))?,
+            None => write!(f, ", idle states not exposed")?,
+        }
+        write!(
+            f,
+            ", core {}, {} interrupts",
+            cpus::format(&self.siblings),
+            self.interrupts
+        )?;
+        if let Some(noise) = &self.noise {
+            write!(f, "\n  noise         {noise}")?;
+        }
+        Ok(())
+    }
+}
+
+fn text(path: &str) -> Option<String> {
+    fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
+
+fn resolution(clock: ClockId) -> Duration {
+    clock_getres(clock).map_or(Duration::ZERO, Duration::from)
+}
+
+/// From the kernel's own switch where debugfs shows it, otherwise from what it was built with.
+fn preemption() -> String {
+    if let Some(modes) = text("/sys/kernel/debug/sched/preempt") {
+        return modes;
+    }
+    let version = text("/proc/sys/kernel/version").unwrap_or_default();
+    let built = version
+        .split_whitespace()
+        .find(|word| word.starts_with("PREEMPT"));
+    let chosen = text("/proc/cmdline").and_then(|line| {
+        let words = line.split_whitespace();
+        words
+            .filter_map(|word| word.strip_prefix("preempt="))
+            .next_back()
+            .map(str::to_owned)
+    });
+    match (built, chosen) {
+        (Some(built), Some(chosen)) => format!("{built}, preempt={chosen}"),
+        (Some(built), None) => format!("{built}, boot default"),
+        (None, _) => "none or voluntary".to_owned(),
+    }
+}
+
+fn rt_throttling() -> Option<(Duration, Duration)> {
+    let sysctl = |name| {
+        text(&format!("/proc/sys/kernel/{name}"))?
+            .parse::<u64>()
+            .ok()
+    };
+    // A runtime of -1 is no u64: throttling is off.
+    let us = Duration::from_micros;
+    Some((
+        us(sysctl("sched_rt_runtime_us")?),
+        us(sysctl("sched_rt_period_us")?),
+    ))
+}
+
+/// Xen tells in /sys/hypervisor; others by the CPU's hypervisor flag and what the firmware calls itself.
+fn hypervisor() -> Option<String> {
+    if let Some(kind) = text("/sys/hypervisor/type") {
+        return Some(kind);
+    }
+    let flagged = fs::read_to_string("/proc/cpuinfo")
+        .ok()?
+        .lines()
+        .any(|line| {
+            line.starts_with("flags") && line.split_whitespace().any(|flag| flag == "hypervisor")
+        });
+    let name = |file| text(&format!("/sys/class/dmi/id/{file}")).filter(|name| !name.is_empty());
+    flagged.then(|| {
+        let names: Vec<_> = [name("sys_vendor"), name("product_name")]
+            .into_iter()
+            .flatten()
+            .collect();
+        if names.is_empty() {
+            "a hypervisor that does not name itself".to_owned()
+        } else {
+            names.join(" ")
+        }
+    })
+}
+
+fn frequency(directory: &str) -> Option<Frequency> {
+    let value = |file| text(&format!("{directory}/cpufreq/{file}"));
+    Some(Frequency {
+        governor: value("scaling_governor")?,
+        least_khz: value("scaling_min_freq")?.parse().ok()?,
+        greatest_khz: value("scaling_max_freq")?.parse().ok()?,
+    })
+}
+
+fn idle_states(directory: &str) -> Vec<IdleState> {
+    let states = (0..16).map(|state| format!("{directory}/cpuidle/state{state}"));
+    states
+        .map_while(|state| {
+            let latency = text(&format!("{state}/latency"))?.parse().ok()?;
+            Some(IdleState {
+                name: text(&format!("{state}/name"))?,
+                latency: Duration::from_micros(latency),
+            })
+        })
+        .collect()
+}
+
+/// For every interrupt, the CPUs it is delivered to.
+fn interrupts() -> Vec<Vec<u32>> {
+    let directories = fs::read_dir("/proc/irq").into_iter().flatten().flatten();
+    directories
+        .filter_map(|directory| {
+            let path = directory.path().join("effective_affinity_list");
+            cpus::parse(&text(path.to_str()?)?)
+        })
+        .filter(|cpus| !cpus.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reservation::Reservation;
+
+    fn ms(value: u64) -> Duration {
+        Duration::from_millis(value)
+    }
+
+    #[test]
+    fn the_check_of_this_host_is_complete_and_survives_being_written_down() {
+        let check = HostCheck::run("test", Duration::ZERO);
+        assert!(
+            check.tick >= ms(1) && check.tick <= ms(10),
+            "{:?}",
+            check.tick
+        );
+        assert_eq!(check.cpus.len(), cpus::online().len());
+        assert!(check.cpus.iter().all(|cpu| cpu.siblings.contains(&cpu.cpu)));
+        let text = serde_json::to_string(&check).unwrap();
+        assert_eq!(serde_json::from_str::<HostCheck>(&text).unwrap(), check);
+        assert!(check.to_string().contains("deadline limit"));
+    }
+
+    #[test]
+    fn a_promise_is_held_against_the_noise_of_its_own_cpu() {
+        let mut check = HostCheck::run("test", Duration::ZERO);
+        let fine = Reservation::new(ms(1), ms(5)).unwrap();
+        assert_eq!(check.admits(fine, None), Ok(()));
+        check.cpus[0].noise = Some(CpuNoise {
+            cpu: 0,
+            observed: ms(1000),
+            real_time: true,
+            gaps: crate::histogram::Summary::default(),
+            longest: vec![ms(3)],
+        });
+        assert!(check.admits(fine, Some(0)).is_err());
+        assert!(
+            check.admits(fine, None).is_err(),
+            "it might be placed there"
+        );
+        assert_eq!(check.admits(fine, Some(1)), Ok(()));
+    }
+
+    #[test]
+    fn a_slow_clock_and_a_shared_core_are_found() {
+        let mut check = HostCheck::run("test", Duration::ZERO);
+        check.clocksource = "hpet".to_owned();
+        check.cpus[0].siblings = vec![0, 4];
+        let text = format!("{:?}", check.findings());
+        assert!(
+            text.contains("hpet") && text.contains("shares its core with 0,4"),
+            "{text}"
+        );
+    }
+}
