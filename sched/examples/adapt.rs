@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::slice;
 use std::time::Duration;
 
 use sched::backend::apply;
@@ -35,11 +36,11 @@ fn measure(dir: &Path, cpu: u32) -> Result<(), Box<dyn Error>> {
         cpu: Some(cpu),
         ..VcpuRequest::default()
     };
-    let _neighbour = ledger.admit("neighbour", &[request.clone()])?;
+    let _neighbour = ledger.admit("neighbour", slice::from_ref(&request))?;
     let (mut admitting, mut applying) = (Histogram::new(), Histogram::new());
     for _ in 0..50 {
         let started = monotonic();
-        let admitted = ledger.admit("vm", &[request.clone()])?;
+        let admitted = ledger.admit("vm", slice::from_ref(&request))?;
         let granted = admitted.vcpu(0).ok_or("nothing granted")?;
         let done = monotonic();
         admitting.record(done - started);

@@ -1,6 +1,7 @@
 //! The kernel's side of admission: limits, partitions, and the SCHED_DEADLINE threads that nobody entered.
 
 use std::fs;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -9,7 +10,7 @@ use crate::admission::{Bandwidth, Limits};
 use crate::book::Book;
 use crate::cpus;
 use crate::kernel::{Policy, Tid, policy};
-use crate::partition;
+use crate::partition::{self, Partition};
 use crate::placement::{HostView, PartitionView};
 use crate::process::{DeadlineThread, deadline_threads};
 use crate::request::{AdmissionTest, BackendKind, Enforcement, Granted, Placement, VcpuRequest};
@@ -19,20 +20,42 @@ use crate::reservation::Reservation;
 pub(crate) fn read(book: &Book) -> HostView {
     let online = cpus::online();
     let partitions = partition::usable(&online);
-    let partitions = partitions.iter().map(|partition| PartitionView {
-        cpu: partition.cpu,
-        foreign: partition
-            .threads()
-            .into_iter()
-            .filter(|&tid| !book.knows(tid))
-            .filter_map(bandwidth_of)
-            .sum(),
+    HostView {
+        limits: limits(),
+        partitions: partitions.iter().map(|p| view(book, p)).collect(),
+        online,
+        foreign: None,
+    }
+}
+
+/// As much of the view as changing `granted` in place takes.
+pub(crate) fn read_for(book: &Book, granted: &[Granted]) -> HostView {
+    let placements = || granted.iter().map(|granted| granted.placement);
+    if placements().any(|placement| placement == Placement::Global) {
+        let mut host = read(book);
+        host.foreign = Some(foreign(book, &host));
+        return host;
+    }
+    let partitions = placements().filter_map(|placement| match placement {
+        Placement::Partition { cpu } => Partition::entered(cpu),
+        _ => None,
     });
     HostView {
         limits: limits(),
-        partitions: partitions.collect(),
-        online,
+        partitions: partitions.map(|p| view(book, &p)).collect(),
+        online: Vec::new(),
         foreign: None,
+    }
+}
+
+fn view(book: &Book, partition: &Partition) -> PartitionView {
+    let threads = partition.threads().into_iter();
+    PartitionView {
+        cpu: partition.cpu,
+        foreign: threads
+            .filter(|&tid| !book.knows(tid))
+            .filter_map(bandwidth_of)
+            .sum(),
     }
 }
 
@@ -94,7 +117,8 @@ pub fn limits() -> Limits {
         Bandwidth::ratio(us(runtime), us(period))
     };
     let ms = Duration::from_millis;
-    let fair_server = if kernel_release() >= (6, 12) {
+    static HAS_FAIR_SERVER: OnceLock<bool> = OnceLock::new();
+    let fair_server = if *HAS_FAIR_SERVER.get_or_init(|| kernel_release() >= (6, 12)) {
         Bandwidth::ratio(ms(50), ms(1000))
     } else {
         Bandwidth::ZERO

@@ -15,7 +15,7 @@ use crate::book::{Book, recovered_name};
 pub use crate::book::{Entry, VcpuEntry};
 use crate::host_view;
 use crate::kernel::Tid;
-use crate::placement::{self, HostView};
+use crate::placement;
 use crate::process::{Process, deadline_threads};
 pub use crate::refusal::{Bound, Refusal};
 use crate::request::{Granted, VcpuRequest};
@@ -119,7 +119,7 @@ impl Ledger {
     /// # Errors
     /// As `admit`.
     pub fn check(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
-        self.decide(vm, |book| plan(book, vm, requests, self.shared.process))
+        self.decide(vm, |book| plan(book, vm, requests))
     }
 
     /// Reserves for all vCPUs of a VM or for none, in the name of this process.
@@ -129,7 +129,7 @@ impl Ledger {
     pub fn admit(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Admitted, Refusal> {
         let process = self.shared.process;
         let granted = self.decide(vm, |book| {
-            let granted = plan(book, vm, requests, process)?;
+            let granted = plan(book, vm, requests)?;
             let vcpus = granted.iter().cloned();
             book.entries.push(Entry {
                 vm: vm.to_owned(),
@@ -260,9 +260,7 @@ impl Ledger {
     ) -> io::Result<T> {
         let bytes = self.read(state.length)?;
         state.length = bytes.len();
-        let parsed = Book::parse(&bytes);
-        let on_disk = parsed.clone();
-        let mut book = parsed.unwrap_or_else(|| {
+        let mut book = Book::parse(&bytes).unwrap_or_else(|| {
             if !bytes.is_empty() {
                 tracing::warn!(path = %self.shared.path.display(), "ledger is damaged: rebuilding it from the live threads");
             }
@@ -270,10 +268,10 @@ impl Ledger {
         });
         book.restore(&state.own);
         let result = work(&mut book);
-        if on_disk.as_ref() != Some(&book) {
-            let bytes = book.bytes(state.length);
-            self.shared.file.write_all_at(&bytes, 0)?;
-            state.length = bytes.len();
+        let changed = book.bytes(state.length);
+        if changed != bytes {
+            self.shared.file.write_all_at(&changed, 0)?;
+            state.length = changed.len();
         }
         let process = self.shared.process;
         state.own.clear();
@@ -370,20 +368,11 @@ fn not_admitted(vm: &str, vcpu: usize) -> Refusal {
 
 /// Places a VM beside everything in the book. The host is searched for foreign SCHED_DEADLINE threads only if the
 /// partitions do not suffice.
-fn plan(
-    book: &Book,
-    vm: &str,
-    requests: &[VcpuRequest],
-    process: Process,
-) -> Result<Plan, Refusal> {
+fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
     check_name(vm)?;
     if let Some(entry) = book.find(vm) {
         let pid = entry.process.pid;
-        let bound = Bound::NameTaken { pid };
-        if entry.process == process || entry.process.is_alive() {
-            return Err(Refusal::new(vm, bound));
-        }
-        return Err(Refusal::new(vm, bound));
+        return Err(Refusal::new(vm, Bound::NameTaken { pid }));
     }
     let mut host = host_view::read(book);
     let taken = book.granted();
@@ -412,7 +401,7 @@ fn adapted(book: &mut Book, changes: &[Change]) -> Result<Vec<Granted>, Refusal>
         entry.granted.surplus = entry.granted.request.surplus();
         result.push(entry.granted.clone());
     }
-    let host = host_for(book, &result);
+    let host = host_view::read_for(book, &result);
     let all = book.granted();
     for changed in &result {
         let others: Vec<_> = all
@@ -423,15 +412,6 @@ fn adapted(book: &mut Book, changes: &[Change]) -> Result<Vec<Granted>, Refusal>
         placement::fits(&host, &others, changed)?;
     }
     Ok(result)
-}
-
-fn host_for(book: &Book, changed: &[Granted]) -> HostView {
-    let mut host = host_view::read(book);
-    let global = crate::request::Placement::Global;
-    if changed.iter().any(|granted| granted.placement == global) {
-        host.foreign = Some(host_view::foreign(book, &host));
-    }
-    host
 }
 
 /// A name becomes part of file and control-group names.

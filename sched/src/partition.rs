@@ -26,6 +26,12 @@ impl Partition {
         partition.is_valid().then_some(partition)
     }
 
+    /// The partition of `cpu` that some thread has entered, and that is therefore not looked at again.
+    pub(crate) fn entered(cpu: u32) -> Option<Self> {
+        let hierarchy = Hierarchy::of("cpuset").ok()?;
+        Some(Self { cpu, hierarchy })
+    }
+
     /// Its control group.
     pub fn group(&self) -> PathBuf {
         self.hierarchy.root.join(name(self.cpu))

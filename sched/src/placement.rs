@@ -55,6 +55,8 @@ pub fn place(
 
 /// Whether a vCPU still fits where it is after its reservation has changed to that of `changed`.
 ///
+/// Of the host only the limits and the vCPU's own partition are looked at, unless it is placed globally.
+///
 /// # Errors
 /// The bound that it breaks.
 pub fn fits(host: &HostView, others: &[Granted], changed: &Granted) -> Result<(), Refusal> {
@@ -87,6 +89,7 @@ struct Context<'a> {
 impl Context<'_> {
     fn place_one(&self, taken: &[Granted], request: &VcpuRequest) -> Result<Granted, Refusal> {
         self.well_formed(request)?;
+        self.online(request)?;
         let (placement, test) = match request.backend {
             BackendKind::Deadline => self.deadline(taken, request)?,
             kind => {
@@ -116,10 +119,13 @@ impl Context<'_> {
         }
         match request.fifo_priority {
             Some(priority) if !(1..=99).contains(&priority) => {
-                return Err(self.refusal(Bound::FifoPriority { priority }));
+                Err(self.refusal(Bound::FifoPriority { priority }))
             }
-            _ => {}
+            _ => Ok(()),
         }
+    }
+
+    fn online(&self, request: &VcpuRequest) -> Result<(), Refusal> {
         match request.cpu {
             Some(cpu) if !self.host.online.contains(&cpu) => {
                 let online = self.host.online.clone();
