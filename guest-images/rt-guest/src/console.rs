@@ -59,6 +59,16 @@ pub fn line(text: fmt::Arguments<'_>) {
     wait_until_empty();
 }
 
+/// Sets the port up as it is after reset: 8 bits, no interrupts, no loop-back.
+pub fn reset() {
+    const INTERRUPTS: u16 = DATA + 1;
+    const LINE_CONTROL: u16 = DATA + 3;
+    const MODEM_CONTROL: u16 = DATA + 4;
+    hw::write_u8(LINE_CONTROL, 3);
+    hw::write_u8(INTERRUPTS, 0);
+    hw::write_u8(MODEM_CONTROL, 0);
+}
+
 fn wait_until_empty() {
     for _ in 0..PATIENCE {
         if hw::read_u8(STATUS) & EMPTY != 0 {

@@ -1,6 +1,13 @@
 //! How a run ends.
 
-use crate::{console, hw};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use rt_abi::policy::{self, next_release};
+use rt_abi::record::{Kind, Record};
+use rt_abi::taskset::{self, Task};
+
+use crate::system::{System, system};
+use crate::{console, hw, scheduler, smp, task};
 
 /// What the guest writes to the debug-exit port. QEMU's `isa-debug-exit` ends with the status `value * 2 + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +34,77 @@ pub fn end(exit: Exit) -> ! {
     hw::write_u8(DEBUG_EXIT, exit as u8);
     hw::write_u8(KEYBOARD, RESET);
     hw::triple_fault()
+}
+
+/// How long vCPU 0 waits for the others at the end, in nanoseconds.
+const PATIENCE: u64 = 200_000_000;
+
+static IS_OVER: AtomicBool = AtomicBool::new(false);
+
+/// Ends the run of `vcpu`, in its scheduler; vCPU 0 also sums up and ends the machine. Returns while there are records
+/// to print first.
+pub fn finish(vcpu: usize) {
+    if vcpu != 0 {
+        smp::finished();
+        hw::stop()
+    }
+    let system = system();
+    if !IS_OVER.swap(true, Ordering::Relaxed) {
+        wait_for_others(system);
+        push_end(system);
+    }
+    if scheduler::has_news(system) {
+        return;
+    }
+    for (index, task) in system.set.tasks().iter().enumerate() {
+        summarise(system, index, task);
+    }
+    end(Exit::Done)
+}
+
+fn wait_for_others(system: &System) {
+    let others = u32::from(system.set.vcpus) - 1;
+    let give_up = system.clock.now().saturating_add(PATIENCE);
+    while smp::how_many_finished() < others && system.clock.now() < give_up {
+        core::hint::spin_loop();
+    }
+}
+
+fn push_end(system: &System) {
+    if let Some(ring) = system.ring(0) {
+        ring.push(&Record {
+            kind: Kind::End as u16,
+            task: u16::MAX,
+            finish: system.clock.now(),
+            ..Record::default()
+        });
+    }
+}
+
+/// Prints a task's line of the summary.
+fn summarise(system: &System, index: usize, task: &Task) {
+    if task.kind == taskset::Kind::Hog {
+        return;
+    }
+    let state = task::state(index);
+    let jobs = state.done.load(Ordering::Relaxed);
+    let late =
+        |job: &u64| policy::deadline(task, next_release(task, *job, system.start)) <= system.end;
+    // Jobs that never finished missed the deadlines that have passed.
+    let unfinished = (jobs..state.released.load(Ordering::Relaxed)).filter(late);
+    let misses = state.misses.load(Ordering::Relaxed) + unfinished.count() as u64;
+    let least = if jobs == 0 {
+        0
+    } else {
+        state.least.load(Ordering::Relaxed)
+    };
+    console::line(format_args!(
+        "task {} jobs {jobs} misses {misses} response {}/{}/{} us",
+        task.name,
+        least / 1000,
+        state.sum.load(Ordering::Relaxed) / jobs.max(1) / 1000,
+        state.most.load(Ordering::Relaxed) / 1000
+    ));
 }
 
 /// Reports an exception; what asm/kernel.S goes to, on a stack of its own.

@@ -46,6 +46,70 @@ pub fn write_msr(msr: u32, value: u64) {
     service(Service::WriteMsr, msr, value);
 }
 
+/// Reads a model-specific register.
+pub fn read_msr(msr: u32) -> u64 {
+    service(Service::ReadMsr, msr, 0)
+}
+
+/// [`write_msr`], then [`idle`].
+pub fn write_msr_and_idle(msr: u32, value: u64) {
+    service(Service::WriteMsrAndIdle, msr, value);
+}
+
+/// Waits for the timer interrupt, unless one is pending in the vCPU's block.
+pub fn idle() {
+    service(Service::Idle, 0, 0);
+}
+
+/// Lets the timer interrupt this vCPU.
+pub fn interrupts_on() {
+    service(Service::InterruptsOn, 0, 0);
+}
+
+/// An endless loop at CPL 0 with interrupts off.
+pub fn hang() -> ! {
+    service(Service::Hang, 0, 0);
+    stop()
+}
+
+/// An invalid opcode at CPL 0.
+pub fn invalid_opcode() -> ! {
+    service(Service::InvalidOpcode, 0, 0);
+    stop()
+}
+
+/// Calls code at `address`, whatever is there.
+pub fn call(address: u64) {
+    // SAFETY:
+    // - none: this is how a test makes the guest run wild. The guest ends in an exception.
+    unsafe { asm!("call {}", in(reg) address, clobber_abi("C")) };
+}
+
+/// Writes to an address that is not mapped.
+pub fn write_unmapped() {
+    // SAFETY:
+    // - none: this is how a test makes the guest run wild. The guest ends in an exception.
+    unsafe { asm!("mov qword ptr [{}], 0", in(reg) 1_u64 << 40) };
+}
+
+/// The time-stamp counter.
+#[inline(always)]
+pub fn rdtsc() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY:
+    // - reads a counter, which CPL 3 may (CR4.TSD is clear).
+    unsafe {
+        asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// EAX, EBX, ECX and EDX of a CPUID leaf.
+pub fn cpuid(leaf: u32) -> [u32; 4] {
+    let r = core::arch::x86_64::__cpuid(leaf);
+    [r.eax, r.ebx, r.ecx, r.edx]
+}
+
 /// Stops this vCPU for good.
 pub fn stop() -> ! {
     loop {
@@ -64,7 +128,9 @@ pub fn read_u8(port: u16) -> u8 {
     let value;
     // SAFETY:
     // - port accesses reach devices only, and no device here does DMA.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags))
+    };
     value
 }
 
@@ -72,7 +138,35 @@ pub fn read_u8(port: u16) -> u8 {
 pub fn write_u8(port: u16, value: u8) {
     // SAFETY:
     // - as in `read_u8`.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
+    };
+}
+
+/// Reads `1 << width` bytes, at most 4, from a port and drops them.
+pub fn read_any(port: u16, width: u8) {
+    // SAFETY:
+    // - as in `read_u8`.
+    unsafe {
+        match width {
+            0 => asm!("in al, dx", in("dx") port, out("al") _, options(nomem, nostack)),
+            1 => asm!("in ax, dx", in("dx") port, out("ax") _, options(nomem, nostack)),
+            _ => asm!("in eax, dx", in("dx") port, out("eax") _, options(nomem, nostack)),
+        }
+    }
+}
+
+/// Writes the lowest `1 << width` bytes, at most 4, of `value` to a port.
+pub fn write_any(port: u16, width: u8, value: u32) {
+    // SAFETY:
+    // - as in `read_u8`.
+    unsafe {
+        match width {
+            0 => asm!("out dx, al", in("dx") port, in("eax") value, options(nomem, nostack)),
+            1 => asm!("out dx, ax", in("dx") port, in("eax") value, options(nomem, nostack)),
+            _ => asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack)),
+        }
+    }
 }
 
 /// Writes bytes to a port, one after the other, in one instruction.

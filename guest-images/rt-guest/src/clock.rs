@@ -1,0 +1,192 @@
+//! Guest time: nanoseconds, from the VMM's clock page or from a page of our own.
+
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use rt_abi::clock::{ClockPage, MAGIC, MODULE};
+
+use crate::start_info::StartInfo;
+use crate::{hw, memory};
+
+/// 64-bit words of a page that are in use.
+const WORDS: usize = 6;
+/// CPUID leaf of the hypervisor's name, and "KVMKVMKVM" as it stands there.
+const HYPERVISOR: u32 = 0x4000_0000;
+const KVM: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
+/// `KVM_FEATURE_CLOCKSOURCE2` and its register (Documentation/virt/kvm/x86/msr.rst).
+const KVMCLOCK_FEATURE: u32 = 1 << 3;
+const MSR_KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
+/// Frequency of the 8254, in Hz, and the ticks that are counted: 10 ms.
+const PIT_HZ: u64 = 1_193_182;
+const PIT_COUNT: u16 = 11_932;
+/// Polls of the 8254 before it counts as missing; each is an exit from the guest.
+const PIT_PATIENCE: u32 = 1_000_000;
+
+static OWN_PAGE: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+
+/// Where KVM writes its time: `pvclock_vcpu_time_info`, 32 bytes.
+#[repr(C, align(64))]
+struct KvmTime([AtomicU64; 4]);
+
+static KVM_TIME: KvmTime = KvmTime([const { AtomicU64::new(0) }; 4]);
+
+/// Guest time.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    page: &'static [AtomicU64],
+}
+
+impl Clock {
+    /// The clock page that the VMM passes.
+    pub fn of_vmm(info: &StartInfo) -> Option<Self> {
+        let module = info.module(MODULE)?;
+        let page = memory::words(module.address, WORDS as u64)?;
+        (page.first()?.load(Ordering::Acquire) == MAGIC).then_some(Self { page })
+    }
+
+    /// A clock that starts with 0 at `boot_tsc`, at a frequency told by `tsc_khz`, by KVM, or by the 8254.
+    pub fn measured(boot_tsc: u64, tsc_khz: Option<u64>) -> Option<Self> {
+        let hz = tsc_khz
+            .map(|khz| khz * 1000)
+            .or_else(kvm_tsc_hz)
+            .or_else(pit_tsc_hz)?;
+        let page = ClockPage::new(hz, boot_tsc, 0)?;
+        let words = [
+            page.magic,
+            page.sequence,
+            page.base_tsc,
+            page.base_ns,
+            page.ns_per_tick,
+            page.ticks_per_ns,
+        ];
+        for (to, from) in OWN_PAGE.iter().zip(words) {
+            to.store(from, Ordering::Relaxed);
+        }
+        Some(Self { page: &OWN_PAGE })
+    }
+
+    /// The relation of TSC and time as of now.
+    pub fn page(&self) -> ClockPage {
+        let word = |i: usize| self.page.get(i).map_or(0, |w| w.load(Ordering::Relaxed));
+        loop {
+            let sequence = word(1);
+            fence(Ordering::Acquire);
+            let page = ClockPage {
+                magic: MAGIC,
+                sequence,
+                base_tsc: word(2),
+                base_ns: word(3),
+                ns_per_tick: word(4),
+                ticks_per_ns: word(5),
+            };
+            fence(Ordering::Acquire);
+            if sequence.is_multiple_of(2) && word(1) == sequence {
+                return page;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> u64 {
+        let page = self.page();
+        page.ns_at(hw::rdtsc())
+    }
+
+    /// Waits for `ns` nanoseconds.
+    pub fn wait(&self, ns: u64) {
+        let end = self.now() + ns;
+        while self.now() < end {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// Length of `ticks` in nanoseconds.
+pub fn length(page: &ClockPage, ticks: u64) -> u64 {
+    origin(page).ns_at(ticks)
+}
+
+/// `ns` in ticks.
+pub fn ticks(page: &ClockPage, ns: u64) -> u64 {
+    origin(page).tsc_at(ns)
+}
+
+/// The least TSC value near which it is `ns`, or later: a timer set to it does not go off too early by a rounding.
+pub fn tsc_reaching(page: &ClockPage, ns: u64) -> u64 {
+    let mut tsc = page.tsc_at(ns);
+    for _ in 0..4 {
+        let early = ns.saturating_sub(page.ns_at(tsc));
+        if early == 0 {
+            break;
+        }
+        tsc += ticks(page, early) + 1;
+    }
+    tsc
+}
+
+fn origin(page: &ClockPage) -> ClockPage {
+    ClockPage {
+        base_tsc: 0,
+        base_ns: 0,
+        ..*page
+    }
+}
+
+/// The frequency that KVM's paravirtual clock runs at.
+fn kvm_tsc_hz() -> Option<u64> {
+    let [_, b, c, d] = hw::cpuid(HYPERVISOR);
+    let features = hw::cpuid(HYPERVISOR + 1)[0];
+    if [b, c, d] != KVM || features & KVMCLOCK_FEATURE == 0 {
+        return None;
+    }
+    let at = (&raw const KVM_TIME).addr() as u64;
+    hw::write_msr(MSR_KVM_SYSTEM_TIME, at | 1);
+    let [version, _, _, scale] = &KVM_TIME.0;
+    let filled = (0..1000).any(|_| {
+        let version = version.load(Ordering::Acquire) & 0xffff_ffff;
+        version != 0 && version.is_multiple_of(2)
+    });
+    let scale = scale.load(Ordering::Acquire);
+    hw::write_msr(MSR_KVM_SYSTEM_TIME, 0);
+    let [m0, m1, m2, m3, shift, ..] = scale.to_le_bytes();
+    let multiplier = u128::from(u32::from_le_bytes([m0, m1, m2, m3]));
+    // ns = (ticks << shift) * multiplier >> 32, or >> -shift.
+    let (up, down) = match i8::from_le_bytes([shift]) {
+        s @ 0.. => (u32::from(s.unsigned_abs()), 0),
+        s => (0, u32::from(s.unsigned_abs())),
+    };
+    if !filled || multiplier == 0 || up > 31 || down > 31 {
+        return None;
+    }
+    let hz = (1_000_000_000_u128 << (32 + down)) / (multiplier << up);
+    u64::try_from(hz).ok()
+}
+
+/// Counts TSC ticks while channel 0 of the 8254 counts 10 ms down.
+///
+/// Channel 2 would need port 0x61 too, which not every machine with an 8254 has. The interrupt goes nowhere: LINT0 and the
+/// I/O APIC are masked.
+fn pit_tsc_hz() -> Option<u64> {
+    const COMMAND: u16 = 0x43;
+    const CHANNEL_0: u16 = 0x40;
+    /// Mode 0, low byte then high byte: the output rises when the count is over.
+    const COUNT_DOWN: u8 = 0x30;
+    /// Latches the status of channel 0, whose bit 7 is the output.
+    const READ_STATUS: u8 = 0xe2;
+    const OUTPUT: u8 = 1 << 7;
+    let is_over = || {
+        hw::write_u8(COMMAND, READ_STATUS);
+        hw::read_u8(CHANNEL_0) & OUTPUT != 0
+    };
+    let [low, high] = PIT_COUNT.to_le_bytes();
+    hw::write_u8(COMMAND, COUNT_DOWN);
+    hw::write_u8(CHANNEL_0, low);
+    hw::write_u8(CHANNEL_0, high);
+    let begin = hw::rdtsc();
+    if is_over() {
+        return None;
+    }
+    (0..PIT_PATIENCE).find(|_| is_over())?;
+    let elapsed = hw::rdtsc().saturating_sub(begin);
+    Some(elapsed.saturating_mul(PIT_HZ) / u64::from(PIT_COUNT))
+}

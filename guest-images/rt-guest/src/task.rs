@@ -1,0 +1,262 @@
+//! Tasks: what their contexts run, and what is known of their jobs.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use rt_abi::clock::ClockPage;
+use rt_abi::dirty;
+use rt_abi::policy::JobView;
+use rt_abi::random::{Random, execution};
+use rt_abi::record::{Kind, Record};
+use rt_abi::taskset::{self, Dirty, MAX_TASKS, PAGE, Task};
+
+use crate::cpu::Cpu;
+use crate::system::{System, system};
+use crate::{clock, hw};
+
+/// Released jobs of a task whose wake-ups are remembered.
+const WAKE_UPS: usize = 8;
+
+/// What has happened to one task. Written on its own vCPU only.
+#[derive(Default)]
+pub struct State {
+    /// Jobs released, and jobs finished.
+    pub released: AtomicU64,
+    /// See `released`.
+    pub done: AtomicU64,
+    /// When the interrupt for a release came, by job number.
+    woken: [AtomicU64; WAKE_UPS],
+    /// Gaps seen.
+    gaps: AtomicU64,
+    /// Jobs that finished late.
+    pub misses: AtomicU64,
+    /// Response times of finished jobs in nanoseconds.
+    pub least: AtomicU64,
+    /// See `least`.
+    pub most: AtomicU64,
+    /// See `least`.
+    pub sum: AtomicU64,
+}
+
+static STATES: [State; MAX_TASKS] = [const {
+    State {
+        released: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+        woken: [const { AtomicU64::new(0) }; WAKE_UPS],
+        gaps: AtomicU64::new(0),
+        misses: AtomicU64::new(0),
+        least: AtomicU64::new(u64::MAX),
+        most: AtomicU64::new(0),
+        sum: AtomicU64::new(0),
+    }
+}; MAX_TASKS];
+
+/// The state of task `task`.
+pub fn state(task: usize) -> &'static State {
+    &STATES[task]
+}
+
+impl State {
+    /// Releases one more job; `woken` is when the interrupt for it came, or 0.
+    pub fn release(&self, woken: u64) {
+        let job = self.released.load(Ordering::Relaxed);
+        self.wake_up(job).store(woken, Ordering::Relaxed);
+        self.released.store(job + 1, Ordering::Relaxed);
+    }
+
+    /// The first job that is released and not finished.
+    pub fn ready(&self) -> Option<u64> {
+        let job = self.done.load(Ordering::Relaxed);
+        (job < self.released.load(Ordering::Relaxed)).then_some(job)
+    }
+
+    fn wake_up(&self, job: u64) -> &AtomicU64 {
+        let slots = WAKE_UPS as u64;
+        &self.woken[usize::try_from(job % slots).unwrap_or(0)]
+    }
+
+    /// When the interrupt for the release of `job` came; 0 if there was none or it is too long ago to be known.
+    fn woken(&self, job: u64) -> u64 {
+        let waiting = self.released.load(Ordering::Relaxed) - job;
+        if waiting > WAKE_UPS as u64 {
+            return 0;
+        }
+        self.wake_up(job).load(Ordering::Relaxed)
+    }
+
+    fn finish(&self, record: &Record) {
+        let response = record.finish.saturating_sub(record.release);
+        self.least.fetch_min(response, Ordering::Relaxed);
+        self.most.fetch_max(response, Ordering::Relaxed);
+        self.sum.fetch_add(response, Ordering::Relaxed);
+        if record.finish > record.deadline {
+            self.misses.fetch_add(1, Ordering::Relaxed);
+        }
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What a task's context runs.
+pub extern "C" fn main(index: u64) -> ! {
+    let system = system();
+    let (task, index, cpu) = usize::try_from(index)
+        .ok()
+        .and_then(|i| {
+            let task = system.set.tasks().get(i)?;
+            Some((task, i, Cpu::get(task.vcpu.into())?))
+        })
+        .expect("contexts are prepared for tasks of the set");
+    loop {
+        let job = state(index).done.load(Ordering::Relaxed);
+        let budget = match task.kind {
+            taskset::Kind::Periodic => execution(system.set.seed, index, task, job),
+            taskset::Kind::Hog => u64::MAX,
+        };
+        let mut run = Run::new(system, cpu, index, task);
+        let record = run.job(job, budget);
+        cpu.undisturbed(|| {
+            state(index).finish(&record);
+            push(system, cpu, &record);
+            // The scheduler is to look, as if the timer had gone off.
+            cpu.pending
+                .fetch_or(crate::cpu::PENDING_DONE, Ordering::Relaxed);
+        });
+    }
+}
+
+fn push(system: &System, cpu: &Cpu, record: &Record) {
+    if let Some(ring) = system.ring(cpu.index()) {
+        ring.push(record);
+    }
+}
+
+/// A task while one of its jobs runs.
+struct Run {
+    system: &'static System,
+    cpu: &'static Cpu,
+    index: usize,
+    task: &'static Task,
+    /// A step longer than this is recorded as a gap, in ticks; the end of time for tasks that record none.
+    gap: u64,
+}
+
+impl Run {
+    fn new(system: &'static System, cpu: &'static Cpu, index: usize, task: &'static Task) -> Self {
+        let gap = if task.gaps {
+            clock::ticks(&system.clock.page(), system.set.gap)
+        } else {
+            u64::MAX
+        };
+        Self {
+            system,
+            cpu,
+            index,
+            task,
+            gap,
+        }
+    }
+
+    /// Runs one job that takes `budget` nanoseconds of processor time.
+    fn job(&mut self, job: u64, budget: u64) -> Record {
+        let begin = hw::rdtsc();
+        let page = self.system.clock.page();
+        let budget = clock::ticks(&page, budget);
+        let mut touches = Touches::new(self.system, self.index, self.task, job);
+        let mut executed = 0;
+        let mut last = begin;
+        loop {
+            let touching = touches.next();
+            let now = hw::rdtsc();
+            let step = now.wrapping_sub(last);
+            if step <= self.system.interruption {
+                executed += step;
+                if executed >= budget && !touching {
+                    return self.record(job, (page.ns_at(begin), now), executed);
+                }
+            } else if step > self.gap {
+                self.gap(last, now);
+            }
+            last = now;
+        }
+    }
+
+    /// The record of a job that started at the time `start` and ended at the TSC value `end`.
+    fn record(&self, job: u64, (start, end): (u64, u64), executed: u64) -> Record {
+        let page = self.system.clock.page();
+        let view = JobView::new(self.index, self.task, job, self.system.start);
+        Record {
+            release: view.release,
+            woken: state(self.index).woken(job),
+            start,
+            finish: page.ns_at(end),
+            deadline: view.deadline,
+            executed: clock::length(&page, executed),
+            ..self.blank(Kind::Job, job)
+        }
+    }
+
+    fn blank(&self, kind: Kind, job: u64) -> Record {
+        Record {
+            kind: kind as u16,
+            vcpu: self.task.vcpu,
+            task: u16::try_from(self.index).unwrap_or(u16::MAX),
+            job,
+            ..Record::default()
+        }
+    }
+
+    #[cold]
+    fn gap(&self, from: u64, to: u64) {
+        let page: ClockPage = self.system.clock.page();
+        let before = state(self.index).gaps.fetch_add(1, Ordering::Relaxed);
+        let record = Record {
+            start: page.ns_at(from),
+            finish: page.ns_at(to),
+            ..self.blank(Kind::Gap, before)
+        };
+        self.cpu
+            .undisturbed(|| push(self.system, self.cpu, &record));
+    }
+}
+
+/// The pages that a job still has to touch.
+struct Touches {
+    dirty: Option<(Dirty, &'static [AtomicU64])>,
+    random: Random,
+    job: u64,
+    done: u32,
+}
+
+impl Touches {
+    fn new(system: &System, index: usize, task: &Task, job: u64) -> Self {
+        Self {
+            dirty: task.dirty.zip(system.region(index)),
+            random: Random::for_job(!system.set.seed, index, job),
+            job,
+            done: 0,
+        }
+    }
+
+    /// Touches one more page, if there is one left to touch.
+    #[inline(always)]
+    fn next(&mut self) -> bool {
+        match self.dirty {
+            Some((dirty, region)) if self.done < dirty.pages => {
+                self.touch(&dirty, region);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn touch(&mut self, dirty: &Dirty, region: &[AtomicU64]) {
+        let page = dirty::page(dirty, self.job, self.done, &mut self.random);
+        let word = usize::try_from(page * (PAGE / 8)).unwrap_or(0);
+        if let Some(word) = region.get(word) {
+            word.store(
+                word.load(Ordering::Relaxed).wrapping_add(1),
+                Ordering::Relaxed,
+            );
+        }
+        self.done += 1;
+    }
+}
