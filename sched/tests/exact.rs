@@ -18,7 +18,7 @@ use sched::budget::{BudgetError, BudgetTimer};
 use sched::kernel::{Tid, monotonic, thread_cpu_time};
 use sched::request::{AdmissionTest, Granted};
 use sched::reservation::{Placement, Reservation, VcpuRequest};
-use support::{Host, Prepared, may_be_real_time};
+use support::{Host, Prepared};
 
 const Q: Duration = Duration::from_millis(10);
 const P: Duration = Duration::from_millis(40);
@@ -97,17 +97,11 @@ fn reserved<T: Send + 'static>(
     worker.join().unwrap()
 }
 
-fn rig() -> Option<Prepared> {
-    if !may_be_real_time() {
-        return None;
-    }
-    Prepared::last_cpu()
-}
-
 #[test]
 fn a_busy_thread_gets_its_budget_in_every_period_and_no_tick_more() {
+    requires_partitions!();
     let _host = Host::lock();
-    let Some(prepared) = rig() else { return };
+    let prepared = Prepared::last_cpu();
     let (seen, account) = reserved(&prepared, |rig| {
         let (started, cpu) = (monotonic(), thread_cpu_time());
         let (_, longest_gap) = rig.spin(|| monotonic() - started > 50 * P);
@@ -131,8 +125,9 @@ fn a_busy_thread_gets_its_budget_in_every_period_and_no_tick_more() {
 
 #[test]
 fn a_thread_that_sleeps_is_never_robbed_of_the_budget_its_wake_up_began() {
+    requires_partitions!();
     let _host = Host::lock();
-    let Some(prepared) = rig() else { return };
+    let prepared = Prepared::last_cpu();
     let (seen, account) = reserved(&prepared, |rig| {
         let mut seen = Seen::default();
         for round in 0..12u32 {
@@ -159,8 +154,9 @@ fn a_thread_that_sleeps_is_never_robbed_of_the_budget_its_wake_up_began() {
 
 #[test]
 fn a_late_expiry_is_counted_as_an_overrun_and_costs_no_further_period() {
+    requires_partitions!();
     let _host = Host::lock();
-    let Some(prepared) = rig() else { return };
+    let prepared = Prepared::last_cpu();
     let (gap_after, account) = reserved(&prepared, |rig| {
         // Blind for two budgets: the kernel's backstop ends the first one meanwhile.
         let cpu = thread_cpu_time();
@@ -179,8 +175,9 @@ fn a_late_expiry_is_counted_as_an_overrun_and_costs_no_further_period() {
 
 #[test]
 fn an_adapted_reservation_moves_the_end_of_the_budget() {
+    requires_partitions!();
     let _host = Host::lock();
-    let Some(prepared) = rig() else { return };
+    let prepared = Prepared::last_cpu();
     let ((), account) = reserved(&prepared, |rig| {
         let kernel = |runtime| sched::kernel::Policy::Deadline { runtime, period: P };
         let surplus = Duration::from_millis(1);

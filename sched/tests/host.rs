@@ -14,7 +14,9 @@ use sched::ledger::{Bound, Change, Ledger};
 use sched::prepare::{self, PrepareError};
 use sched::request::{AdmissionTest, Granted};
 use sched::reservation::{BackendKind, Enforcement, Placement, Reservation, VcpuRequest};
-use support::{Host, Prepared, Sleeper, may_be_real_time};
+use support::{Host, Prepared, Sleeper};
+use system_tests::requires::Capability;
+use system_tests::{Need, requires};
 
 fn reservation(q_ms: u64, p_ms: u64) -> Reservation {
     Reservation::new(Duration::from_millis(q_ms), Duration::from_millis(p_ms)).unwrap()
@@ -63,11 +65,10 @@ fn cpuset_state() -> Vec<(String, String)> {
 
 #[test]
 fn restoring_leaves_the_host_as_it_was_found() {
+    requires_partitions!();
     let _host = Host::lock();
     let before = cpuset_state();
-    let Some(prepared) = Prepared::last_cpu() else {
-        return;
-    };
+    let prepared = Prepared::last_cpu();
     assert_ne!(cpuset_state(), before);
     drop(prepared);
     assert_eq!(cpuset_state(), before);
@@ -75,10 +76,9 @@ fn restoring_leaves_the_host_as_it_was_found() {
 
 #[test]
 fn preparing_twice_is_preparing_once_and_another_set_is_refused() {
+    requires_partitions!();
     let _host = Host::lock();
-    let Some(prepared) = Prepared::last_cpu() else {
-        return;
-    };
+    let prepared = Prepared::last_cpu();
     let cpu = prepared.partition.cpu;
     let again = prepare::prepare(prepared.run_dir(), &[cpu]).unwrap();
     assert_eq!(again, std::slice::from_ref(&prepared.partition));
@@ -94,13 +94,9 @@ fn preparing_twice_is_preparing_once_and_another_set_is_refused() {
 
 #[test]
 fn a_partition_in_use_is_not_taken_away() {
+    requires_partitions!();
     let _host = Host::lock();
-    if !may_be_real_time() {
-        return;
-    }
-    let Some(prepared) = Prepared::last_cpu() else {
-        return;
-    };
+    let prepared = Prepared::last_cpu();
     let sleeper = Sleeper::start();
     let cpu = prepared.partition.cpu;
     let grant = granted(deadline(1, 50), Placement::Partition { cpu });
@@ -116,13 +112,9 @@ fn a_partition_in_use_is_not_taken_away() {
 
 #[test]
 fn a_reservation_in_force_is_what_the_kernel_has_and_adapts_in_place() {
+    requires_partitions!();
     let _host = Host::lock();
-    if !may_be_real_time() {
-        return;
-    }
-    let Some(prepared) = Prepared::last_cpu() else {
-        return;
-    };
+    let prepared = Prepared::last_cpu();
     let sleeper = Sleeper::start();
     let cpu = prepared.partition.cpu;
     let exact = VcpuRequest {
@@ -152,10 +144,8 @@ fn a_reservation_in_force_is_what_the_kernel_has_and_adapts_in_place() {
 
 #[test]
 fn a_pinned_thread_is_told_that_it_needs_a_partition() {
+    requires!(Need::Capability(Capability::SysNice), Need::Cpus(2));
     let _host = Host::lock();
-    if !may_be_real_time() || sched::cpus::online().len() < 2 {
-        return support::skipped("needs two CPUs and CAP_SYS_NICE");
-    }
     let sleeper = Sleeper::start();
     let mut one = nix::sched::CpuSet::new();
     one.set(0).unwrap();
@@ -168,13 +158,9 @@ fn a_pinned_thread_is_told_that_it_needs_a_partition() {
 
 #[test]
 fn a_sleeping_thread_is_told_to_be_woken_and_a_running_one_is_moved() {
+    requires_partitions!();
     let _host = Host::lock();
-    if !may_be_real_time() {
-        return;
-    }
-    let Some(prepared) = Prepared::last_cpu() else {
-        return;
-    };
+    let prepared = Prepared::last_cpu();
     let cpu = prepared.partition.cpu;
     let grant = granted(deadline(1, 50), Placement::Partition { cpu });
     let sleeper = Sleeper::start();
@@ -196,13 +182,9 @@ fn a_sleeping_thread_is_told_to_be_woken_and_a_running_one_is_moved() {
 
 #[test]
 fn bandwidth_that_returns_late_is_waited_for() {
+    requires_partitions!();
     let _host = Host::lock();
-    if !may_be_real_time() {
-        return;
-    }
-    let Some(prepared) = Prepared::last_cpu() else {
-        return;
-    };
+    let prepared = Prepared::last_cpu();
     let cpu = prepared.partition.cpu;
     let grant = granted(deadline(160, 200), Placement::Partition { cpu });
     let (first, second) = (Sleeper::start(), Sleeper::start());
@@ -214,13 +196,9 @@ fn bandwidth_that_returns_late_is_waited_for() {
 
 #[test]
 fn bandwidth_that_is_not_there_is_an_error_after_a_bounded_wait() {
+    requires_partitions!();
     let _host = Host::lock();
-    if !may_be_real_time() {
-        return;
-    }
-    let Some(prepared) = Prepared::last_cpu() else {
-        return;
-    };
+    let prepared = Prepared::last_cpu();
     let cpu = prepared.partition.cpu;
     let grant = granted(deadline(25, 50), Placement::Partition { cpu });
     let (first, second) = (Sleeper::start(), Sleeper::start());
@@ -238,10 +216,9 @@ fn bandwidth_that_is_not_there_is_an_error_after_a_bounded_wait() {
 
 #[test]
 fn every_other_back_end_is_in_force_and_gone_after_release() {
+    let nice = Need::Capability(Capability::SysNice);
+    requires!(Need::Root, nice, Need::CgroupV1("cpu"));
     let _host = Host::lock();
-    if !may_be_real_time() {
-        return;
-    }
     let grants = [
         (
             request(BackendKind::RtCgroup, 10, 50),
@@ -257,14 +234,8 @@ fn every_other_back_end_is_in_force_and_gone_after_release() {
     for (request, wanted) in grants {
         let sleeper = Sleeper::start();
         let kind = request.backend;
-        let mut server = match apply(sleeper.tid, &granted(request, Placement::Pinned { cpu: 0 })) {
-            Ok(server) => server,
-            Err(BackendError::Cgroup(error)) => {
-                support::skipped(&format!("{kind}: {error}"));
-                continue;
-            }
-            Err(error) => panic!("{kind}: {error}"),
-        };
+        let grant = granted(request, Placement::Pinned { cpu: 0 });
+        let mut server = apply(sleeper.tid, &grant).unwrap();
         assert_eq!(policy(sleeper.tid), Ok(wanted), "{kind}");
         assert_eq!(server.in_force().unwrap().cpus, [0], "{kind}");
         if kind.needs_reservation() {
@@ -281,11 +252,10 @@ fn every_other_back_end_is_in_force_and_gone_after_release() {
 
 #[test]
 fn a_group_left_by_a_crash_is_gone_after_the_next_opening() {
+    requires!(Need::Root, Need::CgroupV1("cpu"));
     let _host = Host::lock();
     let orphan = Path::new("/sys/fs/cgroup/cpu/chronovisor.crashed.vcpu0");
-    if fs::create_dir(orphan).is_err() {
-        return support::skipped("cannot make a group in the cpu controller's hierarchy");
-    }
+    fs::create_dir(orphan).unwrap();
     let dir = tempfile::tempdir().unwrap();
     Ledger::open(dir.path()).unwrap();
     assert!(!orphan.exists());
@@ -293,13 +263,9 @@ fn a_group_left_by_a_crash_is_gone_after_the_next_opening() {
 
 #[test]
 fn threads_in_a_partition_that_nobody_entered_count_against_it() {
+    requires_partitions!();
     let _host = Host::lock();
-    if !may_be_real_time() {
-        return;
-    }
-    let Some(prepared) = Prepared::last_cpu() else {
-        return;
-    };
+    let prepared = Prepared::last_cpu();
     let cpu = prepared.partition.cpu;
     let ledger = Ledger::open(prepared.run_dir()).unwrap();
     assert!(ledger.check("vm", &[deadline(40, 50)]).is_ok());
@@ -318,10 +284,9 @@ fn threads_in_a_partition_that_nobody_entered_count_against_it() {
 
 #[test]
 fn budget_moves_between_two_vms_together_or_not_at_all() {
+    requires_partitions!();
     let _host = Host::lock();
-    let Some(prepared) = Prepared::last_cpu() else {
-        return;
-    };
+    let prepared = Prepared::last_cpu();
     let cpu = prepared.partition.cpu;
     let ledger = Ledger::open(prepared.run_dir()).unwrap();
     let wanted = |q| VcpuRequest {

@@ -177,8 +177,11 @@ impl CpuReservation for DeadlineServer {
 fn enter(tid: Tid, placement: Placement) -> Result<Home, BackendError> {
     match placement {
         Placement::Partition { cpu } => {
-            let partition = Partition::of(cpu).ok_or(BackendError::NoPartition { cpu })?;
-            enter_partition(tid, &partition)?;
+            let partition = enter_partition(tid, cpu).inspect_err(|_| {
+                if let Err(errno) = set_policy(tid, Policy::Other) {
+                    tracing::debug!(tid = tid.0, %errno, "thread not put back");
+                }
+            })?;
             Ok(Home::Partition(partition))
         }
         Placement::Global => {
@@ -191,15 +194,12 @@ fn enter(tid: Tid, placement: Placement) -> Result<Home, BackendError> {
 
 /// As an ordinary thread it could wait there for most of a second behind a busy SCHED_FIFO thread, so it moves at the
 /// highest priority.
-fn enter_partition(tid: Tid, partition: &Partition) -> Result<(), BackendError> {
+fn enter_partition(tid: Tid, cpu: u32) -> Result<Partition, BackendError> {
     let highest = Policy::Fifo { priority: 99 };
     if let Err(errno) = set_policy(tid, highest) {
         tracing::debug!(tid = tid.0, %errno, "moving as an ordinary thread");
     }
-    partition.join(tid).map_err(|error| {
-        if let Err(errno) = set_policy(tid, Policy::Other) {
-            tracing::debug!(tid = tid.0, %errno, "thread not put back");
-        }
-        error.into()
-    })
+    let partition = Partition::of(cpu).ok_or(BackendError::NoPartition { cpu })?;
+    partition.join(tid)?;
+    Ok(partition)
 }

@@ -1,4 +1,4 @@
-//! What the tests of this crate share: skipping with a reason, one at a time on the host, and partitions that are undone.
+//! What the tests of this crate share: what they need of the host, one at a time on the host, and partitions that are undone.
 
 #![allow(
     dead_code,
@@ -12,33 +12,29 @@ use std::thread;
 use std::time::Duration;
 
 use sched::backend::{BackendError, CpuReservation, apply};
-use sched::kernel::{Policy, Tid, set_policy};
+use sched::cgroup::Hierarchy;
+use sched::kernel::Tid;
 use sched::partition::Partition;
 use sched::prepare;
 use sched::request::Granted;
+use system_tests::Need;
+use system_tests::requires::{Capability, met};
 
-/// Says why a test does nothing here. The caller returns.
-pub fn skipped(reason: &str) {
-    println!("skipped: {reason}");
+/// Whether partitions and real-time policies can be had here; records the skip of `test` if not.
+pub fn partitions_to_be_had(test: &str) -> bool {
+    let nice = Need::Capability(Capability::SysNice);
+    met(test, &[Need::Root, nice, Need::Cpus(2)])
+        && (Hierarchy::of("cpuset").is_ok() || met(test, &[Need::CgroupV1("cpuset")]))
 }
 
-/// Whether real-time policies may be set; says so if not.
-pub fn may_be_real_time() -> bool {
-    let outcome = thread::spawn(|| {
-        let ms = Duration::from_millis;
-        let tiny = Policy::Deadline {
-            runtime: ms(1),
-            period: ms(1000),
-        };
-        set_policy(Tid::current(), tiny)
-    });
-    match outcome.join() {
-        Ok(Err(nix::errno::Errno::EPERM)) => {
-            skipped("no capability CAP_SYS_NICE");
-            false
+/// Returns from the test, having said so, where no partition can be prepared.
+#[macro_export]
+macro_rules! requires_partitions {
+    () => {
+        if !$crate::support::partitions_to_be_had(system_tests::function_name!()) {
+            return;
         }
-        _ => true,
-    }
+    };
 }
 
 /// Holds the host: tests that change it or fill its bandwidth run one at a time, also those of other programs.
@@ -67,28 +63,13 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// `None`, with the reason printed, where the host does not allow it.
-    pub fn last_cpu() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            skipped("preparing a partition needs root");
-            return None;
-        }
+    pub fn last_cpu() -> Self {
         let online = sched::cpus::online();
-        if online.len() < 2 {
-            skipped("a partition needs a second CPU");
-            return None;
-        }
         let run_dir = tempfile::tempdir().unwrap();
-        match prepare::prepare(run_dir.path(), &online[online.len() - 1..]) {
-            Ok(mut made) => Some(Self {
-                partition: made.remove(0),
-                run_dir,
-            }),
-            Err(prepare::PrepareError::Cgroup(error)) => {
-                skipped(&error.to_string());
-                None
-            }
-            Err(error) => panic!("{error}"),
+        let mut made = prepare::prepare(run_dir.path(), &online[online.len() - 1..]).unwrap();
+        Self {
+            partition: made.remove(0),
+            run_dir,
         }
     }
 
