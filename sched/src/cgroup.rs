@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::kernel::Tid;
 
@@ -116,6 +116,28 @@ impl Hierarchy {
     pub fn join(&self, group: &Path, tid: Tid) -> Result<(), CgroupError> {
         let who = if tid.is_current() { 0 } else { tid.0 };
         write(&self.threads_file(group), &who.to_string())
+    }
+
+    /// On cgroup v2, moves this process to the root group, from which its threads may join threaded children; nothing to
+    /// do on v1.
+    ///
+    /// Only the first call moves anything: another one would take threads out of the children they have joined.
+    ///
+    /// # Errors
+    /// The kernel's, with the file.
+    pub fn enter_root_domain(&self, controller: &'static str) -> Result<(), CgroupError> {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        if self.version == Version::V1 {
+            return Ok(());
+        }
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = nix::unistd::getpid().as_raw();
+        let group = self.group_of(Tid(process), controller)?;
+        let name = group.file_name().map(|name| name.to_string_lossy());
+        if group == self.root || name.is_some_and(|name| name.starts_with(PREFIX)) {
+            return Ok(());
+        }
+        write(&self.root.join("cgroup.procs"), &process.to_string())
     }
 
     /// The group of a thread in this hierarchy.

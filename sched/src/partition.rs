@@ -43,12 +43,7 @@ impl Partition {
     /// # Errors
     /// The kernel's, with the file.
     pub fn join(&self, tid: Tid) -> Result<(), CgroupError> {
-        if self.hierarchy.version == Version::V2 {
-            let process = nix::unistd::getpid().to_string();
-            if self.hierarchy.group_of(tid, "cpuset")? != self.group() {
-                cgroup::write(&self.hierarchy.root.join("cgroup.procs"), &process)?;
-            }
-        }
+        self.hierarchy.enter_root_domain("cpuset")?;
         self.hierarchy.join(&self.group(), tid)
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::book::Entry;
-use crate::cgroup::{self, CgroupError, Hierarchy, PREFIX};
+use crate::cgroup::{self, CgroupError, Hierarchy, PREFIX, Version};
 use crate::kernel::Tid;
 use crate::request::Granted;
 
@@ -43,21 +43,22 @@ impl VcpuGroup {
         let root = &self.hierarchy.root;
         cgroup::write(&root.join("cgroup.subtree_control"), "+cpu")?;
         self.set("cgroup.type", "threaded")?;
-        if self.home != *root {
-            let process = nix::unistd::getpid().to_string();
-            cgroup::write(&root.join("cgroup.procs"), &process)?;
-        }
-        Ok(())
+        self.hierarchy.enter_root_domain("cpu")
     }
 
     pub(crate) fn join(&self, tid: Tid) -> Result<(), CgroupError> {
         self.hierarchy.join(&self.path, tid)
     }
 
-    /// Moves the thread back, if it still lives, and removes the group.
+    /// Moves the thread back, if it still lives, and removes the group. On cgroup v2 back is the root, whose domain the
+    /// process has entered.
     pub(crate) fn remove(&self, tid: Tid) -> Result<(), CgroupError> {
         if crate::process::exists(tid) {
-            self.hierarchy.join(&self.home, tid)?;
+            let back = match self.hierarchy.version {
+                Version::V1 => &self.home,
+                Version::V2 => &self.hierarchy.root,
+            };
+            self.hierarchy.join(back, tid)?;
         }
         cgroup::remove(&self.path)
     }
