@@ -454,7 +454,7 @@ mod tests {
             (with("runtime = \"60ms\"\nperiod = \"50ms\""), &["60", "50"]),
             (with("runtime = \"1us\"\nperiod = \"50ms\""), &["1024"]),
             (with("runtime = \"2us\"\nperiod = \"5us\""), &["5", "100"]),
-            (with("runtime = \"1s\"\nperiod = \"5s\""), &["5", "4.19"]),
+            (with("runtime = \"1s\"\nperiod = \"5s\""), &["5000", "4194"]),
             (with("runtime = \"1ms\""), &["cpu.period"]),
             (with("vcpus = 0\nbackend = \"other\""), &["cpu.vcpus", "0"]),
             (with("backend = \"magic\""), &["magic", "deadline"]),
