@@ -80,15 +80,15 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        // A thread that has just ended may still be listed in its group.
-        for _ in 0..100 {
-            match prepare::restore(self.run_dir.path()) {
-                Ok(_) => return,
-                Err(_) => thread::sleep(Duration::from_millis(5)),
+        // A thread that has just ended may still be listed in its group, and a VM that found the partition may use it.
+        let mut patience = 4000;
+        while let Err(error) = prepare::restore(self.run_dir.path()) {
+            if patience == 0 {
+                eprintln!("host not restored: {error}");
+                return;
             }
-        }
-        if let Err(error) = prepare::restore(self.run_dir.path()) {
-            eprintln!("host not restored: {error}");
+            patience -= 1;
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }
