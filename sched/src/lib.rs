@@ -15,6 +15,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod analysis;
 pub mod backend;
 mod book;
 pub mod budget;
