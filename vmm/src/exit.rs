@@ -16,6 +16,8 @@ pub enum End {
     Reset,
     /// Somebody asked for the guest to be stopped.
     Stopped,
+    /// It was saved, and lives on where it is restored.
+    Saved,
     /// A fault while a double fault was being delivered (or a shutdown request).
     TripleFault,
     /// KVM gave up on the guest.
@@ -48,7 +50,8 @@ impl End {
             Self::DebugExit {
                 value: DEBUG_EXIT_OK,
             }
-            | Self::Stopped => 0,
+            | Self::Stopped
+            | Self::Saved => 0,
             Self::DebugExit { value } => 64 + value % 32,
             Self::TripleFault => 101,
             Self::KvmFailure { .. } => 102,
@@ -64,7 +67,10 @@ impl End {
     /// Whether the guest or its monitor failed; a guest that ends with its own failure code has told why itself.
     #[must_use]
     pub fn is_failure(&self) -> bool {
-        !matches!(self, Self::DebugExit { .. } | Self::Stopped | Self::Reset)
+        !matches!(
+            self,
+            Self::DebugExit { .. } | Self::Stopped | Self::Saved | Self::Reset
+        )
     }
 }
 
@@ -77,6 +83,7 @@ impl std::fmt::Display for End {
             Self::DebugExit { value } => write!(f, "guest ended with failure code {value:#x}"),
             Self::Reset => write!(f, "guest asked for a reset"),
             Self::Stopped => write!(f, "stopped on request"),
+            Self::Saved => write!(f, "saved, and ended here"),
             Self::TripleFault => write!(f, "guest triple-faulted"),
             Self::KvmFailure { detail } => write!(f, "KVM gave up on the guest: {detail}"),
             Self::UnknownExit { detail } => write!(

@@ -105,45 +105,25 @@ pub struct Built {
 /// # Errors
 /// [`MachineError`]; everything made so far is gone again.
 pub fn build(plan: MachinePlan) -> Result<Built, MachineError> {
-    // Memory takes as long to make as all of KVM's part; the two know nothing of each other.
+    let kvm = open()?;
+    // Before memory: while pages are being locked, creating a VM would wait for them.
+    let vm = create_vm(&kvm, plan.vcpus)?;
     std::thread::scope(|scope| {
         let ram = scope.spawn(|| memory::create(plan.memory));
-        let prepared = prepare(plan)?;
+        let vcpus = create_vcpus(&kvm, &vm, plan.vcpus)?;
         // A panic in there has already ended the process (panic = abort).
         let ram = ram
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        assemble(plan, prepared, ram)
+        assemble(plan, vm, vcpus, ram)
     })
-}
-
-/// Builds a machine around memory that exists.
-///
-/// # Errors
-/// [`MachineError`].
-pub fn build_around(plan: MachinePlan, ram: GuestMemoryMmap) -> Result<Built, MachineError> {
-    assemble(plan, prepare(plan)?, ram)
-}
-
-/// The VM and its vCPUs, without memory.
-fn prepare(plan: MachinePlan) -> Result<(VmFd, Vec<VcpuFd>), MachineError> {
-    let kvm = open()?;
-    let possible = kvm.get_max_vcpus();
-    if usize::try_from(plan.vcpus).is_ok_and(|wanted| wanted > possible) {
-        return Err(MachineError::TooManyVcpus {
-            wanted: plan.vcpus,
-            possible,
-        });
-    }
-    let vm = create_vm(&kvm)?;
-    let vcpus = create_vcpus(&kvm, &vm, plan.vcpus)?;
-    Ok((vm, vcpus))
 }
 
 /// Puts VM, vCPUs and memory together and adds the devices.
 fn assemble(
     plan: MachinePlan,
-    (vm, vcpus): (VmFd, Vec<VcpuFd>),
+    vm: VmFd,
+    vcpus: Vec<VcpuFd>,
     ram: GuestMemoryMmap,
 ) -> Result<Built, MachineError> {
     let layout = BootLayout::new(plan.memory.size.bytes(), u64::from(plan.vcpus))?;
@@ -304,7 +284,14 @@ fn open() -> Result<Kvm, MachineError> {
     Ok(kvm)
 }
 
-fn create_vm(kvm: &Kvm) -> Result<VmFd, MachineError> {
+fn create_vm(kvm: &Kvm, vcpus: u32) -> Result<VmFd, MachineError> {
+    let possible = kvm.get_max_vcpus();
+    if usize::try_from(vcpus).is_ok_and(|wanted| wanted > possible) {
+        return Err(MachineError::TooManyVcpus {
+            wanted: vcpus,
+            possible,
+        });
+    }
     let vm = kvm.create_vm().map_err(call("create a VM"))?;
     enable(&vm, KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS).map_err(call("split the interrupt chips"))?;
     // Polling for wake-ups would be charged to the guest's reservation.

@@ -108,6 +108,17 @@ impl Reader {
         }
     }
 
+    /// A reader that starts behind what is there already: a restored guest's records up to now have been read.
+    #[must_use]
+    pub fn from_now_on(layout: BootLayout, ram: &GuestMemoryMmap) -> Self {
+        let mut reader = Self::new(layout);
+        for (ring, read) in (0u64..).zip(&mut reader.read) {
+            let base = layout.records + ring * ring_size(RING_CAPACITY);
+            *read = ram.read_obj(GuestAddress(base + HEAD_AT)).unwrap_or(0);
+        }
+        reader
+    }
+
     /// What could not be used so far.
     #[must_use]
     pub fn losses(&self) -> Losses {
@@ -247,6 +258,22 @@ mod tests {
         reader.poll(&ram, |_| count += 1);
         assert_eq!(count, RING_CAPACITY);
         assert_eq!(reader.losses().overwritten, 7);
+    }
+
+    #[test]
+    fn what_was_read_before_a_guest_was_saved_is_not_read_again() {
+        let (ram, layout) = guest();
+        for number in 0..5 {
+            put(&ram, &layout, number, &job(number).to_bytes());
+        }
+        let mut reader = Reader::from_now_on(layout, &ram);
+        put(&ram, &layout, 5, &job(5).to_bytes());
+        let mut seen = Vec::new();
+        reader.poll(&ram, |event| seen.push(event));
+        assert!(
+            matches!(seen[..], [Event::Job(Job { job: 5, .. })]),
+            "{seen:?}"
+        );
     }
 
     proptest! {

@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
@@ -18,7 +19,8 @@ use sched::account::{Account, AccountSnapshot};
 use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
 use sched::kernel::Tid;
-use sched::request::{BackendKind, Enforcement, Granted};
+use sched::partition::Partition;
+use sched::request::{BackendKind, Enforcement, Granted, Placement};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -209,8 +211,55 @@ pub fn kick(thread: &std::thread::JoinHandle<()>) {
     let _ = nix::sys::pthread::pthread_kill(thread.as_pthread_t(), KICK);
 }
 
+/// A vCPU's thread that waits for its vCPU. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Recruit {
+    assignments: Sender<Assignment>,
+    thread: JoinHandle<()>,
+}
+
+impl Recruit {
+    /// Starts the thread of vCPU `index`. It moves to its partition at once: that takes the kernel longer than building
+    /// the machine, and is waiting for the most part.
+    ///
+    /// # Errors
+    /// What the system says to another thread.
+    pub fn start(index: usize, granted: &Granted) -> std::io::Result<Self> {
+        let (assignments, inbox) = std::sync::mpsc::channel();
+        let placement = granted.placement;
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{index}"))
+            .spawn(move || {
+                move_early(placement);
+                if let Ok(assignment) = inbox.recv() {
+                    run(assignment);
+                }
+            })?;
+        Ok(Self {
+            assignments,
+            thread,
+        })
+    }
+
+    /// Hands the thread its vCPU.
+    pub fn assign(self, assignment: Assignment) -> JoinHandle<()> {
+        // The thread waits for this and nothing else; it cannot be gone.
+        let _ = self.assignments.send(assignment);
+        self.thread
+    }
+}
+
+/// Moves this thread to its partition. A failure shows, with its reason, when the reservation is put in force.
+fn move_early(placement: Placement) {
+    if let Placement::Partition { cpu } = placement
+        && let Some(partition) = Partition::of(cpu)
+    {
+        let _ = partition.join(Tid::current());
+    }
+}
+
 /// The body of a vCPU's thread.
-pub fn run(assignment: Assignment) {
+fn run(assignment: Assignment) {
     let vcpu = assignment.index;
     let events = assignment.events.clone();
     // The owner is gone only when the process ends; there is nobody left to tell.

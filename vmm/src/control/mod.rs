@@ -52,7 +52,7 @@ pub enum Request {
     },
     /// Change a vCPU's reservation with budget from another guest.
     Transfer(Transfer),
-    /// Pause, and save into a folder.
+    /// Save into a folder, and end.
     Save {
         /// The folder; it must not exist.
         path: PathBuf,

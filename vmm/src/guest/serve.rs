@@ -41,7 +41,13 @@ pub(super) async fn serve(vm: &mut RunningVm, call: Call, fate: &mut Fate) -> Op
         Request::Adapt { vcpu, reservation } => answer(vm.adapt(vcpu, reservation)),
         Request::Enforce { vcpu, reservation } => answer(vm.enforce(vcpu, reservation)),
         Request::Transfer(transfer) => move_budget(vm, &transfer).await,
-        Request::Save { path } => save(vm, &path, &mut event).await.map_err(|e| e.to_string()),
+        Request::Save { path } => {
+            let saved = save(vm, &path, &mut event).await;
+            if saved.is_ok() {
+                fate.stop(vm, End::Saved);
+            }
+            saved.map_err(|e| e.to_string())
+        }
     };
     // Whoever asked may be gone.
     let _ = call.answer.send(reply);
@@ -63,6 +69,12 @@ fn answer(result: Result<super::outcome::VcpuStatus, ChangeError>) -> Result<Rep
 /// If 2 fails the ledger goes back; if 3 fails the other guest gets back what it had, too.
 async fn move_budget(vm: &mut RunningVm, transfer: &Transfer) -> Result<Reply, String> {
     let text = |e: ChangeError| e.to_string();
+    if transfer.from == vm.name() {
+        return Err(format!(
+            "{} cannot take budget from itself; adapt its vCPUs one by one, the giving one first",
+            transfer.from
+        ));
+    }
     let old = vm
         .reservation(transfer.vcpu)
         .map_err(text)?
@@ -106,24 +118,44 @@ async fn ask(socket: &Path, request: Request) -> Result<Reply, ControlError> {
     client::call_within(socket, request, OTHER_PATIENCE).await
 }
 
-/// Saves the guest into a folder: `state` and `memory`. The guest is left paused: it may live on only once.
+/// Saves the guest into a folder: `state` and `memory`. It is to end here then: a guest has one life. If it cannot be
+/// saved the folder goes and the guest goes on as before.
 async fn save(
     vm: &mut RunningVm,
     folder: &Path,
     event: &mut Option<VcpuEvent>,
 ) -> Result<Reply, SnapshotError> {
+    let in_folder = |e: std::io::Error| SnapshotError::Memory(format!("{}: {e}", folder.display()));
+    // First: a folder that exists is somebody's, and is left as it is.
+    std::fs::create_dir(folder).map_err(in_folder)?;
+    let was_paused = vm.paused;
+    let saved = save_into(vm, folder, event).await;
+    if saved.is_err() {
+        if !was_paused {
+            vm.resume();
+        }
+        if let Err(error) = std::fs::remove_dir_all(folder) {
+            tracing::warn!("{} is left behind: {error}", folder.display());
+        }
+    }
+    saved.map(|()| Reply::Done)
+}
+
+async fn save_into(
+    vm: &mut RunningVm,
+    folder: &Path,
+    event: &mut Option<VcpuEvent>,
+) -> Result<(), SnapshotError> {
     *event = vm.pause().await.map_err(SnapshotError::Memory)?;
     if event.is_some() {
         return Err(SnapshotError::Gone);
     }
     let state = snapshot::encode(&vm.save()?)?;
-    write_folder(vm, folder, &state)
-        .map_err(|e| SnapshotError::Memory(format!("{}: {e}", folder.display())))?;
-    Ok(Reply::Done)
+    write_files(vm, folder, &state)
+        .map_err(|e| SnapshotError::Memory(format!("{}: {e}", folder.display())))
 }
 
-fn write_folder(vm: &RunningVm, folder: &Path, state: &[u8]) -> std::io::Result<()> {
-    std::fs::create_dir(folder)?;
+fn write_files(vm: &RunningVm, folder: &Path, state: &[u8]) -> std::io::Result<()> {
     let mut memory = File::create_new(folder.join("memory"))?;
     for region in vm.machine().ram().iter() {
         let slice = vm_memory::GuestMemoryRegion::as_volatile_slice(region)

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use sched::ledger::Refusal;
 use sched::ledger::{Admitted, Ledger, LedgerError};
@@ -16,7 +16,7 @@ use crate::machine::{self, Built, MachineError, MachinePlan};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
 use crate::telemetry::Reader;
-use crate::vcpu::{self, Assignment, Command, Desk, Order, SetupError, VcpuEvent};
+use crate::vcpu::{Assignment, Command, Desk, Order, Recruit, SetupError, VcpuEvent};
 
 /// Why a guest could not be started. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +66,12 @@ impl From<Refusal> for StartError {
     }
 }
 
-/// A VM whose reservations are in the ledger.
+/// A VM whose reservations are in the ledger, and whose threads wait for their vCPUs.
 pub struct AdmittedVm {
     plan: VmPlan,
     ledger: Ledger,
+    // Before the ledger's entry goes: threads first, then what was promised to them.
+    recruits: Vec<Recruit>,
     admitted: Admitted,
 }
 
@@ -80,21 +82,23 @@ pub struct AdmittedVm {
 pub fn admit(plan: VmPlan, run_dir: &Path) -> Result<AdmittedVm, StartError> {
     let ledger = Ledger::open(run_dir)?;
     let admitted = ledger.admit(&plan.name, &plan.requests)?;
+    let recruit = |(vcpu, granted)| {
+        Recruit::start(vcpu, granted).map_err(|source| StartError::Thread { vcpu, source })
+    };
+    let recruits = admitted.vcpus().iter().enumerate().map(recruit);
+    let recruits = recruits.collect::<Result<_, _>>()?;
     Ok(AdmittedVm {
         plan,
         ledger,
+        recruits,
         admitted,
     })
 }
 
 /// A VM that stands ready to run.
 pub struct BuiltVm {
-    plan: VmPlan,
-    ledger: Ledger,
-    admitted: Admitted,
+    vm: AdmittedVm,
     built: Built,
-    /// Guest time to start at.
-    base_ns: u64,
     restored: Option<GuestState>,
 }
 
@@ -104,12 +108,12 @@ impl AdmittedVm {
         &self.admitted
     }
 
-    fn machine_plan(&self) -> MachinePlan {
+    fn machine(&self) -> Result<Built, MachineError> {
         let vcpus = u32::try_from(self.plan.requests.len()).unwrap_or(u32::MAX);
-        MachinePlan {
+        machine::build(MachinePlan {
             memory: self.plan.memory,
             vcpus,
-        }
+        })
     }
 
     /// Builds the machine and loads `image` into it.
@@ -117,106 +121,110 @@ impl AdmittedVm {
     /// # Errors
     /// [`StartError::Machine`].
     pub fn build(self, image: &[u8]) -> Result<BuiltVm, StartError> {
-        let built = machine::build(self.machine_plan())?;
+        let built = self.machine()?;
         built.load(image, &self.plan.command_line)?;
-        Ok(self.with(built, 0, None))
+        Ok(BuiltVm {
+            vm: self,
+            built,
+            restored: None,
+        })
     }
 
-    /// Builds the machine around the memory of a saved guest.
+    /// Builds the machine with memory and devices of a saved guest.
     ///
     /// # Errors
     /// [`StartError::Machine`], [`StartError::Snapshot`].
     pub fn restore(self, state: GuestState, memory: &std::fs::File) -> Result<BuiltVm, StartError> {
-        let built = machine::build(self.machine_plan())?;
+        let built = self.machine()?;
         built.machine.take_up(&state, memory)?;
-        let base_ns = state.clock.resumed_ns(std::time::SystemTime::now());
-        Ok(self.with(built, base_ns, Some(state)))
-    }
-
-    fn with(self, built: Built, base_ns: u64, restored: Option<GuestState>) -> BuiltVm {
-        let Self {
-            plan,
-            ledger,
-            admitted,
-        } = self;
-        BuiltVm {
-            plan,
-            ledger,
-            admitted,
+        Ok(BuiltVm {
+            vm: self,
             built,
-            base_ns,
-            restored,
-        }
+            restored: Some(state),
+        })
     }
 }
 
 impl BuiltVm {
-    /// Starts the vCPU threads, each in its reservation, and lets the guest run once all are in force.
+    /// Gives the threads their vCPUs, each in its reservation, and lets the guest run once all are in force.
     ///
     /// # Errors
     /// [`StartError::Setup`]: then no vCPU has run, and all threads have ended.
     pub fn start(self) -> Result<RunningVm, StartError> {
+        let Self {
+            vm,
+            built,
+            restored,
+        } = self;
+        let clock = start_clock(&built, restored.as_ref())?;
         let Built {
             machine,
             vcpus,
             output,
-        } = self.built;
-        if let Some(state) = &self.restored {
-            Clock::continue_tsc(state, &vcpus, std::time::SystemTime::now())?;
-        }
-        let clock = Clock::start(&machine, &vcpus[0], self.base_ns)?;
-        if let Some(state) = &self.restored {
-            clock.restore_vcpus(state, &vcpus)?;
-        }
+        } = built;
+        // Before the guest runs, and so before it records anything new.
+        let reader = match &self.restored {
+            Some(_) => Reader::from_now_on(*machine.layout(), machine.ram()),
+            None => Reader::new(*machine.layout()),
+        };
         let machine = Arc::new(machine);
         let (events_out, mut events) = unbounded_channel();
+        let grants = vm.admitted.vcpus();
         let mut handles = Vec::new();
-        for (index, (fd, granted)) in vcpus.into_iter().zip(self.admitted.vcpus()).enumerate() {
+        for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {
             let desk = Arc::new(Desk::new(Order::Run));
             let (commands, inbox) = mpsc::channel();
-            let assignment = Assignment {
+            let thread = recruit.assign(Assignment {
                 index,
                 fd,
                 machine: Arc::clone(&machine),
-                granted: granted.clone(),
+                granted: grants[index].clone(),
                 desk: Arc::clone(&desk),
                 events: events_out.clone(),
                 commands: inbox,
-            };
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(move || vcpu::run(assignment))
-                .map_err(|source| StartError::Thread {
-                    vcpu: index,
-                    source,
-                })?;
-            handles.push(VcpuHandle::new(desk, commands, thread, granted.clone()));
+            });
+            handles.push(VcpuHandle::new(
+                desk,
+                commands,
+                thread,
+                grants[index].clone(),
+            ));
         }
         drop(events_out);
         collect_reservations(&mut events, &mut handles)?;
         for (index, handle) in handles.iter().enumerate() {
-            self.ledger.attach(&self.plan.name, index, handle.tid())?;
+            vm.ledger.attach(&vm.plan.name, index, handle.tid())?;
         }
         for handle in &handles {
             handle.command(Command::Go);
         }
-        let reader = Reader::new(*machine.layout());
-        let records = Records::named(self.plan.tasks.as_deref());
         Ok(RunningVm {
-            plan: self.plan,
-            ledger: self.ledger,
-            _admitted: self.admitted,
+            ledger: vm.ledger,
+            _admitted: vm.admitted,
+            reader: Reader::new(*machine.layout()),
+            records: Records::named(vm.plan.tasks.as_deref()),
+            plan: vm.plan,
             machine,
             vcpus: handles,
             events,
             clock,
             output,
-            reader,
-            records,
             paused: false,
             started: Instant::now(),
         })
     }
+}
+
+/// Starts the guest's clock: at nothing, or where a saved guest's has come to meanwhile.
+fn start_clock(built: &Built, restored: Option<&GuestState>) -> Result<Clock, StartError> {
+    let Some(state) = restored else {
+        return Ok(Clock::start(&built.machine, &built.vcpus[0], 0)?);
+    };
+    let now = SystemTime::now();
+    Clock::continue_tsc(state, &built.vcpus, now)?;
+    let clock = Clock::start(&built.machine, &built.vcpus[0], state.clock.resumed_ns(now))?;
+    clock.restore_vcpus(state, &built.vcpus)?;
+    Ok(clock)
 }
 
 /// Waits until every vCPU has its reservation. If one has not, all handles are dropped, and with them every thread.
