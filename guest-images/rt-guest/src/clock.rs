@@ -15,11 +15,13 @@ const KVM: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
 /// `KVM_FEATURE_CLOCKSOURCE2` and its register (Documentation/virt/kvm/x86/msr.rst).
 const KVMCLOCK_FEATURE: u32 = 1 << 3;
 const MSR_KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
-/// Frequency of the 8254, in Hz, and the ticks that are counted: 10 ms.
+/// The 8254: its ports, its frequency in Hz, and the ticks that are waited for, 10 ms.
+const PIT_COMMAND: u16 = 0x43;
+const PIT_CHANNEL_0: u16 = 0x40;
 const PIT_HZ: u64 = 1_193_182;
 const PIT_COUNT: u16 = 11_932;
-/// Polls of the 8254 before it counts as missing; each is an exit from the guest.
-const PIT_PATIENCE: u32 = 1_000_000;
+/// How often it is tried on a machine that holds the guest up.
+const PIT_ATTEMPTS: u32 = 20;
 
 static OWN_PAGE: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
@@ -162,31 +164,59 @@ fn kvm_tsc_hz() -> Option<u64> {
     u64::try_from(hz).ok()
 }
 
-/// Counts TSC ticks while channel 0 of the 8254 counts 10 ms down.
+/// The frequency by channel 0 of the 8254, which counts down once, in 55 ms.
 ///
 /// Channel 2 would need port 0x61 too, which not every machine with an 8254 has. The interrupt goes nowhere: LINT0 and the
 /// I/O APIC are masked.
 fn pit_tsc_hz() -> Option<u64> {
-    const COMMAND: u16 = 0x43;
-    const CHANNEL_0: u16 = 0x40;
-    /// Mode 0, low byte then high byte: the output rises when the count is over.
+    /// Mode 0, low byte then high byte: the output is low until the count is over. The status repeats it.
     const COUNT_DOWN: u8 = 0x30;
-    /// Latches the status of channel 0, whose bit 7 is the output.
-    const READ_STATUS: u8 = 0xe2;
-    const OUTPUT: u8 = 1 << 7;
-    let is_over = || {
-        hw::write_u8(COMMAND, READ_STATUS);
-        hw::read_u8(CHANNEL_0) & OUTPUT != 0
-    };
-    let [low, high] = PIT_COUNT.to_le_bytes();
-    hw::write_u8(COMMAND, COUNT_DOWN);
-    hw::write_u8(CHANNEL_0, low);
-    hw::write_u8(CHANNEL_0, high);
-    let begin = hw::rdtsc();
-    if is_over() {
-        return None;
+    for _ in 0..PIT_ATTEMPTS {
+        hw::write_u8(PIT_COMMAND, COUNT_DOWN);
+        if pit_status() & 0x3f != COUNT_DOWN {
+            return None;
+        }
+        hw::write_u8(PIT_CHANNEL_0, 0xff);
+        hw::write_u8(PIT_CHANNEL_0, 0xff);
+        let (begin, first) = pit_count();
+        let (end, last) = loop {
+            let (tsc, count) = pit_count();
+            if first.saturating_sub(count) >= PIT_COUNT || pit_is_over() {
+                break (tsc, count);
+            }
+        };
+        // Held up until after the end, the count has begun anew.
+        if !pit_is_over() && last < first {
+            let ticks = end.saturating_sub(begin).saturating_mul(PIT_HZ);
+            return Some(ticks / u64::from(first - last));
+        }
     }
-    (0..PIT_PATIENCE).find(|_| is_over())?;
-    let elapsed = hw::rdtsc().saturating_sub(begin);
-    Some(elapsed.saturating_mul(PIT_HZ) / u64::from(PIT_COUNT))
+    None
+}
+
+/// Whether channel 0 has counted to its end: its output is high.
+fn pit_is_over() -> bool {
+    pit_status() & 0x80 != 0
+}
+
+/// The status of channel 0.
+fn pit_status() -> u8 {
+    /// Read-back command: latches the status, not the count, of channel 0.
+    const READ_STATUS: u8 = 0xe2;
+    hw::write_u8(PIT_COMMAND, READ_STATUS);
+    hw::read_u8(PIT_CHANNEL_0)
+}
+
+/// A TSC value and the count at that time: the quickest of several readings, since one may be held up on its way.
+fn pit_count() -> (u64, u16) {
+    const LATCH: u8 = 0;
+    let readings = (0..8).map(|_| {
+        let before = hw::rdtsc();
+        hw::write_u8(PIT_COMMAND, LATCH);
+        let took = hw::rdtsc().saturating_sub(before);
+        let count = [hw::read_u8(PIT_CHANNEL_0), hw::read_u8(PIT_CHANNEL_0)];
+        (took, before + took / 2, u16::from_le_bytes(count))
+    });
+    let (_, tsc, count) = readings.min().unwrap_or_default();
+    (tsc, count)
 }

@@ -12,7 +12,7 @@ use crate::hw;
 /// Most vCPUs.
 pub const MAX_VCPUS: usize = rt_abi::taskset::MAX_VCPUS as usize;
 /// Bytes of each vCPU's scheduler stack.
-const STACK_SIZE: usize = 32768;
+const STACK_SIZE: usize = 8192;
 /// Bytes of each context's stack.
 const CONTEXT_STACK_SIZE: usize = 8192;
 /// Contexts: one per task, and the one that prints records.
@@ -116,6 +116,7 @@ pub fn trampoline_code() -> &'static [u8] {
 }
 
 impl Context {
+    /// All zero, so that it takes no room in the file.
     const ZERO: Self = Self {
         fx: [0; 512],
         rax: 0,
@@ -127,10 +128,10 @@ impl Context {
         rbp: 0,
         r8_to_r15: [0; 8],
         rip: 0,
-        cs: USER_CODE,
-        rflags: FLAGS,
+        cs: 0,
+        rflags: 0,
         rsp: 0,
-        ss: USER_DATA,
+        ss: 0,
         cpu: 0,
     };
 }
@@ -142,6 +143,9 @@ pub fn prepare(slot: usize, cpu: &'static Cpu, main: extern "C" fn(u64) -> !, ar
     let mut context = Context {
         rip: main as *const () as u64,
         rdi: argument,
+        cs: USER_CODE,
+        rflags: FLAGS,
+        ss: USER_DATA,
         // As after a call.
         rsp: (top - 8) as u64,
         cpu: (&raw const *cpu).addr() as u64,
@@ -164,12 +168,12 @@ pub fn context(slot: usize) -> *mut Context {
 impl Cpu {
     /// The block of vCPU `index`.
     pub fn get(index: usize) -> Option<&'static Self> {
-        // SAFETY:
-        // - reserved by asm/layout.S with this layout; all zero is a valid `Cpu`, and its fields are atomics.
-        let block = unsafe { &raw const cpus }.cast::<CpuPage>();
+        let block = (&raw const cpus).cast::<CpuPage>();
         (index < MAX_VCPUS).then(|| {
             // SAFETY:
-            // - in bounds; the reference is to the block, not to the stack beside it.
+            // - in bounds of what asm/layout.S reserves with this layout;
+            // - all zero is a valid `Cpu`, and its fields are atomics;
+            // - the reference is to the block, not to the stack beside it.
             let cpu = unsafe { &(*block.add(index)).cpu };
             cpu.index.store(index as u64, Ordering::Relaxed);
             cpu
@@ -219,7 +223,7 @@ const _: () = {
     assert!(offset_of!(Context, rflags) == 648 && offset_of!(Context, rsp) == 656);
     assert!(offset_of!(Context, rax) == 512 && offset_of!(Context, r8_to_r15) == 568);
     assert!(offset_of!(Context, rip) == 632 && offset_of!(Context, cpu) == 672);
-    assert!(MAX_VCPUS == 16 && STACK_SIZE == 32768 && PENDING_REARMED == 1 && PENDING_SPENT == 2);
+    assert!(MAX_VCPUS == 16 && STACK_SIZE == 8192 && PENDING_REARMED == 1 && PENDING_SPENT == 2);
 };
 
 global_asm!(

@@ -52,7 +52,8 @@ fn port(random: &mut Random) {
     let past_the_bitmap = u64::from(touched.end) > PORTS;
     let debug_exit = DEBUG_EXIT..DEBUG_EXIT + 4;
     let exits = debug_exit.start < touched.end && touched.start < debug_exit.end;
-    if past_the_bitmap || exits || ends.iter().any(|p| touched.contains(p)) || POWER.contains(&port) {
+    if past_the_bitmap || exits || ends.iter().any(|p| touched.contains(p)) || POWER.contains(&port)
+    {
         return;
     }
     let value = random.next();

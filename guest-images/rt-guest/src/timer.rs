@@ -128,7 +128,7 @@ pub fn arm_and_idle(page: &ClockPage, tsc: u64) {
 fn arm_one_shot(page: &ClockPage, tsc: u64) {
     let ns = clock::length(page, tsc.saturating_sub(hw::rdtsc()));
     let rate = ONE_SHOT_RATE.load(Ordering::Relaxed);
-    let count = (u128::from(ns) * u128::from(rate) >> 32) + 1;
+    let count = ((u128::from(ns) * u128::from(rate)) >> 32) + 1;
     write(INITIAL_COUNT, u32::try_from(count).unwrap_or(u32::MAX));
 }
 

@@ -26,8 +26,9 @@ pvh_entry:
     ENTER_LONG_MODE first_cpu
 
 .code64
-# RBP = vCPU number, RDI = first argument, RSI = where to go at CPL 3, interrupts off.
-.macro ENTER_USER
+# RBP = vCPU number, RDI = first argument, RSI = where to go at CPL 3, interrupts off. On the vCPU's scheduler
+# stack unless another is named.
+.macro ENTER_USER stack_end
     mov $KERNEL_DATA, %eax
     mov %eax, %ss
     mov $USER_DATA, %eax
@@ -45,6 +46,9 @@ pvh_entry:
     add $scheduler_stacks, %rbp
     mov %rbp, CPU_SCHEDULER_STACK(%rsp)
     movb $1, CPU_IN_SCHEDULER(%rsp)
+    .ifnb \stack_end
+    mov $\stack_end, %ebp
+    .endif
     sub $8, %rbp                    # as after a call
     push $USER_DATA
     push %rbp
@@ -58,7 +62,7 @@ first_cpu:
     mov %ebx, %edi
     mov $first_main, %esi
     xor %ebp, %ebp
-    ENTER_USER
+    ENTER_USER boot_stack_end
 
 # A further vCPU: numbered by its APIC id. Numbers beyond the last are of no use and stop.
 further_cpu:

@@ -185,7 +185,7 @@ exception:
     mov 8(%rsp), %r8
     mov 24(%rsp), %r9
     push $USER_DATA
-    push $report_stack_end - 8
+    push $boot_stack_end - 8
     push $2
     push $USER_CODE
     push $report_exception

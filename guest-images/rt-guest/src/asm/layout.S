@@ -3,7 +3,8 @@
 .set MAX_VCPUS, 16
 .set CPU_STRIDE, 4096
 .set CPU_BLOCK, 2048
-.set STACK_SIZE, 32768
+.set STACK_SIZE, 8192
+.set BOOT_STACK_SIZE, 32768
 
 .set CPU_CURRENT, 0
 .set CPU_STAMP, 8
@@ -42,5 +43,6 @@ cpus:
     .skip MAX_VCPUS * CPU_STRIDE
 scheduler_stacks:
     .skip MAX_VCPUS * STACK_SIZE
-    .skip 8192
-report_stack_end:
+# Where the first vCPU boots, and where an exception is reported, which is the end of everything else.
+    .skip BOOT_STACK_SIZE
+boot_stack_end:
