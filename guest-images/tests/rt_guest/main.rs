@@ -1,6 +1,10 @@
 //! `rt-guest` as built: what the image looks like, and what it does under QEMU.
 
+#[cfg(test)]
 mod ends;
+#[cfg(test)]
 mod image;
+#[cfg(test)]
 mod qemu;
+#[cfg(test)]
 mod scheduling;
