@@ -145,7 +145,29 @@ pub struct BudgetTimer {
     full: Nanos,
     surplus: Nanos,
     lead: Nanos,
+    way_out: WayOut,
     armed: Armed,
+}
+
+/// How long it takes from the end of a budget to the reading of it, as a running mean.
+///
+/// A vCPU's thread pays for leaving the guest at the end of a budget and for entering it again at the start of the next.
+/// The guest gets Q only if its thread gets Q and the way back in. That way cannot be timed from the thread, so it is
+/// taken to be as long as the way out, which can: it is longer in every measurement made (a timer's expiry is part of
+/// it), so the guest gets no less than Q.
+#[derive(Clone, Copy, Debug, Default)]
+struct WayOut {
+    mean: Nanos,
+}
+
+/// Weight of a new measurement in the running mean.
+const SMOOTHING: Nanos = 8;
+
+impl WayOut {
+    /// Takes a measurement into account; at most `limit`, so that a disturbed one does little harm.
+    fn measured(&mut self, late: Nanos, limit: Nanos) {
+        self.mean += (late.clamp(0, limit) - self.mean) / SMOOTHING;
+    }
 }
 
 /// The state when the timer was last armed.
@@ -174,6 +196,7 @@ impl BudgetTimer {
             full: 0,
             surplus: 0,
             lead: 0,
+            way_out: WayOut::default(),
             armed: Armed::default(),
         };
         budget.adapt(surplus, lead)?;
@@ -205,7 +228,12 @@ impl BudgetTimer {
             return;
         }
         let (cpu_clock, reading) = (thread_cpu_time(), self.kernel.read());
-        match reading.map(|remaining| (remaining, decide(remaining, self.surplus, self.lead))) {
+        match reading.map(|remaining| {
+            (
+                remaining,
+                decide(remaining, self.surplus, self.effective_lead()),
+            )
+        }) {
             Some((remaining, Decision::Rearm(after))) => self.start(cpu_clock, remaining, after),
             // The budget is already used up: fire at once, and let the expiry decide.
             Some((remaining, Decision::Yield)) => {
@@ -234,10 +262,15 @@ impl BudgetTimer {
         if ran >= self.armed.remaining {
             account.overran();
         }
-        if let Decision::Rearm(after) = decide(remaining, self.surplus, self.lead) {
+        if let Decision::Rearm(after) = decide(remaining, self.surplus, self.effective_lead()) {
             self.start(cpu_clock, remaining, after);
             return Expiry::Rearmed;
         }
+        let late = self
+            .surplus
+            .saturating_add(self.effective_lead())
+            .saturating_sub(remaining);
+        self.way_out.measured(late, self.surplus / 4);
         let before = monotonic();
         std::thread::yield_now();
         let blackout = monotonic().saturating_sub(before);
@@ -260,8 +293,13 @@ impl BudgetTimer {
         self.timer.arm(after);
     }
 
+    /// The lead asked for, less the way back in, within half the surplus.
+    fn effective_lead(&self) -> Nanos {
+        (self.lead - self.way_out.mean).max(-self.surplus / 2)
+    }
+
     fn whole_budget(&self) -> Duration {
-        let rest = self.full - self.surplus - self.lead;
+        let rest = self.full - self.surplus - self.effective_lead();
         Duration::from_nanos(rest.max(GRAIN).unsigned_abs())
     }
 }
