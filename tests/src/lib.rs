@@ -6,7 +6,9 @@
 pub mod built;
 pub mod emulated_host;
 pub mod requires;
+pub mod user;
 pub mod workspace;
 
 pub use emulated_host::EmulatedHost;
 pub use requires::Need;
+pub use user::User;

@@ -60,7 +60,7 @@ pub enum Command {
     },
     /// Change the reservation of a running guest.
     Adapt(AdaptArgs),
-    /// Pause a guest and save it into a new folder; `restore` lets it go on.
+    /// Save a guest into a new folder and end it here; `restore` lets it go on.
     Save {
         /// Its name.
         name: String,

@@ -218,7 +218,8 @@ impl Machine {
     /// # Errors
     /// [`SnapshotError`] if it is another machine, or the memory file is short or cannot be read.
     pub fn take_up(&self, state: &GuestState, memory: &std::fs::File) -> Result<(), SnapshotError> {
-        if state.layout != self.layout {
+        let vcpus = u64::try_from(state.vcpus.len()).unwrap_or(u64::MAX);
+        if state.layout != self.layout || vcpus != self.layout.rings {
             let reason =
                 "it has another memory size or number of vCPUs than this machine".to_owned();
             return Err(SnapshotError::Format {

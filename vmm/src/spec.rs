@@ -256,12 +256,16 @@ fn parse_tasks(command_line: &str) -> Result<TaskSet, SpecError> {
     })
 }
 
-fn check_name(name: &str) -> Result<(), SpecError> {
+/// Whether a VM can have this name.
+pub(crate) fn is_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let good = (1..=MAX_NAME).contains(&name.len())
+    (1..=MAX_NAME).contains(&name.len())
         && name.chars().all(allowed)
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if good {
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn check_name(name: &str) -> Result<(), SpecError> {
+    if is_name(name) {
         Ok(())
     } else {
         Err(SpecError::Name {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use sched::ledger::Ledger;
 use serde::Serialize;
@@ -11,6 +12,9 @@ use vmm::guest::{GuestStatus, TaskStatistics, VcpuStatus};
 use super::Context;
 use super::check::describe;
 use crate::failure::Failure;
+
+/// How long a guest has to end: a throttled thread may have to wait for its next period.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks a guest and waits for its answer.
 pub fn ask(context: &Context, name: &str, request: Request) -> Result<Reply, ControlError> {
@@ -24,6 +28,26 @@ pub fn ask(context: &Context, name: &str, request: Request) -> Result<Reply, Con
 /// Asks for something that has no answer but that it is done.
 fn order(context: &Context, name: &str, request: Request, done: &str) -> Result<u8, Failure> {
     ask(context, name, request)?;
+    report_done(context, name, done)
+}
+
+/// Asks for something that ends the guest, and waits until its name and its reservations are free.
+fn order_end(context: &Context, name: &str, request: Request, done: &str) -> Result<u8, Failure> {
+    ask(context, name, request)?;
+    let ledger = Ledger::open(&context.run_dir)?;
+    let asked = Instant::now();
+    while ledger.entries()?.iter().any(|entry| entry.vm == name) {
+        if asked.elapsed() > PATIENCE {
+            return Err(Failure::new(format!(
+                "{name} was told to end, and has not within {PATIENCE:?}; `chronovisor ls` shows its process"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    report_done(context, name, done)
+}
+
+fn report_done(context: &Context, name: &str, done: &str) -> Result<u8, Failure> {
     #[derive(Serialize)]
     struct Done<'a> {
         name: &'a str,
@@ -45,17 +69,17 @@ pub fn resume(context: &Context, name: &str) -> Result<u8, Failure> {
 
 /// `stop`.
 pub fn stop(context: &Context, name: &str) -> Result<u8, Failure> {
-    order(context, name, Request::Stop, "stopped")
+    order_end(context, name, Request::Stop, "stopped")
 }
 
 /// `save`.
 pub fn save(context: &Context, name: &str, folder: &Path) -> Result<u8, Failure> {
     let path = std::path::absolute(folder)?;
-    order(
+    order_end(
         context,
         name,
         Request::Save { path },
-        "saved; it stands still here",
+        "saved, and ended here; `chronovisor restore` lets it go on",
     )
 }
 

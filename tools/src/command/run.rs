@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vmm::guest::{AdmittedVm, BuiltVm, Observer, Outcome, RunningVm, StartError, admit, supervise};
 use vmm::spec::{ImageSource, VmPlan, VmSpec};
@@ -15,8 +15,9 @@ use crate::failure::Failure;
 /// Runs a guest from its specification until it is over.
 pub fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure> {
     let plan = read_plan(&args.spec)?;
-    let show = Show::new(context, &args.show)?;
     let admitted = admit_checked(context, plan.clone(), args.show.force)?;
+    // A refused guest leaves the records of an earlier run alone.
+    let show = Show::new(context, &args.show)?;
     let built = match &plan.image {
         ImageSource::BuiltIn => admitted.build(guest_images::RT_GUEST),
         ImageSource::File(path) => {
@@ -38,7 +39,6 @@ pub fn restore(
     args: &ShowArgs,
 ) -> Result<u8, Failure> {
     let plan = read_plan(spec)?;
-    let show = Show::new(context, args)?;
     let read = |name: &str| -> Result<(std::path::PathBuf, Vec<u8>), Failure> {
         let path = folder.join(name);
         let bytes = std::fs::read(&path)
@@ -51,6 +51,7 @@ pub fn restore(
     let memory = File::open(&memory)
         .map_err(|e| Failure::from(e).while_doing(&format!("{}", memory.display())))?;
     let admitted = admit_checked(context, plan, args.force)?;
+    let show = Show::new(context, args)?;
     watch(context, admitted.restore(state, &memory)?, show)
 }
 
@@ -63,7 +64,10 @@ pub fn read_plan(path: &Path) -> Result<VmPlan, Failure> {
         .map_err(|e| in_file(e.into()))
 }
 
-fn admit_checked(context: &Context, plan: VmPlan, _force: bool) -> Result<AdmittedVm, Failure> {
+fn admit_checked(context: &Context, plan: VmPlan, force: bool) -> Result<AdmittedVm, Failure> {
+    if !force {
+        super::host::admits(context, &plan.requests)?;
+    }
     admit(plan, &context.run_dir).map_err(|error| match error {
         StartError::Refused(_) => Failure::from(error).refused(),
         other => other.into(),
@@ -74,12 +78,12 @@ fn watch(context: &Context, built: BuiltVm, mut show: Show) -> Result<u8, Failur
     // The guest runs before the control plane is there: its first output does not wait for it.
     let running = built.start()?;
     let outcome = supervise_here(context, running, &mut show)?;
-    show.finish()?;
     if context.json {
         println!("{}", serde_json::to_string_pretty(&outcome)?);
     } else {
         eprintln!("{outcome}");
     }
+    show.finish()?;
     Ok(outcome.end.status())
 }
 
@@ -99,33 +103,55 @@ fn supervise_here(
 struct Show {
     /// With `--json` standard output is for the outcome alone.
     output_to_stderr: bool,
-    records: Option<BufWriter<File>>,
-    failed: Option<std::io::Error>,
+    records: Option<Records>,
+}
+
+/// Records that go to a file, until that fails.
+struct Records {
+    path: PathBuf,
+    written: Result<BufWriter<File>, std::io::Error>,
+}
+
+impl Records {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        let file = File::create(path)
+            .map_err(|e| Failure::from(e).while_doing(&path.display().to_string()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            written: Ok(BufWriter::new(file)),
+        })
+    }
+
+    fn write(&mut self, event: &Event) {
+        let Ok(file) = &mut self.written else { return };
+        let written = serde_json::to_writer(&mut *file, event)
+            .map_err(std::io::Error::from)
+            .and_then(|()| file.write_all(b"\n"));
+        if let Err(error) = written {
+            // A full disk does not end the guest; it is told at the end.
+            self.written = Err(error);
+        }
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        let doing = format!("writing the records to {}", self.path.display());
+        self.written
+            .and_then(|mut file| file.flush())
+            .map_err(|e| Failure::from(e).while_doing(&doing))
+    }
 }
 
 impl Show {
     fn new(context: &Context, args: &ShowArgs) -> Result<Self, Failure> {
-        let records = args.records.as_ref().map(|path| {
-            File::create(path)
-                .map_err(|e| Failure::from(e).while_doing(&format!("{}", path.display())))
-        });
+        let records = args.records.as_deref().map(Records::create);
         Ok(Self {
             output_to_stderr: context.json,
-            records: records.transpose()?.map(BufWriter::new),
-            failed: None,
+            records: records.transpose()?,
         })
     }
 
     fn finish(self) -> Result<(), Failure> {
-        if let Some(error) = self.failed {
-            return Err(Failure::from(error).while_doing("writing the records"));
-        }
-        if let Some(mut records) = self.records {
-            records
-                .flush()
-                .map_err(|e| Failure::from(e).while_doing("writing the records"))?;
-        }
-        Ok(())
+        self.records.map_or(Ok(()), Records::finish)
     }
 }
 
@@ -141,16 +167,8 @@ impl Observer for Show {
     }
 
     fn event(&mut self, event: &Event) {
-        let Some(records) = &mut self.records else {
-            return;
-        };
-        let written = serde_json::to_writer(&mut *records, event)
-            .map_err(std::io::Error::from)
-            .and_then(|()| records.write_all(b"\n"));
-        if let Err(error) = written {
-            // A full disk does not end the guest either; it is told at the end.
-            self.failed.get_or_insert(error);
-            self.records = None;
+        if let Some(records) = &mut self.records {
+            records.write(event);
         }
     }
 }

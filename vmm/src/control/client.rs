@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
+use crate::spec::is_name;
+
 use super::{ControlError, MAX_LINE, Reply, ReplyLine, Request, RequestLine, VERSION, socket_path};
 
 /// How long a guest has to answer a user: a pause may have to wait for a throttled thread.
@@ -17,6 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`ControlError`]; `Refused` is the guest's own answer.
 pub async fn call(run_dir: &Path, name: &str, request: Request) -> Result<Reply, ControlError> {
+    let nobody = || ControlError::NoGuest {
+        name: name.to_owned(),
+    };
+    // A name that no guest can have is never made a path.
+    if !is_name(name) {
+        return Err(nobody());
+    }
     let socket = socket_path(run_dir, name);
     match call_within(&socket, request, PATIENCE).await {
         Err(ControlError::Talk { source, .. })
@@ -25,9 +34,7 @@ pub async fn call(run_dir: &Path, name: &str, request: Request) -> Result<Reply,
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
             ) =>
         {
-            Err(ControlError::NoGuest {
-                name: name.to_owned(),
-            })
+            Err(nobody())
         }
         answer => answer,
     }

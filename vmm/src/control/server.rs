@@ -13,6 +13,8 @@ use super::{ControlError, MAX_LINE, Reply, ReplyLine, Request, RequestLine, VERS
 
 /// How long a caller has to send its line.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end of a guest waits for callers to take their answers.
+const FAREWELL: Duration = Duration::from_millis(200);
 /// Calls that wait for the owner.
 const BACKLOG: usize = 16;
 
@@ -53,6 +55,15 @@ impl Server {
         let (calls, inbox) = mpsc::channel(BACKLOG);
         let accepting = tokio::spawn(accept(listener, calls));
         Ok((Self { path, accepting }, inbox))
+    }
+
+    /// Takes the socket away once everybody who has called has an answer: one who asked for the end, too.
+    pub async fn close(self, mut calls: mpsc::Receiver<Call>) {
+        self.accepting.abort();
+        // Every conversation holds a sender; a call that is dropped is answered that the guest is ending.
+        let answers = async { while calls.recv().await.is_some() {} };
+        // Who has not asked yet is not waited for long.
+        let _ = tokio::time::timeout(FAREWELL, answers).await;
     }
 }
 

@@ -163,7 +163,7 @@ impl BuiltVm {
             output,
         } = built;
         // Before the guest runs, and so before it records anything new.
-        let reader = match &self.restored {
+        let reader = match &restored {
             Some(_) => Reader::from_now_on(*machine.layout(), machine.ram()),
             None => Reader::new(*machine.layout()),
         };
@@ -201,7 +201,7 @@ impl BuiltVm {
         Ok(RunningVm {
             ledger: vm.ledger,
             _admitted: vm.admitted,
-            reader: Reader::new(*machine.layout()),
+            reader,
             records: Records::named(vm.plan.tasks.as_deref()),
             plan: vm.plan,
             machine,

@@ -37,7 +37,7 @@ pub async fn supervise(
     run_dir: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, ControlError> {
-    let (_server, mut calls) = Server::start(run_dir, vm.name())?;
+    let (server, mut calls) = Server::start(run_dir, vm.name())?;
     let mut signals = Signals::new().map_err(ControlError::Signals)?;
     let mut announced = Announcements::of(&mut vm).map_err(ControlError::Signals)?;
     let mut poll = interval(POLL);
@@ -76,6 +76,7 @@ pub async fn supervise(
     vm.machine.deliver_coalesced();
     show_output(&mut vm, observer);
     show_records(&mut vm, observer);
+    server.close(calls).await;
     Ok(fate.outcome(&vm))
 }
 
