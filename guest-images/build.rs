@@ -29,7 +29,15 @@ const FOREIGN: [&str; 10] = [
 fn main() -> Result<(), Box<dyn Error>> {
     let crate_dir = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    for watched in ["build.rs", "rt-guest", "rt-abi/src", "rt-abi/Cargo.toml"] {
+    for watched in [
+        "build.rs",
+        "rt-guest/Cargo.lock",
+        "rt-guest/Cargo.toml",
+        "rt-guest/link.ld",
+        "rt-guest/src",
+        "rt-abi/Cargo.toml",
+        "rt-abi/src",
+    ] {
         println!(
             "cargo::rerun-if-changed={}",
             crate_dir.join(watched).display()
@@ -60,7 +68,11 @@ fn build_guest(source: &Path, target_dir: &Path) -> Result<PathBuf, Box<dyn Erro
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(source).join("\x1f"));
     let status = cargo.status()?;
     if !status.success() {
-        return Err(format!("building the guest in {} failed: {status}", source.display()).into());
+        return Err(format!(
+            "building the guest in {} failed: {status}",
+            source.display()
+        )
+        .into());
     }
     Ok(target_dir.join(TARGET).join("release/rt-guest"))
 }
