@@ -41,6 +41,12 @@ impl Failure {
         }
     }
 
+    /// The same failure, with what would help behind.
+    #[must_use]
+    pub fn with_hint(self, hint: &str) -> Self {
+        Self { message: format!("{}; {hint}", self.message), ..self }
+    }
+
     /// Prints it on standard error.
     pub fn print(&self) {
         eprintln!("error: {}", self.message);

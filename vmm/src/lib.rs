@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod device;
 pub mod exit;
 pub mod guest;
+pub mod host;
 pub mod kernel;
 pub mod machine;
 pub mod memory;

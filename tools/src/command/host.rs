@@ -1,5 +1,10 @@
 //! `host`: prepares this machine for promises, undoes that, and tells how fit it is.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sched::host::HostCheck;
+use sched::request::VcpuRequest;
 use serde::Serialize;
 
 use super::Context;
@@ -40,7 +45,51 @@ pub fn host(context: &Context, command: HostCommand) -> Result<u8, Failure> {
                 .to_owned()
             })?;
         }
-        HostCommand::Check { .. } => return Err(Failure::new("soon")),
+        HostCommand::Check { seconds } => check(context, Duration::from_secs(seconds))?,
     }
     Ok(0)
+}
+
+/// Measures the host, shows the result, and keeps it for the guests that will be started.
+fn check(context: &Context, noise: Duration) -> Result<(), Failure> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let total = noise * u32::try_from(cpus).unwrap_or(u32::MAX);
+    let bar = (!context.json).then(|| {
+        let bar = indicatif::ProgressBar::new_spinner();
+        bar.set_message(format!("listening to {cpus} CPUs, {} s in all", total.as_secs()));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        bar
+    });
+    let check = HostCheck::run(&vmm::host::kvm_kind(), noise);
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    std::fs::create_dir_all(&context.run_dir)?;
+    let path = kept(&context.run_dir);
+    let in_file = |e: std::io::Error| Failure::from(e).while_doing(&path.display().to_string());
+    std::fs::write(&path, serde_json::to_vec(&check)?).map_err(in_file)?;
+    context.print(&check, HostCheck::to_string)
+}
+
+/// Where the last check of this host is kept.
+fn kept(run_dir: &Path) -> PathBuf {
+    run_dir.join("host-check.json")
+}
+
+/// Refuses promises finer than the noise that the last `host check` measured; passes where none was made.
+pub fn admits(context: &Context, requests: &[VcpuRequest]) -> Result<(), Failure> {
+    let Ok(bytes) = std::fs::read(kept(&context.run_dir)) else {
+        return Ok(());
+    };
+    // A file of another version says nothing.
+    let Ok(check) = serde_json::from_slice::<HostCheck>(&bytes) else {
+        return Ok(());
+    };
+    let promises = requests.iter().filter_map(|request| Some((request.reservation?, request.cpu)));
+    for (reservation, cpu) in promises {
+        check.admits(reservation, cpu).map_err(|error| {
+            Failure::from(error).with_hint("--force promises it all the same; `chronovisor host check` measures again").refused()
+        })?;
+    }
+    Ok(())
 }
