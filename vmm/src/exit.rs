@@ -1,6 +1,6 @@
 //! What an exit of a vCPU means: a pure decision, apart from what is then done about it.
 
-use kvm_ioctls::VcpuExit;
+pub use kvm_ioctls::VcpuExit;
 use serde::{Deserialize, Serialize};
 
 /// Why a guest is over.

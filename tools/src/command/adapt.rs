@@ -31,7 +31,7 @@ pub fn adapt(context: &Context, args: &AdaptArgs) -> Result<u8, Failure> {
         },
         Some(from) => Request::Transfer(transfer(context, args, from, before, reservation)?),
     };
-    let Reply::Adapted(vcpu) =
+    let Reply::Adapted { vcpu, .. } =
         ask(context, &args.name, request).map_err(|e| Failure::from(e).refused())?
     else {
         return Err(Failure::new(format!(

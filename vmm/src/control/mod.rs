@@ -11,6 +11,7 @@ mod server;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sched::reservation::Reservation;
 use serde::{Deserialize, Serialize};
@@ -87,8 +88,13 @@ pub enum Reply {
     Done,
     /// The status.
     Status(Box<GuestStatus>),
-    /// The vCPU whose reservation was changed.
-    Adapted(Box<VcpuStatus>),
+    /// A reservation was changed.
+    Adapted {
+        /// The vCPU, as it is now.
+        vcpu: Box<VcpuStatus>,
+        /// How long that took: admission, kernel, reading it back, and the other guest where there is one.
+        elapsed: Duration,
+    },
 }
 
 #[derive(Serialize, Deserialize)]

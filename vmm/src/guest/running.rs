@@ -14,7 +14,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::outcome::{GuestStatus, Records, VcpuStatus};
 use crate::clock::Clock;
-use crate::control::Reply;
 use crate::device::SerialOutput;
 use crate::machine::Machine;
 use crate::snapshot::{GuestState, SnapshotError};
@@ -116,7 +115,9 @@ impl VcpuHandle {
         self.desk.ask_account();
         self.kick();
         let asked = Instant::now();
-        while asked.elapsed() < Duration::from_millis(100) {
+        // A thread that has ended has left its last account.
+        let is_over = || self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        while asked.elapsed() < Duration::from_millis(100) && !is_over() {
             if let (Some(account), false) = self.desk.account() {
                 return Some(account);
             }
@@ -338,17 +339,8 @@ impl RunningVm {
         Ok(())
     }
 
-    /// The answer to a change of a vCPU's reservation.
-    ///
-    /// # Errors
-    /// [`ChangeError::NoVcpu`].
-    pub(super) fn adapted(&self, vcpu: usize) -> Result<Reply, ChangeError> {
-        self.reservation(vcpu)?;
-        Ok(Reply::Adapted(Box::new(self.status_after_change(vcpu))))
-    }
-
     /// The status of a vCPU without waiting for a fresh account.
-    fn status_after_change(&self, vcpu: usize) -> VcpuStatus {
+    pub(super) fn status_after_change(&self, vcpu: usize) -> VcpuStatus {
         let handle = &self.vcpus[vcpu];
         VcpuStatus {
             tid: handle.tid().0,

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sched::ledger::Change;
 use vm_memory::{GuestMemoryBackend, WriteVolatile};
 
+use super::outcome::VcpuStatus;
 use super::running::{ChangeError, RunningVm};
 use super::supervise::Fate;
 use crate::control::{Call, ControlError, Reply, Request, Transfer, client};
@@ -38,8 +39,8 @@ pub(super) async fn serve(vm: &mut RunningVm, call: Call, fate: &mut Fate) -> Op
             fate.stop(vm, End::Stopped);
             Ok(Reply::Done)
         }
-        Request::Adapt { vcpu, reservation } => answer(vm.adapt(vcpu, reservation)),
-        Request::Enforce { vcpu, reservation } => answer(vm.enforce(vcpu, reservation)),
+        Request::Adapt { vcpu, reservation } => timed(|| vm.adapt(vcpu, reservation)),
+        Request::Enforce { vcpu, reservation } => timed(|| vm.enforce(vcpu, reservation)),
         Request::Transfer(transfer) => move_budget(vm, &transfer).await,
         Request::Save { path } => {
             let saved = save(vm, &path, &mut event).await;
@@ -54,10 +55,14 @@ pub(super) async fn serve(vm: &mut RunningVm, call: Call, fate: &mut Fate) -> Op
     event
 }
 
-fn answer(result: Result<super::outcome::VcpuStatus, ChangeError>) -> Result<Reply, String> {
-    result
-        .map(|status| Reply::Adapted(Box::new(status)))
-        .map_err(|e| e.to_string())
+/// The answer to a change of a reservation, with how long it took.
+fn timed(change: impl FnOnce() -> Result<VcpuStatus, ChangeError>) -> Result<Reply, String> {
+    let begin = Instant::now();
+    let vcpu = change().map_err(|e| e.to_string())?;
+    Ok(Reply::Adapted {
+        vcpu: Box::new(vcpu),
+        elapsed: begin.elapsed(),
+    })
 }
 
 /// Moves budget from another running guest to this one: both or none.
@@ -68,6 +73,7 @@ fn answer(result: Result<super::outcome::VcpuStatus, ChangeError>) -> Result<Rep
 ///
 /// If 2 fails the ledger goes back; if 3 fails the other guest gets back what it had, too.
 async fn move_budget(vm: &mut RunningVm, transfer: &Transfer) -> Result<Reply, String> {
+    let begin = Instant::now();
     let text = |e: ChangeError| e.to_string();
     if transfer.from == vm.name() {
         return Err(format!(
@@ -111,7 +117,10 @@ async fn move_budget(vm: &mut RunningVm, transfer: &Transfer) -> Result<Reply, S
         });
         return Err(format!("{error}{note}"));
     }
-    vm.adapted(vcpu).map_err(text)
+    Ok(Reply::Adapted {
+        vcpu: Box::new(vm.status_after_change(vcpu)),
+        elapsed: begin.elapsed(),
+    })
 }
 
 async fn ask(socket: &Path, request: Request) -> Result<Reply, ControlError> {
