@@ -53,7 +53,8 @@ pub fn chronovisor() -> Result<PathBuf, BuildError> {
 pub fn executable(package: &str, name: &str) -> Result<PathBuf, BuildError> {
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let built = Command::new(&cargo)
-        .args(["build", "--quiet", "--message-format", "json"])
+        .args(["build", "--quiet"])
+        .args(["--message-format", "json-render-diagnostics"])
         .args([
             "--package",
             package,
@@ -68,7 +69,7 @@ pub fn executable(package: &str, name: &str) -> Result<PathBuf, BuildError> {
     let messages = String::from_utf8_lossy(&built.stdout);
     path_of_artifact(&messages, name).ok_or_else(|| BuildError::Failed {
         name: name.to_owned(),
-        output: String::from_utf8_lossy(&built.stderr).into_owned() + &messages,
+        output: String::from_utf8_lossy(&built.stderr).into_owned(),
     })
 }
 

@@ -262,6 +262,27 @@ impl Guest<'_> {
         }
     }
 
+    /// Waits until the process ends, or for `limit`; whether it has ended.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    #[must_use]
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if self
+                .child
+                .try_wait()
+                .expect("a child can be waited for")
+                .is_some()
+            {
+                return true;
+            }
+            thread::sleep(NAP);
+        }
+        false
+    }
+
     /// Waits until the guest answers, and returns its status.
     ///
     /// # Panics

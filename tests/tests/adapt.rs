@@ -1,0 +1,273 @@
+//! `adapt`: a change is in force at once, or nothing has changed.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use system_tests::requires::Capability;
+use system_tests::user::Guest;
+use system_tests::{Need, User, requires};
+
+const NICE: Need = Need::Capability(Capability::SysNice);
+
+fn spec(runtime: &str, period: &str) -> String {
+    format!(
+        "[guest]\nduration = \"60s\"\nhogs = [0]\n[cpu]\nruntime = {runtime:?}\nperiod = {period:?}\nenforcement = \"tick\"\n"
+    )
+}
+
+/// Runtime and period that the kernel enforces on a thread, in milliseconds, by the words of another program.
+fn in_force(tid: i64) -> (u64, u64) {
+    let told = Command::new("chrt")
+        .args(["--pid", &tid.to_string()])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let numbers: Vec<u64> = told
+        .lines()
+        .filter_map(|line| line.split_once("runtime/deadline/period parameters:"))
+        .flat_map(|(_, numbers)| numbers.split('/'))
+        .filter_map(|number| number.trim().parse().ok())
+        .collect();
+    assert_eq!(numbers.len(), 3, "{told}");
+    (numbers[0] / 1_000_000, numbers[2] / 1_000_000)
+}
+
+/// What `ls` says of a guest's reservation.
+fn in_ledger(user: &User, name: &str) -> String {
+    let listed = user.run(&["--json", "ls"]).expect(0).json();
+    let row = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["name"] == name);
+    row.map_or_else(String::new, |row| row["reservations"].to_string())
+}
+
+fn cpu_time(tid: i64) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/schedstat")).unwrap();
+    let nanos = stat.split(' ').next().and_then(|first| first.parse().ok());
+    Duration::from_nanos(nanos.unwrap())
+}
+
+/// The share of a CPU that a thread gets over `length`.
+fn share(tid: i64, length: Duration) -> f64 {
+    let (begun, before) = (Instant::now(), cpu_time(tid));
+    std::thread::sleep(length);
+    (cpu_time(tid) - before).as_secs_f64() / begun.elapsed().as_secs_f64()
+}
+
+#[test]
+fn a_change_is_in_force_within_a_period() {
+    requires!(Need::Kvm, NICE, Need::Program("chrt"));
+    let user = User::new();
+    let mut guest = user.launch("cv-adapt", &spec("10ms", "50ms"), &[]);
+    let tid = guest.vcpu_thread(0);
+    guest.until("busy", |_| cpu_time(tid) > Duration::from_millis(100));
+    assert_eq!(in_force(tid), (10, 50));
+    let before = share(tid, Duration::from_secs(1));
+    assert!((0.17..0.23).contains(&before), "{before}");
+
+    let text = user
+        .run(&["adapt", "cv-adapt", "--runtime", "30ms"])
+        .expect(0)
+        .stdout;
+    assert!(text.contains("cv-adapt: adapted"), "{text}");
+    assert_eq!(in_force(tid), (30, 50));
+    assert!(
+        in_ledger(&user, "cv-adapt").contains("30"),
+        "{}",
+        in_ledger(&user, "cv-adapt")
+    );
+    let after = share(tid, Duration::from_secs(1));
+    assert!((0.55..0.65).contains(&after), "{after}");
+
+    let adapted = user
+        .run(&[
+            "--json",
+            "adapt",
+            "cv-adapt",
+            "--vcpu",
+            "0",
+            "--runtime",
+            "5ms",
+            "--period",
+            "20ms",
+        ])
+        .expect(0)
+        .json();
+    assert_eq!(
+        adapted["granted"]["request"]["reservation"]["period_ns"],
+        20_000_000
+    );
+    assert_eq!(in_force(tid), (5, 20));
+    guest.stop().expect(0);
+}
+
+#[test]
+fn a_refused_change_leaves_everything_as_it_was() {
+    requires!(Need::Kvm, NICE, Need::Program("chrt"));
+    let user = User::new();
+    let mut guest = user.launch("cv-refused", &spec("10ms", "50ms"), &[]);
+    let mut ordinary = user.launch(
+        "cv-ordinary",
+        "[guest]\nduration = \"60s\"\n[cpu]\nbackend = \"other\"\n",
+        &[],
+    );
+    let tid = guest.vcpu_thread(0);
+    ordinary.status();
+    let ledger = in_ledger(&user, "cv-refused");
+    for (arguments, status, part) in [
+        (&["cv-refused", "--runtime", "60ms"][..], 1, "60 ms"),
+        (&["cv-refused", "--runtime", "49900us"], 3, "fit"),
+        (&["cv-refused", "--period", "50us"], 1, "100 us"),
+        (
+            &["cv-refused", "--vcpu", "1", "--runtime", "5ms"],
+            1,
+            "no vCPU 1",
+        ),
+        (&["cv-refused"], 1, "nothing to change"),
+        (
+            &["cv-refused", "--runtime", "20ms", "--from", "cv-nobody"],
+            1,
+            "cv-nobody",
+        ),
+        (
+            &["cv-refused", "--runtime", "14ms", "--from", "cv-refused"],
+            3,
+            "itself",
+        ),
+        (
+            &["cv-refused", "--runtime", "20ms", "--from", "cv-ordinary"],
+            1,
+            "no reservation",
+        ),
+        (
+            &["cv-ordinary", "--runtime", "20ms", "--period", "50ms"],
+            1,
+            "no reservation",
+        ),
+    ] {
+        let arguments: Vec<&str> = ["adapt"].iter().chain(arguments).copied().collect();
+        let ended = user.run(&arguments).expect(status);
+        assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+        assert_eq!(in_force(tid), (10, 50));
+        assert_eq!(in_ledger(&user, "cv-refused"), ledger);
+    }
+    guest.stop().expect(0);
+    ordinary.stop().expect(0);
+}
+
+/// Two guests that leave no room for a third.
+fn full_host(user: &User) -> (Guest<'_>, Guest<'_>, i64, i64) {
+    let mut giver = user.launch("cv-giver", &spec("20ms", "50ms"), &[]);
+    let mut taker = user.launch("cv-taker", &spec("20ms", "100ms"), &[]);
+    let (from, to) = (giver.vcpu_thread(0), taker.vcpu_thread(0));
+    (giver, taker, from, to)
+}
+
+#[test]
+fn budget_moves_between_two_guests_all_or_nothing() {
+    requires!(Need::Kvm, NICE, Need::Program("chrt"));
+    let user = User::new();
+    let (giver, taker, from, to) = full_host(&user);
+    // 20 of 100 more are 10 of 50 less.
+    user.run(&[
+        "adapt",
+        "cv-taker",
+        "--runtime",
+        "40ms",
+        "--from",
+        "cv-giver",
+    ])
+    .expect(0);
+    assert_eq!((in_force(from), in_force(to)), ((10, 50), (40, 100)));
+    let ledgers = || (in_ledger(&user, "cv-giver"), in_ledger(&user, "cv-taker"));
+    let before = ledgers();
+    // More than it has.
+    let refused = user
+        .run(&[
+            "adapt",
+            "cv-taker",
+            "--runtime",
+            "90ms",
+            "--from",
+            "cv-giver",
+        ])
+        .expect(3);
+    assert!(refused.stderr.contains("cannot give"), "{refused:?}");
+    assert_eq!((in_force(from), in_force(to)), ((10, 50), (40, 100)));
+    assert_eq!(ledgers(), before);
+    // Back again.
+    user.run(&[
+        "adapt",
+        "cv-giver",
+        "--runtime",
+        "20ms",
+        "--from",
+        "cv-taker",
+    ])
+    .expect(0);
+    assert_eq!((in_force(from), in_force(to)), ((20, 50), (20, 100)));
+    taker.stop().expect(0);
+    giver.stop().expect(0);
+}
+
+#[test]
+fn budget_of_a_guest_that_does_not_answer_is_not_taken() {
+    use nix::sys::signal::Signal;
+    requires!(Need::Kvm, NICE, Need::Program("chrt"));
+    let user = User::new();
+    let (giver, taker, from, to) = full_host(&user);
+    let ledger = in_ledger(&user, "cv-taker");
+    giver.signal(Signal::SIGSTOP);
+    let begun = Instant::now();
+    let refused = user.run(&[
+        "adapt",
+        "cv-taker",
+        "--runtime",
+        "40ms",
+        "--from",
+        "cv-giver",
+    ]);
+    giver.signal(Signal::SIGCONT);
+    assert!(refused.code() != 0, "{refused:?}");
+    assert!(begun.elapsed() < Duration::from_secs(35));
+    assert_eq!((in_force(from), in_force(to)), ((20, 50), (20, 100)));
+    assert_eq!(in_ledger(&user, "cv-taker"), ledger);
+    // Both still work.
+    user.run(&[
+        "adapt",
+        "cv-taker",
+        "--runtime",
+        "40ms",
+        "--from",
+        "cv-giver",
+    ])
+    .expect(0);
+    assert_eq!((in_force(from), in_force(to)), ((10, 50), (40, 100)));
+    taker.stop().expect(0);
+    giver.stop().expect(0);
+}
+
+#[test]
+fn budgets_survive_many_changes_in_a_row() {
+    requires!(Need::Kvm, NICE, Need::Program("chrt"));
+    let user = User::new();
+    let exact = spec("10ms", "50ms").replace("enforcement = \"tick\"\n", "");
+    let mut guest = user.launch("cv-many", &exact, &[]);
+    let tid = guest.vcpu_thread(0);
+    for round in 0..20_u64 {
+        let (runtime, period) = (5 + round % 7, 20 + 10 * (round % 3));
+        let (q, p) = (format!("{runtime}ms"), format!("{period}ms"));
+        user.run(&["adapt", "cv-many", "--runtime", &q, "--period", &p])
+            .expect(0);
+        assert_eq!(in_force(tid).1, period);
+    }
+    user.run(&["adapt", "cv-many", "--runtime", "10ms", "--period", "40ms"])
+        .expect(0);
+    let got = share(tid, Duration::from_secs(1));
+    assert!((0.22..0.285).contains(&got), "{got}");
+    let status = guest.status();
+    assert!(status["vcpus"][0]["in_force"]["Ok"].is_object(), "{status}");
+    guest.stop().expect(0);
+}
