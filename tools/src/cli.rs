@@ -168,6 +168,9 @@ pub enum ExperimentCommand {
     CbsKvm(ExperimentArgs),
     /// The least budget without a miss, measured beside what theory predicts.
     Edge(ExperimentArgs),
+    /// A process of an experiment.
+    #[command(subcommand, hide = true)]
+    Part(crate::experiment::part::PartCommand),
 }
 
 /// What every experiment takes.

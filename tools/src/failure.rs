@@ -32,6 +32,12 @@ impl Failure {
         }
     }
 
+    /// The same failure, with this exit status.
+    #[must_use]
+    pub fn with_status(self, status: u8) -> Self {
+        Self { status, ..self }
+    }
+
     /// The same failure, with what was being done in front.
     #[must_use]
     pub fn while_doing(self, what: &str) -> Self {
@@ -44,7 +50,10 @@ impl Failure {
     /// The same failure, with what would help behind.
     #[must_use]
     pub fn with_hint(self, hint: &str) -> Self {
-        Self { message: format!("{}; {hint}", self.message), ..self }
+        Self {
+            message: format!("{}; {hint}", self.message),
+            ..self
+        }
     }
 
     /// Prints it on standard error.
@@ -55,6 +64,12 @@ impl Failure {
     /// The exit status.
     pub fn status(&self) -> u8 {
         self.status
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
     }
 }
 

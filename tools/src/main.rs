@@ -2,8 +2,10 @@
 //!
 //! This crate parses, calls and prints. What it calls lives in `vmm` and `sched`.
 
+mod bench;
 mod cli;
 mod command;
+mod experiment;
 mod failure;
 #[expect(dead_code, reason = "parts of it wait for the experiments")]
 mod report;

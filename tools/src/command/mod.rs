@@ -1,10 +1,13 @@
 //! The commands: one file each, or one for those that belong together.
 
 mod adapt;
+mod bench;
 mod check;
 mod control;
+mod demo;
+mod experiment;
 mod host;
-mod run;
+pub mod run;
 
 use std::path::PathBuf;
 
@@ -58,9 +61,9 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Restore { spec, folder, show } => run::restore(&context, &spec, &folder, &show),
         Command::Adapt(args) => adapt::adapt(&context, &args),
         Command::Host(command) => host::host(&context, command),
-        Command::Demo { .. } | Command::Experiment(_) | Command::Bench(_) => {
-            Err(Failure::new("soon"))
-        }
+        Command::Demo { seconds } => demo::demo(&context, seconds),
+        Command::Experiment(command) => experiment::experiment(&context, command),
+        Command::Bench(args) => bench::bench(&context, &args),
         Command::Spec { .. } => {
             print!("{}", vmm::spec::EXAMPLE);
             Ok(0)

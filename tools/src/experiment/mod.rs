@@ -1,0 +1,27 @@
+//! Experiments: guests, load and neighbours as processes of their own on one CPU, what they recorded, and the report.
+//!
+//! ```text
+//! Stage (one CPU, a partition if it can be had, everything undone at the end)
+//!   └ Part (a process of this program: guest, periodic tasks on the host, neighbour) → records → JobRow → report
+//! ```
+//!
+//! Nothing here decides how a guest runs or what a reservation is: a guest is `chronovisor run`, started as a user would.
+
+pub mod cbs_kvm;
+pub mod date;
+pub mod demo;
+pub mod edge;
+mod error;
+pub mod guest;
+pub mod host;
+pub mod interrupt;
+pub mod jobs;
+pub mod load;
+pub mod neighbour;
+pub mod part;
+pub mod process;
+pub mod progress;
+pub mod scenario;
+pub mod stage;
+
+pub use error::ExperimentError;
