@@ -1,0 +1,51 @@
+//! The peer: QEMU with KVM, running the same image, if it is installed.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Bytes of RAM, in MiB: as much as the guests of this program have.
+const MEMORY: &str = "4";
+
+/// An installed QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    version: String,
+}
+
+impl Qemu {
+    /// The one on the path.
+    pub fn find() -> Option<Self> {
+        let output = Command::new(PROGRAM).arg("--version").output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text.lines().next()?.to_owned();
+        output.status.success().then_some(Self { version })
+    }
+
+    /// What it calls itself.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The command that runs `image` on its smallest machine.
+    pub fn command(&self, image: &Path, line: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["-M", "microvm,memory-backend=ram", "-accel", "kvm"])
+            .args(["-m", MEMORY, "-smp", "1"])
+            // A memfd, so that guest memory can be told from the rest of the process.
+            .arg("-object")
+            .arg(format!("memory-backend-memfd,id=ram,size={MEMORY}M"))
+            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none", "-serial", "stdio"])
+            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+            .arg("-kernel")
+            .arg(image)
+            .args(["-append", line])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        command
+    }
+}
