@@ -1,5 +1,7 @@
 //! Guests of a few instructions of machine code, run by real KVM: what each kind of end looks like.
 
+#![cfg(test)]
+
 use std::time::{Duration, Instant};
 
 use system_tests::requires;
