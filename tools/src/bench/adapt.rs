@@ -212,11 +212,13 @@ impl<'a> Control<'a> {
 
     /// When the first guest's own time began, as far as its uptime tells.
     fn started(&self) -> Result<Instant, Failure> {
+        // The uptime is taken before the guest waits for its vCPUs' accounts, which may be throttled.
+        let asked = Instant::now();
         let Reply::Status(status) = self.ask(FIRST, Request::Status)? else {
             return Err(Failure::new("the guest answered another question"));
         };
         let uptime = Duration::from_secs_f64(status.uptime);
-        Instant::now()
+        asked
             .checked_sub(uptime)
             .ok_or_else(|| Failure::new("the guest claims to run for longer than this host"))
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::{Bench, wait};
 use crate::failure::Failure;
 
 /// This program; by this name it is the same file also after a new one was installed.
-const PROGRAM: &str = "/proc/self/exe";
+pub const PROGRAM: &str = "/proc/self/exe";
 /// How long a guest may take to end beyond its own duration.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -67,10 +67,14 @@ pub struct Guest {
 impl Bench {
     /// The command that runs a guest.
     pub fn command(&self, plan: &GuestPlan) -> Result<Command, Failure> {
+        self.command_of(Path::new(PROGRAM), plan)
+    }
+
+    fn command_of(&self, program: &Path, plan: &GuestPlan) -> Result<Command, Failure> {
         let spec = self
             .scratch
             .write(&format!("{}.toml", plan.name), plan.text().as_bytes())?;
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program);
         command
             .arg("--run-dir")
             .arg(&self.run_dir)
@@ -85,10 +89,15 @@ impl Bench {
 
     /// Starts a guest, waits for its first line of output, and keeps its records.
     pub fn start(&self, plan: &GuestPlan) -> Result<Guest, Failure> {
+        self.start_by(Path::new(PROGRAM), plan)
+    }
+
+    /// The same with another copy of this program.
+    pub fn start_by(&self, program: &Path, plan: &GuestPlan) -> Result<Guest, Failure> {
         let records = self.scratch.path(&format!("{}.records", plan.name));
         let errors = self.scratch.path(&format!("{}.errors", plan.name));
         let mut child = self
-            .command(plan)?
+            .command_of(program, plan)?
             .arg("--records")
             .arg(&records)
             .stderr(File::create(&errors)?)

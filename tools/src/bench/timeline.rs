@@ -36,6 +36,15 @@ impl Timeline {
         Self { from, to, gaps }
     }
 
+    /// The same without gaps shorter than `least`: those are interrupts of the host, which no reservation gives back.
+    #[must_use]
+    pub fn without_interrupts(&self, least: Duration) -> Self {
+        let mut rest = self.clone();
+        rest.gaps
+            .retain(|gap| Duration::from_nanos(gap.1 - gap.0) >= least);
+        rest
+    }
+
     /// The share of every whole window, in per cent.
     pub fn shares(&self, window: Duration) -> Vec<f64> {
         let length = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX).max(1);
