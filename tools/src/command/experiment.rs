@@ -63,9 +63,10 @@ pub fn failure(error: ExperimentError) -> Failure {
 fn text(report: &Report, answer: &Answer) -> String {
     let screen = Screen::of_stdout();
     let mut text = format!("{}\n", report.summary);
-    for section in &report.sections {
+    // The rest is for those who open the report.
+    for section in report.sections.iter().take(2) {
         for table in &section.tables {
-            text += &format!("\n{}\n{}", section.heading, terminal::table(table, screen));
+            text += &format!("\n{}", terminal::table(table, screen));
         }
     }
     text + &format!("\nreport: {}\n", answer.report.display())

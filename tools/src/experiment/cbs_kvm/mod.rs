@@ -80,28 +80,13 @@ pub fn paper_scenarios() -> Result<Vec<Scenario>, ExperimentError> {
         optional: false,
     };
     Ok(vec![
-        scenario("1", "1: host, SCHED_FIFO", Place::Host, false),
-        scenario(
-            "2",
-            "2: guest, host idle",
-            Place::Guest(Share::ORDINARY),
-            false,
-        ),
-        scenario(
-            "3",
-            "3: guest, host loaded",
-            Place::Guest(Share::ORDINARY),
-            true,
-        ),
-        scenario(
-            "4-idle",
-            "4: guest in (28, 50), host idle",
-            Place::Guest(reserved),
-            false,
-        ),
+        scenario("1", "1 host, FIFO", Place::Host, false),
+        scenario("2", "2 guest, idle", Place::Guest(Share::ORDINARY), false),
+        scenario("3", "3 guest, loaded", Place::Guest(Share::ORDINARY), true),
+        scenario("4-idle", "4 (28, 50), idle", Place::Guest(reserved), false),
         scenario(
             "4-loaded",
-            "4: guest in (28, 50), host loaded",
+            "4 (28, 50), loaded",
             Place::Guest(reserved),
             true,
         ),
@@ -117,7 +102,7 @@ fn other_mechanisms() -> Result<Vec<Scenario>, ExperimentError> {
     };
     let by = |backend| Share::reserved(backend, reservation);
     let variants = [
-        ("tick-idle", "tick-loaded", "deadline, tick only", tick),
+        ("tick-idle", "tick-loaded", "tick only", tick),
         (
             "rt-cgroup-idle",
             "rt-cgroup-loaded",
@@ -133,14 +118,12 @@ fn other_mechanisms() -> Result<Vec<Scenario>, ExperimentError> {
         ("fifo-idle", "fifo-loaded", "fifo", by(BackendKind::Fifo)),
     ];
     let both = |(idle, loaded, name, share)| {
-        [(idle, false, "host idle"), (loaded, true, "host loaded")].map(|(key, loaded, host)| {
-            Scenario {
-                key,
-                title: format!("{name}, {host}"),
-                place: Place::Guest(share),
-                loaded,
-                optional: true,
-            }
+        [(idle, false, "idle"), (loaded, true, "loaded")].map(|(key, loaded, host)| Scenario {
+            key,
+            title: format!("{name}, {host}"),
+            place: Place::Guest(share),
+            loaded,
+            optional: true,
         })
     };
     Ok(variants.into_iter().flat_map(both).collect())

@@ -107,8 +107,8 @@ fn paper_section(results: &Results) -> Section {
     let figures = TASKS.iter().map(|task| {
         let title = format!("Response times of {task}");
         let marks = match *task {
-            "t1" => vec![mark(180, "paper 3: max about 180 ms")],
-            _ => vec![mark(80, "paper 1: max a little over 80 ms")],
+            "t1" => vec![mark(180, "paper 3: max about")],
+            _ => vec![mark(80, "paper 1: max a little over")],
         };
         plot(results, (&PAPER_KEYS, task), &title, marks).figure(
             &format!("response-{task}"),
@@ -183,7 +183,7 @@ fn plot(
     results: &Results,
     (keys, task): (&[&str], &str),
     title: &str,
-    mut marks: Vec<Mark>,
+    marks: Vec<Mark>,
 ) -> DistributionPlot {
     let runs = keys.iter().filter_map(|key| {
         let measured = results.measured.iter().find(|m| m.scenario.key == *key)?;
@@ -197,11 +197,6 @@ fn plot(
         })
         .collect();
     let deadline = series.iter().find_map(|s| s.deadline).unwrap_or_default();
-    marks.push(Mark {
-        at: deadline,
-        label: format!("deadline {} ms", deadline.as_millis()),
-        kind: FlagKind::Bound,
-    });
     DistributionPlot {
         title: title.to_owned(),
         quantity: "response time".to_owned(),
