@@ -1,5 +1,7 @@
 //! `adapt`: a change is in force at once, or nothing has changed.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! The command line, as a user meets it: what is done, what is refused, what is said.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! Guests that misbehave: each gets a report and an exit status of its own, and the monitor stays alive meanwhile.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};

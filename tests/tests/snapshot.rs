@@ -1,5 +1,7 @@
 //! A guest that is saved goes on in another process where it stopped, in real time, and lives only once.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

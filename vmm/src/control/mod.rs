@@ -110,6 +110,24 @@ struct ReplyLine {
     reply: Result<Reply, String>,
 }
 
+/// Reads a line that came over the socket.
+///
+/// # Errors
+/// Text for whoever sent it: not a request, or of another version.
+pub fn parse_request(line: &[u8]) -> Result<Request, String> {
+    match serde_json::from_slice::<RequestLine>(line) {
+        Ok(RequestLine {
+            version: VERSION,
+            request,
+        }) => Ok(request),
+        Ok(line) => Err(format!(
+            "protocol version {} is not known; this guest speaks {VERSION}",
+            line.version
+        )),
+        Err(error) => Err(format!("not a request: {error}")),
+    }
+}
+
 /// Why control failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {

@@ -9,7 +9,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{ControlError, MAX_LINE, Reply, ReplyLine, Request, RequestLine, VERSION, socket_path};
+use super::{
+    ControlError, MAX_LINE, Reply, ReplyLine, Request, VERSION, parse_request, socket_path,
+};
 
 /// How long a caller has to send its line.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,16 +98,9 @@ async fn converse(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> std::io:
     let mut line = Vec::new();
     let mut reader = BufReader::new(&mut stream).take(MAX_LINE);
     tokio::time::timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
-    let reply = match serde_json::from_slice::<RequestLine>(&line) {
-        Ok(RequestLine {
-            version: VERSION,
-            request,
-        }) => forward(request, calls).await,
-        Ok(line) => Err(format!(
-            "protocol version {} is not known; this guest speaks {VERSION}",
-            line.version
-        )),
-        Err(error) => Err(format!("not a request: {error}")),
+    let reply = match parse_request(&line) {
+        Ok(request) => forward(request, calls).await,
+        Err(reason) => Err(reason),
     };
     let mut answer = serde_json::to_vec(&ReplyLine {
         version: VERSION,
