@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use system_tests::emulated_host::{EmulatedHost, HostError, Outcome};
-use system_tests::{Need, requires};
+use system_tests::{Need, built, requires};
 
 const SHORT: Duration = Duration::from_secs(20);
 
@@ -111,3 +113,137 @@ fn a_kernel_that_dies_is_an_error_that_names_the_case_and_shows_the_console() {
     assert_eq!(state, "stopped during the case `crash`");
     assert!(console.contains("sysrq triggered crash"), "{console}");
 }
+
+/// A task set that an emulated CPU in an emulated CPU keeps up with.
+const SLOW_TASKS: &str =
+    "duration = \"2s\"\n[[guest.task]]\nname = \"a\"\nexecution = \"20ms\"\nperiod = \"500ms\"\n";
+
+/// Writes a specification to `/NAME.toml`.
+fn write_spec(name: &str, guest: &str, cpu: &str) -> String {
+    format!("cat >/{name}.toml <<'END'\nname = \"{name}\"\n[guest]\n{guest}[cpu]\n{cpu}END\n")
+}
+
+/// A script that runs a guest and shows its records.
+fn run_script(name: &str, guest: &str, cpu: &str) -> String {
+    write_spec(name, guest, cpu)
+        + &format!("chronovisor run /{name}.toml --records /{name}.records && cat /{name}.records")
+}
+
+/// The records that a script has shown.
+fn jobs(output: &str) -> Vec<Value> {
+    output
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|record| record["event"] == "job")
+        .collect()
+}
+
+/// That the jobs of a task are numbered one after the other, released on its grid, and took what they should.
+#[track_caller]
+fn assert_sane(jobs: &[Value], task: u64, least: usize) {
+    let of_task: Vec<&Value> = jobs.iter().filter(|job| job["task"] == task).collect();
+    assert!(of_task.len() >= least, "task {task}: {jobs:?}");
+    let number = |job: &Value, key: &str| {
+        let number = job[key].as_u64();
+        number.unwrap_or_else(|| panic!("{key}: {job}"))
+    };
+    let origin = number(of_task[0], "release");
+    for (expected, job) in (0..).zip(&of_task) {
+        assert_eq!(number(job, "job"), expected, "{jobs:?}");
+        assert_eq!(
+            number(job, "release"),
+            origin + expected * 500_000_000,
+            "{job}"
+        );
+        let executed = number(job, "executed");
+        assert!((19_999_000..100_000_000).contains(&executed), "{job}");
+    }
+}
+
+#[test]
+fn real_time_guests_run_on_ordinary_kvm_and_cgroup_version_2() {
+    requires!(Need::EmulatedHost);
+    let long = Duration::from_secs(60);
+    let two = SLOW_TASKS.to_owned()
+        + "[[guest.task]]\nname = \"b\"\nexecution = \"20ms\"\nperiod = \"500ms\"\nvcpu = 1\n";
+    let reservation = "runtime = \"200ms\"\nperiod = \"400ms\"\ncpu = 1\n";
+    let ordinary = "backend = \"other\"\n";
+    let report = EmulatedHost::new()
+        .executable(built::chronovisor().unwrap())
+        .program("chrt")
+        .case("one", long, &run_script("one", SLOW_TASKS, ordinary))
+        .case("two", long, &run_script("two", &two, ordinary))
+        .case("prepare", SHORT, "chronovisor host prepare --cpus 1")
+        .case(
+            "reserved",
+            long,
+            &run_script("reserved", SLOW_TASKS, reservation),
+        )
+        .case(
+            "adapted",
+            long,
+            &(write_spec("adapted", &SLOW_TASKS.replace("2s", "60s"), reservation) + ADAPT),
+        )
+        .case(
+            "saved",
+            long,
+            &(write_spec("saved", &SLOW_TASKS.replace("2s", "60s"), reservation) + SAVE),
+        )
+        .case("restore", SHORT, "chronovisor host restore")
+        .case("faults", long, FAULTS)
+        .boot()
+        .unwrap();
+    println!("the host ran for {:?}", report.wall);
+    let output = |name| report.case(name).assert_success();
+    assert!(output("prepare").contains("prepared"));
+    assert!(output("restore").contains("restored"));
+    assert_sane(&jobs(output("one")), 0, 3);
+    assert_sane(&jobs(output("two")), 0, 3);
+    assert_sane(&jobs(output("two")), 1, 3);
+    assert_sane(&jobs(output("reserved")), 0, 3);
+    let adapted = output("adapted");
+    assert!(adapted.contains("/400000000/400000000"), "{adapted}");
+    assert!(adapted.contains("/300000000/300000000"), "{adapted}");
+    assert_sane(&jobs(output("saved")), 0, 6);
+    let faults = output("faults");
+    for part in ["triple 101", "hang 106", "ud 82", "triple-faulted"] {
+        assert!(faults.contains(part), "{part}: {faults}");
+    }
+}
+
+const ADAPT: &str = r#"
+chronovisor run /adapted.toml >/dev/null &
+until chronovisor status adapted >/dev/null 2>&1; do sleep 0.1; done
+tid=$(chronovisor status adapted | sed -n 's/.*(thread \([0-9]*\)).*/\1/p')
+chrt --pid $tid
+chronovisor adapt adapted --runtime 100ms --period 300ms || exit 1
+chrt --pid $tid
+chronovisor adapt adapted --runtime 400ms 2>&1 && exit 2
+chronovisor stop adapted || exit 3
+wait
+"#;
+
+// The restored guest is stopped before it ends by itself: the emulator lets a task use ports only while the task register
+// says "available TSS", and what KVM tells and takes is "busy TSS", as real processors have it.
+const SAVE: &str = r#"
+some_jobs() {
+    until chronovisor status saved 2>/dev/null | grep -qE ' ([3-9]|[1-9][0-9]+) jobs'; do sleep 0.2; done
+}
+chronovisor run /saved.toml --records /first.records &
+some_jobs
+chronovisor save saved /folder || exit 1
+wait
+chronovisor restore /saved.toml /folder --records /second.records &
+some_jobs
+chronovisor stop saved || exit 2
+wait
+cat /first.records /second.records
+"#;
+
+const FAULTS: &str = r#"
+for fault in triple hang ud; do
+    printf 'name = "f"\n[guest]\ncommand_line = "fault=%s"\nwatchdog = "2s"\n[cpu]\nbackend = "other"\n' $fault >/f.toml
+    chronovisor run /f.toml
+    echo $fault $?
+done
+"#;
