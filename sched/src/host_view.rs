@@ -1,6 +1,7 @@
 //! The kernel's side of admission: limits, partitions, and the SCHED_DEADLINE threads that nobody entered.
 
-use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -102,14 +103,43 @@ pub(crate) fn granted_by_kernel(vm: &str, vcpu: usize, thread: &DeadlineThread) 
     })
 }
 
+/// A kernel setting whose file stays open.
+struct Sysctl {
+    path: &'static str,
+    file: OnceLock<Option<File>>,
+}
+
+impl Sysctl {
+    const fn new(path: &'static str) -> Self {
+        Self {
+            path,
+            file: OnceLock::new(),
+        }
+    }
+
+    /// Its value now; `None` where the kernel has no such setting.
+    fn read(&self) -> Option<i64> {
+        let file = self
+            .file
+            .get_or_init(|| File::open(self.path).ok())
+            .as_ref()?;
+        let mut text = [0; 32];
+        let length = file.read_at(&mut text, 0).ok()?;
+        std::str::from_utf8(&text[..length])
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+}
+
 /// The limits in force (Documentation/scheduler/sched-rt-group.rst; the fair server came with Linux 6.12).
 pub fn limits() -> Limits {
-    let sysctl = |name| {
-        let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
-        text.trim().parse::<i64>().ok()
-    };
-    let runtime = sysctl("sched_rt_runtime_us").unwrap_or(950_000);
-    let period = sysctl("sched_rt_period_us").unwrap_or(1_000_000);
+    // Kept open: they are read for every change of a reservation.
+    static RUNTIME: Sysctl = Sysctl::new("/proc/sys/kernel/sched_rt_runtime_us");
+    static PERIOD: Sysctl = Sysctl::new("/proc/sys/kernel/sched_rt_period_us");
+    let runtime = RUNTIME.read().unwrap_or(950_000);
+    let period = PERIOD.read().unwrap_or(1_000_000);
     let us = |value: i64| Duration::from_micros(value.max(0).unsigned_abs());
     let realtime = if runtime < 0 {
         Bandwidth::ONE

@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use kvm_bindings::{KVM_CAP_HALT_POLL, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
+use kvm_bindings::{CpuId, KVM_CAP_HALT_POLL, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, ReadVolatile,
@@ -102,21 +102,30 @@ pub struct Built {
 
 /// Builds a machine without an image: memory is zero, vCPUs are in reset.
 ///
+/// `elsewhere` runs a closure on another thread, on another CPU if there is one: what KVM can tell of CPUID takes as long
+/// to collect as memory to make.
+///
 /// # Errors
 /// [`MachineError`]; everything made so far is gone again.
-pub fn build(plan: MachinePlan) -> Result<Built, MachineError> {
+pub fn build(
+    plan: MachinePlan,
+    elsewhere: impl FnOnce(Box<dyn FnOnce() + Send>),
+) -> Result<Built, MachineError> {
     let kvm = open()?;
     // Before memory: while pages are being locked, creating a VM would wait for them.
     let vm = create_vm(&kvm, plan.vcpus)?;
-    std::thread::scope(|scope| {
-        let ram = scope.spawn(|| memory::create(plan.memory));
-        let vcpus = create_vcpus(&kvm, &vm, plan.vcpus)?;
-        // A panic in there has already ended the process (panic = abort).
-        let ram = ram
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        assemble(plan, vm, vcpus, ram)
-    })
+    let (answer, cpuid) = std::sync::mpsc::channel();
+    elsewhere(Box::new(move || {
+        // If nobody waits for it any more the build has failed.
+        let _ = answer.send(kvm.get_supported_cpuid(MAX_CPUID_ENTRIES));
+    }));
+    let ram = memory::create(plan.memory)?;
+    let cpuid = cpuid
+        .recv()
+        .map_err(|_| MachineError::Missing("CPUID table"))?;
+    let cpuid = cpuid.map_err(call("tell its CPUID"))?;
+    let vcpus = create_vcpus(&vm, &cpuid, plan.vcpus)?;
+    assemble(plan, vm, vcpus, ram)
 }
 
 /// Puts VM, vCPUs and memory together and adds the devices.
@@ -309,16 +318,13 @@ fn enable(vm: &VmFd, cap: u32, argument: u64) -> Result<(), kvm_ioctls::Error> {
     vm.enable_cap(&cap)
 }
 
-fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u32) -> Result<Vec<VcpuFd>, MachineError> {
-    let supported = kvm
-        .get_supported_cpuid(MAX_CPUID_ENTRIES)
-        .map_err(call("tell its CPUID"))?;
+fn create_vcpus(vm: &VmFd, supported: &CpuId, count: u32) -> Result<Vec<VcpuFd>, MachineError> {
     (0..count)
         .map(|index| {
             let vcpu = vm
                 .create_vcpu(u64::from(index))
                 .map_err(call("create a vCPU"))?;
-            vcpu.set_cpuid2(&cpu::cpuid(&supported, index, count))
+            vcpu.set_cpuid2(&cpu::cpuid(supported, index, count))
                 .map_err(call("set CPUID"))?;
             Ok(vcpu)
         })

@@ -19,8 +19,7 @@ use sched::account::{Account, AccountSnapshot};
 use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
 use sched::kernel::Tid;
-use sched::partition::Partition;
-use sched::request::{BackendKind, Enforcement, Granted, Placement};
+use sched::request::{BackendKind, Enforcement, Granted};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -211,9 +210,13 @@ pub fn kick(thread: &std::thread::JoinHandle<()>) {
     let _ = nix::sys::pthread::pthread_kill(thread.as_pthread_t(), KICK);
 }
 
+/// Work that a recruit does before it is given its vCPU.
+pub type Errand = Box<dyn FnOnce() + Send>;
+
 /// A vCPU's thread that waits for its vCPU. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Recruit {
+    errands: Sender<Errand>,
     assignments: Sender<Assignment>,
     thread: JoinHandle<()>,
 }
@@ -226,35 +229,35 @@ impl Recruit {
     /// What the system says to another thread.
     pub fn start(index: usize, granted: &Granted) -> std::io::Result<Self> {
         let (assignments, inbox) = std::sync::mpsc::channel();
-        let placement = granted.placement;
+        let (errands, work) = std::sync::mpsc::channel::<Errand>();
+        let granted = granted.clone();
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || {
-                move_early(placement);
+                // A failure shows, with its reason, when the reservation is put in force.
+                let _ = backend::move_ahead(&granted);
+                work.into_iter().for_each(|errand| errand());
                 if let Ok(assignment) = inbox.recv() {
                     run(assignment);
                 }
             })?;
         Ok(Self {
+            errands,
             assignments,
             thread,
         })
     }
 
+    /// Has the thread do something meanwhile, on its own CPU.
+    pub fn perform(&self, errand: Errand) {
+        // The thread waits for this and nothing else; it cannot be gone.
+        let _ = self.errands.send(errand);
+    }
+
     /// Hands the thread its vCPU.
     pub fn assign(self, assignment: Assignment) -> JoinHandle<()> {
-        // The thread waits for this and nothing else; it cannot be gone.
         let _ = self.assignments.send(assignment);
         self.thread
-    }
-}
-
-/// Moves this thread to its partition. A failure shows, with its reason, when the reservation is put in force.
-fn move_early(placement: Placement) {
-    if let Placement::Partition { cpu } = placement
-        && let Some(partition) = Partition::of(cpu)
-    {
-        let _ = partition.join(Tid::current());
     }
 }
 

@@ -194,7 +194,7 @@ fn enter(tid: Tid, placement: Placement) -> Result<Home, BackendError> {
 
 /// As an ordinary thread it could wait there for most of a second behind a busy SCHED_FIFO thread, so it moves at the
 /// highest priority.
-fn enter_partition(tid: Tid, cpu: u32) -> Result<Partition, BackendError> {
+pub(super) fn enter_partition(tid: Tid, cpu: u32) -> Result<Partition, BackendError> {
     let highest = Policy::Fifo { priority: 99 };
     if let Err(errno) = set_policy(tid, highest) {
         tracing::debug!(tid = tid.0, %errno, "moving as an ordinary thread");

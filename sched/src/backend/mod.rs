@@ -76,6 +76,18 @@ pub fn apply(tid: Tid, granted: &Granted) -> Result<Box<dyn CpuReservation>, Bac
     })
 }
 
+/// Moves the calling thread to where a grant wants it, ahead of [`apply`]: joining a partition is waiting for the most
+/// part, which the caller may spend otherwise. The thread then has the highest SCHED_FIFO priority until [`apply`].
+///
+/// # Errors
+/// What [`apply`] would say.
+pub fn move_ahead(granted: &Granted) -> Result<(), BackendError> {
+    match granted.placement {
+        Placement::Partition { cpu } => deadline::enter_partition(Tid::current(), cpu).map(|_| ()),
+        _ => Ok(()),
+    }
+}
+
 /// Restricts a thread to its CPU, where the placement is one.
 fn pin(tid: Tid, placement: Placement) -> Result<(), BackendError> {
     let Placement::Pinned { cpu } = placement else {

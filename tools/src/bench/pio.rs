@@ -79,13 +79,16 @@ fn median_of(command: &mut Command) -> Result<Duration, Failure> {
 /// What a vCPU thread does between two KVM_RUN for such an access: the decision, the bus, the coalesced output. Measured
 /// without KVM, so that no clock is read in the running loop.
 fn serve_exits() -> Result<Duration, Failure> {
-    let built = machine::build(MachinePlan {
-        memory: MemoryPlan {
-            size: ByteSize::mebibytes(4),
-            hugepages: false,
+    let built = machine::build(
+        MachinePlan {
+            memory: MemoryPlan {
+                size: ByteSize::mebibytes(4),
+                hugepages: false,
+            },
+            vcpus: 1,
         },
-        vcpus: 1,
-    })?;
+        |errand| errand(),
+    )?;
     let machine = &built.machine;
     let mut rounds = Vec::new();
     for _ in 0..9 {

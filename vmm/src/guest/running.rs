@@ -25,6 +25,9 @@ use crate::vcpu::{Command, Desk, Order, VcpuEvent, kick};
 /// SCHED_DEADLINE (4.19 s): the thread may be throttled at the moment.
 const PATIENCE: Duration = Duration::from_secs(6);
 
+/// How long a status waits for a fresh account: a throttled thread has none, and its last one is no older than a period.
+const ACCOUNT_PATIENCE: Duration = Duration::from_millis(10);
+
 /// Why a running guest's reservation was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
@@ -117,7 +120,7 @@ impl VcpuHandle {
         let asked = Instant::now();
         // A thread that has ended has left its last account.
         let is_over = || self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-        while asked.elapsed() < Duration::from_millis(100) && !is_over() {
+        while asked.elapsed() < ACCOUNT_PATIENCE && !is_over() {
             if let (Some(account), false) = self.desk.account() {
                 return Some(account);
             }

@@ -110,10 +110,12 @@ impl AdmittedVm {
 
     fn machine(&self) -> Result<Built, MachineError> {
         let vcpus = u32::try_from(self.plan.requests.len()).unwrap_or(u32::MAX);
-        machine::build(MachinePlan {
+        let plan = MachinePlan {
             memory: self.plan.memory,
             vcpus,
-        })
+        };
+        // There is a vCPU, so there is a recruit.
+        machine::build(plan, |errand| self.recruits[0].perform(errand))
     }
 
     /// Builds the machine and loads `image` into it.
