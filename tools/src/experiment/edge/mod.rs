@@ -26,7 +26,6 @@ use sched::analysis::{self, Phase, Supply, Task};
 use sched::budget::default_surplus;
 use sched::request::{BackendKind, VcpuRequest};
 use sched::reservation::Reservation;
-use vmm::telemetry::Event;
 use vmm::units::Span;
 
 use super::guest::{GuestPlan, Share};
@@ -53,8 +52,6 @@ pub const NEIGHBOUR_PERIOD: Duration = Duration::from_millis(47);
 const START: Duration = Duration::from_millis(20);
 /// What is left free when the neighbour fills the CPU, so that rounding does not decide.
 const SLACK: Duration = Duration::from_micros(5);
-/// The length of the run that finds the server's phase.
-const AIM: Duration = Duration::from_millis(600);
 const LISTEN: Duration = Duration::from_secs(2);
 const QUICK_LISTEN: Duration = Duration::from_millis(500);
 
@@ -74,8 +71,8 @@ pub struct Configuration {
     pub hog: bool,
     /// Whether a neighbour fills the CPU.
     pub neighbour: bool,
-    /// Run by run: how long after the beginning of a server's period the releases are to fall, where a hog keeps the
-    /// server going; otherwise what is added to the first release.
+    /// Run by run: how long after the beginning of a server's period the releases fall, where a hog keeps the server
+    /// going; otherwise what is added to the first release.
     pub phases: Vec<Duration>,
     /// The budgets.
     pub budgets: Vec<Duration>,
@@ -123,10 +120,20 @@ pub fn tasks() -> [Task; 2] {
 }
 
 fn task_set(configuration: &Configuration, phase: Duration) -> Result<TaskSet, ExperimentError> {
+    // The hog begins with the run: waking for it starts the server's first period, and the others follow. Releases
+    // that come later by an offset find the server at that phase for good.
+    let (start, offset) = match configuration.hog {
+        true => (START, phase),
+        false => (START + phase, Duration::ZERO),
+    };
+    let later = |task| rt_abi::taskset::Task {
+        offset: nanos(offset),
+        ..task
+    };
     let set = Builder::new(Policy::RateMonotonic, configuration.duration)
-        .periodic("t1", ms(30), ms(150))
-        .periodic("t2", ms(50), ms(200))
-        .options(|set| set.start = nanos(START + phase));
+        .periodic_with("t1", ms(30), ms(150), later)
+        .periodic_with("t2", ms(50), ms(200), later)
+        .options(|set| set.start = nanos(start));
     built(if configuration.hog { set.hog(0) } else { set })
 }
 
@@ -325,70 +332,12 @@ fn sweep(
         points: Vec::new(),
         rows: Vec::new(),
     };
-    if swept.configuration.hog {
-        aim(stage, &mut swept.configuration, progress)?;
-    }
     for budget in swept.configuration.budgets.clone() {
         let (point, rows) = measure(stage, (&swept.configuration, budget), limits, progress)?;
         swept.points.push(point);
         swept.rows.extend(rows);
     }
     Ok(swept)
-}
-
-/// Turns the phases wanted, relative to the server's periods, into what has to be added to the first release.
-///
-/// From the guest's start to its server's first period always passes about the same time. A short run without neighbour
-/// tells it: the hog sees its server's periods begin.
-fn aim(
-    stage: &Stage,
-    configuration: &mut Configuration,
-    progress: &mut Progress,
-) -> Result<(), ExperimentError> {
-    progress.step("finding the server's phase", AIM);
-    let trial = Configuration {
-        duration: AIM,
-        phases: Vec::new(),
-        budgets: Vec::new(),
-        ..*configuration
-    };
-    let set = task_set(&trial, Duration::ZERO)?;
-    let share = Share::reserved(BackendKind::Deadline, Reservation::new(ms(28), PERIOD)?);
-    let run = GuestPlan { set: &set, share }.run(stage, progress)?;
-    let Some(found) = phase_of_releases(&run.events) else {
-        return Ok(());
-    };
-    for phase in &mut configuration.phases {
-        let later = nanos(*phase) + nanos(PERIOD) - found;
-        *phase = Duration::from_nanos(later % nanos(PERIOD));
-    }
-    Ok(())
-}
-
-/// How long after the beginning of a server's period the releases fall, in nanoseconds: the median over the blackouts
-/// that the hog saw end.
-fn phase_of_releases(events: &[Event]) -> Option<u64> {
-    let release = events.iter().find_map(|event| match event {
-        Event::Job(job) => Some(job.release),
-        _ => None,
-    })?;
-    let period = nanos(PERIOD);
-    let begins: Vec<u64> = events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Gap(gap) if gap.end - gap.start > period / 5 => Some(gap.end),
-            _ => None,
-        })
-        .collect();
-    // Relative to the first one, so that phases on both sides of zero are not far apart.
-    let first = *begins.first()? % period;
-    let mut offsets: Vec<u64> = begins
-        .iter()
-        .map(|at| (at + period + period / 2 - first) % period)
-        .collect();
-    offsets.sort_unstable();
-    let begin = offsets[offsets.len() / 2] + first + period / 2;
-    Some((release + 2 * period - begin % period) % period)
 }
 
 /// All runs with one budget.
@@ -499,43 +448,6 @@ mod tests {
                 assert!(budgets[0] < predicted && *budgets.last().unwrap() > predicted);
             }
         }
-    }
-
-    #[test]
-    fn the_phase_of_releases_is_found_also_where_it_wraps_around() {
-        let gap = |end: u64| {
-            Event::Gap(vmm::telemetry::Gap {
-                vcpu: 0,
-                task: 2,
-                start: end - 22_000_000,
-                end,
-            })
-        };
-        let job = |release| {
-            Event::Job(vmm::telemetry::Job {
-                vcpu: 0,
-                task: 0,
-                job: 0,
-                release,
-                woken: 0,
-                start: release,
-                finish: release,
-                deadline: release,
-                executed: 0,
-            })
-        };
-        for release in [30_000_000, 50_100_000, 99_900_000] {
-            // Periods begin at 50 ms and its multiples, seen a little early and late.
-            let events = [
-                gap(99_990_000),
-                job(release),
-                gap(150_010_000),
-                gap(200_000_000),
-            ];
-            let found = phase_of_releases(&events).unwrap();
-            assert_eq!(found, release % 50_000_000);
-        }
-        assert_eq!(phase_of_releases(&[job(1)]), None);
     }
 
     #[test]
