@@ -7,7 +7,6 @@ mod cli;
 mod command;
 mod experiment;
 mod failure;
-#[expect(dead_code, reason = "parts of it wait for the experiments")]
 mod report;
 
 use std::process::ExitCode;

@@ -162,13 +162,31 @@ fn noise_of(cpu: u32, listen: Duration) -> Option<CpuNoise> {
     noise::measure(&[cpu], listen).ok()?.into_iter().next()
 }
 
-/// Time taken from a CPU by a hypervisor, from /proc/stat (proc_stat(5), "steal"; in hundredths of a second, USER_HZ).
+/// Time taken from a CPU by a hypervisor.
 fn stolen(cpu: u32) -> Option<Duration> {
+    times(cpu)?.get(STEAL).copied()
+}
+
+/// Time a CPU was not idle, as far as the kernel's ticks tell.
+pub fn busy(cpu: u32) -> Duration {
+    let times = times(cpu).unwrap_or_default();
+    let idle: Duration = times.iter().skip(IDLE).take(2).sum();
+    // The last two, guests of this host, are in user time already.
+    times.iter().take(STEAL + 1).sum::<Duration>() - idle
+}
+
+/// Places in a line of /proc/stat (proc_stat(5)): user, nice, system, idle, iowait, irq, softirq, steal, guest...
+const IDLE: usize = 3;
+const STEAL: usize = 7;
+
+/// What a CPU spent its time on, in hundredths of a second (USER_HZ).
+fn times(cpu: u32) -> Option<Vec<Duration>> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let name = format!("cpu{cpu}");
     let line = stat
         .lines()
         .find(|line| line.split_whitespace().next() == Some(&name))?;
-    let ticks: u64 = line.split_whitespace().nth(8)?.parse().ok()?;
-    Some(Duration::from_millis(ticks * 10))
+    let values = line.split_whitespace().skip(1).map(str::parse::<u64>);
+    let times = values.map(|ticks| ticks.map(|ticks| Duration::from_millis(ticks * 10)));
+    times.collect::<Result<_, _>>().ok()
 }

@@ -127,6 +127,7 @@ impl TaskFigures {
             misses: self.misses,
             unfinished: self.responses.unfinished(),
             min_ms: ms(self.responses.min()),
+            p1_ms: ms(self.responses.quantile(Quantile::P1)),
             avg_ms: ms(self.responses.mean()),
             p99_ms: ms(self.responses.quantile(Quantile::P99)),
             max_ms: ms(self.responses.longest_measured()),
@@ -149,6 +150,8 @@ pub struct TaskSummary {
     pub unfinished: usize,
     /// Shortest response time.
     pub min_ms: Option<f64>,
+    /// 1 in 100 took at most this.
+    pub p1_ms: Option<f64>,
     /// Mean of the jobs that finished.
     pub avg_ms: Option<f64>,
     /// 99 in 100 took at most this.

@@ -23,5 +23,6 @@ pub mod process;
 pub mod progress;
 pub mod scenario;
 pub mod stage;
+pub mod trace;
 
 pub use error::ExperimentError;

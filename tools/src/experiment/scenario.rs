@@ -1,9 +1,9 @@
 //! One run: a task set on the host or in a guest, with or without load beside it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest_images::taskset::Builder;
-use rt_abi::taskset::{Policy, TaskSet};
+use rt_abi::taskset::{Policy, Task, TaskSet};
 use sched::account::AccountSnapshot;
 use sched::request::Granted;
 use vmm::telemetry::Event;
@@ -14,7 +14,7 @@ use super::part::owner;
 use super::process::Part;
 use super::progress::Progress;
 use super::stage::Stage;
-use super::{ExperimentError, interrupt};
+use super::{ExperimentError, host, interrupt};
 use crate::report::jobs_csv::JobRow;
 
 /// What runs the task set.
@@ -46,6 +46,10 @@ pub struct Scenario {
 pub struct Ran {
     /// Every job.
     pub rows: Vec<JobRow>,
+    /// What they were made of, gaps included.
+    pub events: Vec<Event>,
+    /// The share of the CPU that anything but the vCPU used, on a host without our load.
+    pub others: Option<f64>,
     /// The figures of each task.
     pub tasks: Vec<TaskFigures>,
     /// What the vCPU was supplied.
@@ -67,10 +71,11 @@ const fn ms(count: u64) -> Duration {
 
 /// The task set of the paper, rate monotonic: t1 (30 ms, 150 ms), t2 (50 ms, 200 ms).
 pub fn paper_tasks(duration: Duration) -> Result<TaskSet, ExperimentError> {
+    let with_gaps = |task| Task { gaps: true, ..task };
     built(
         Builder::new(Policy::RateMonotonic, duration)
-            .periodic("t1", ms(30), ms(150))
-            .periodic("t2", ms(50), ms(200)),
+            .periodic_with("t1", ms(30), ms(150), with_gaps)
+            .periodic_with("t2", ms(50), ms(200), with_gaps),
     )
 }
 
@@ -116,10 +121,20 @@ impl Scenario {
         plan: &GuestPlan,
         progress: &Progress,
     ) -> Result<Ran, ExperimentError> {
+        let (began, busy) = (Instant::now(), host::busy(stage.cpu));
         let run = plan.run(stage, progress)?;
+        let (lasted, busy) = (began.elapsed(), host::busy(stage.cpu).saturating_sub(busy));
         let vcpu = run.outcome.status.vcpus.into_iter().next();
         let (account, granted) = vcpu.map_or((None, None), |v| (v.account, Some(v.granted)));
-        Ok(self.ran(plan.set, &run.events, account, granted))
+        let others = account.as_ref().filter(|_| !self.loaded).map(|account| {
+            busy.saturating_sub(account.consumed).as_secs_f64() / lasted.as_secs_f64()
+        });
+        Ok(Ran {
+            account,
+            granted,
+            others,
+            ..self.ran(plan.set, run.events)
+        })
     }
 
     fn on_host(
@@ -135,23 +150,18 @@ impl Scenario {
         part.ready()?;
         let patience = Duration::from_nanos(set.duration) + Duration::from_secs(10);
         part.finish(patience, || progress.tick())?;
-        Ok(self.ran(set, &read_events(&records)?, None, None))
+        Ok(self.ran(set, read_events(&records)?))
     }
 
-    fn ran(
-        &self,
-        set: &TaskSet,
-        events: &[Event],
-        account: Option<AccountSnapshot>,
-        granted: Option<Granted>,
-    ) -> Ran {
-        let rows = rows(self.key, set, events);
-        let tasks = TaskFigures::of(set, &rows);
+    fn ran(&self, set: &TaskSet, events: Vec<Event>) -> Ran {
+        let rows = rows(self.key, set, &events);
         Ran {
+            tasks: TaskFigures::of(set, &rows),
             rows,
-            tasks,
-            account,
-            granted,
+            events,
+            others: None,
+            account: None,
+            granted: None,
         }
     }
 }

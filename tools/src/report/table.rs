@@ -56,13 +56,6 @@ impl Cell {
         })
     }
 
-    /// A time in microseconds, or [`Cell::Missing`].
-    pub fn micros(value: impl Into<Option<Duration>>, decimals: usize) -> Self {
-        value.into().map_or(Self::Missing, |time| {
-            Self::number(time.as_secs_f64() * 1e6, decimals)
-        })
-    }
-
     /// A verdict on `target`.
     pub fn judged(is_met: bool, target: impl Into<String>) -> Self {
         let verdict = if is_met {

@@ -6,6 +6,7 @@
 //! (28 ms, 50 ms). Beyond the paper, the last step once more for each mechanism that could hold the reservation, and
 //! with budgets ended on the kernel's tick.
 
+mod figures;
 mod report;
 
 pub use report::figure_cells;

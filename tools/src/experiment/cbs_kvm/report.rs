@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::figures::{ENFORCEMENTS, TASKS, blackouts, figures, figures_of, plot, schedule};
 use super::{Measured, Results};
 use crate::cli::ExperimentArgs;
 use crate::experiment::jobs::{TaskFigures, distance};
 use crate::experiment::scenario::Ran;
-use crate::report::distribution_plot::{DistributionPlot, Mark, Series, Shape, TimeAxis};
+use crate::report::distribution_plot::Mark;
 use crate::report::flags::FlagKind;
 use crate::report::stats::Quantile;
 use crate::report::table::{Cell, Column, Table};
-use crate::report::{Figure, HostCheck, Report, Section};
+use crate::report::{HostCheck, Report, Section};
 
-/// The tasks, in the order of the set.
-const TASKS: [&str; 2] = ["t1", "t2"];
 const PAPER_KEYS: [&str; 5] = ["1", "2", "3", "4-idle", "4-loaded"];
 const MECHANISMS: [&str; 6] = [
     "4-loaded",
@@ -25,7 +24,6 @@ const MECHANISMS: [&str; 6] = [
     "fifo-loaded",
     "3",
 ];
-const ENFORCEMENTS: [&str; 4] = ["4-idle", "4-loaded", "tick-idle", "tick-loaded"];
 
 /// The targets for the loaded reservation against the idle one.
 const INNER_TARGET: Duration = Duration::from_micros(300);
@@ -164,54 +162,12 @@ fn enforcement_section(results: &Results) -> Section {
                 .to_owned(),
         ],
         tables: vec![table(results, &ENFORCEMENTS, false), accounts(results)],
-        figures: figures(results, &ENFORCEMENTS, ("enforcement", caption)),
+        figures: schedule(results)
+            .into_iter()
+            .chain(blackouts(results))
+            .chain(figures(results, &ENFORCEMENTS, ("enforcement", caption)))
+            .collect(),
     }
-}
-
-fn figures(results: &Results, keys: &[&str], (stem, caption): (&str, &str)) -> Vec<Figure> {
-    TASKS
-        .iter()
-        .map(|task| {
-            let title = format!("Response times of {task} in (28 ms, 50 ms)");
-            plot(results, (keys, task), &title, Vec::new())
-                .figure(&format!("{stem}-{task}"), caption)
-        })
-        .collect()
-}
-
-fn plot(
-    results: &Results,
-    (keys, task): (&[&str], &str),
-    title: &str,
-    marks: Vec<Mark>,
-) -> DistributionPlot {
-    let runs = keys.iter().filter_map(|key| {
-        let measured = results.measured.iter().find(|m| m.scenario.key == *key)?;
-        Some((measured, figures_of(measured.outcome.as_ref().ok()?, task)?))
-    });
-    let series: Vec<Series> = runs
-        .map(|(measured, figures)| Series {
-            name: measured.scenario.title.clone(),
-            times: figures.responses.clone(),
-            deadline: Some(figures.deadline),
-        })
-        .collect();
-    let deadline = series.iter().find_map(|s| s.deadline).unwrap_or_default();
-    DistributionPlot {
-        title: title.to_owned(),
-        quantity: "response time".to_owned(),
-        shape: Shape::Cumulative,
-        time_axis: TimeAxis::Linear {
-            from: Duration::ZERO,
-            to: deadline.mul_f64(1.4),
-        },
-        series,
-        marks,
-    }
-}
-
-fn figures_of<'a>(ran: &'a Ran, task: &str) -> Option<&'a TaskFigures> {
-    ran.tasks.iter().find(|figures| figures.name == task)
 }
 
 /// Response times of some scenarios, task by task.
@@ -325,15 +281,14 @@ fn accounts(results: &Results) -> Table {
         Column::new("least supply - Q", "us"),
         Column::new("greatest supply - Q", "us"),
         Column::new("longest blackout", "ms"),
+        Column::new("anything else on the CPU", "%"),
     ];
     let mut rows = Vec::new();
     for measured in &results.measured {
-        let account = measured
-            .outcome
-            .as_ref()
-            .ok()
-            .and_then(|ran| ran.account.as_ref());
-        let Some(account) = account else { continue };
+        let Ok(ran) = &measured.outcome else { continue };
+        let Some(account) = &ran.account else {
+            continue;
+        };
         let counted = account.yields > 0;
         let if_counted = |cell: Cell| if counted { cell } else { Cell::Missing };
         let share = account.consumed.as_secs_f64() / results.duration.as_secs_f64();
@@ -345,6 +300,8 @@ fn accounts(results: &Results) -> Table {
             if_counted(Cell::number(account.deviation.least_ns as f64 / 1e3, 0)),
             if_counted(Cell::number(account.deviation.greatest_ns as f64 / 1e3, 0)),
             if_counted(Cell::millis(account.blackouts.max, 3)),
+            ran.others
+                .map_or(Cell::Missing, |share| Cell::number(share * 100.0, 1)),
         ]);
     }
     Table {
@@ -356,12 +313,16 @@ fn accounts(results: &Results) -> Table {
 
 fn raw(results: &Results) -> Value {
     let scenario = |measured: &Measured| {
-        let (tasks, account, granted, reason) = match &measured.outcome {
-            Ok(ran) => {
-                let tasks: Vec<_> = ran.tasks.iter().map(TaskFigures::summary).collect();
-                (tasks, ran.account.clone(), ran.granted.clone(), None)
-            }
-            Err(reason) => (Vec::new(), None, None, Some(reason)),
+        let (tasks, others) = match &measured.outcome {
+            Ok(ran) => (
+                ran.tasks.iter().map(TaskFigures::summary).collect(),
+                ran.others,
+            ),
+            Err(_) => (Vec::new(), None),
+        };
+        let (account, granted, reason) = match &measured.outcome {
+            Ok(ran) => (ran.account.clone(), ran.granted.clone(), None),
+            Err(reason) => (None, None, Some(reason)),
         };
         json!({
             "key": measured.scenario.key,
@@ -370,6 +331,7 @@ fn raw(results: &Results) -> Value {
             "tasks": tasks,
             "account": account,
             "granted": granted,
+            "others_share": others,
             "not_run": reason,
         })
     };

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{PERIOD, Point, Results, Swept};
+use super::configuration::PERIOD;
+use super::{Point, Results, Swept};
 use crate::cli::ExperimentArgs;
 use crate::report::edge_plot::{EdgeConfiguration, EdgePlot, Relation};
 use crate::report::table::{Cell, Column, Table};
