@@ -94,6 +94,8 @@ pub struct TaskFigures {
     pub misses: usize,
     /// Response times.
     pub responses: Distribution,
+    /// The median time from a release to the interrupt that announced it, where one was needed.
+    pub wake_up: Option<Duration>,
 }
 
 impl TaskFigures {
@@ -106,9 +108,15 @@ impl TaskFigures {
                 let times = own()
                     .filter_map(JobRow::response_ns)
                     .map(Duration::from_nanos);
+                let wake_ups = own()
+                    .filter_map(|row| Some(row.woken_ns?.saturating_sub(row.release_ns)))
+                    .map(Duration::from_nanos);
                 let open = own().filter(|row| row.finish_ns.is_none()).count();
                 Self {
                     deadline: Duration::from_nanos(task.deadline),
+                    wake_up: wake_ups
+                        .collect::<Distribution>()
+                        .quantile(Quantile::MEDIAN),
                     misses: own().filter(|row| row.is_missed()).count(),
                     responses: times.collect::<Distribution>().with_unfinished(open),
                     name,
@@ -126,6 +134,7 @@ impl TaskFigures {
             jobs: self.responses.count(),
             misses: self.misses,
             unfinished: self.responses.unfinished(),
+            wake_up_ms: ms(self.wake_up),
             min_ms: ms(self.responses.min()),
             p1_ms: ms(self.responses.quantile(Quantile::P1)),
             avg_ms: ms(self.responses.mean()),
@@ -150,6 +159,8 @@ pub struct TaskSummary {
     pub unfinished: usize,
     /// Shortest response time.
     pub min_ms: Option<f64>,
+    /// The median time from a release to the interrupt that announced it.
+    pub wake_up_ms: Option<f64>,
     /// 1 in 100 took at most this.
     pub p1_ms: Option<f64>,
     /// Mean of the jobs that finished.
