@@ -312,38 +312,32 @@ mod tests {
         (0..=end / p).map(inside).sum()
     }
 
-    /// Fixed-priority response of the last task, unit by unit, under supply that follows the bound.
-    fn finishes_in_time(tasks: &[Task], supply: &Supply) -> bool {
-        let unit = |d: Duration| nanos(d) / 1_000;
-        (0..tasks.len()).all(|index| {
-            let mut left: Vec<u64> = vec![0; index + 1];
-            let mut got = 0;
-            for t in 0..unit(tasks[index].deadline) {
-                for (task, left) in tasks[..index].iter().zip(&mut left) {
-                    *left += if t % unit(task.period) == 0 {
-                        unit(task.execution)
-                    } else {
-                        0
-                    };
-                }
-                left[index] += if t == 0 {
-                    unit(tasks[index].execution)
-                } else {
-                    0
-                };
-                let now = unit(supply.bound(us(t + 1)));
-                if now > got
-                    && let Some(running) = left.iter_mut().find(|left| **left > 0)
-                {
-                    *running -= 1;
-                }
-                got = now;
-                if left[index] == 0 && t > 0 {
-                    return true;
-                }
+    fn units(duration: Duration) -> u64 {
+        nanos(duration) / 1_000
+    }
+
+    /// Whether the first job of task `index`, released together with all above it, is done by its deadline, unit by
+    /// unit of supply that follows the bound.
+    fn finishes_in_time(tasks: &[Task], index: usize, supply: &Supply) -> bool {
+        let mut left = vec![0; index + 1];
+        left[index] = units(tasks[index].execution);
+        let mut got = 0;
+        for t in 0..units(tasks[index].deadline) {
+            for (task, left) in tasks[..index].iter().zip(&mut left) {
+                let released = t.is_multiple_of(units(task.period));
+                *left += units(task.execution) * u64::from(released);
             }
-            left[index] == 0
-        })
+            let supplied = units(supply.bound(us(t + 1)));
+            let running = left.iter_mut().find(|left| **left > 0);
+            if let (true, Some(running)) = (supplied > got, running) {
+                *running -= 1;
+            }
+            got = supplied;
+            if left[index] == 0 {
+                return true;
+            }
+        }
+        false
     }
 
     proptest! {
@@ -371,7 +365,8 @@ mod tests {
             tasks.sort_by_key(|task| task.period);
             let phase = if any { Phase::Any } else { Phase::Aligned };
             let supply = Supply { budget: us(q.min(p)), period: us(p), latest: us(p), phase };
-            prop_assert_eq!(is_schedulable(&tasks, &supply), finishes_in_time(&tasks, &supply));
+            let all = (0..tasks.len()).all(|index| finishes_in_time(&tasks, index, &supply));
+            prop_assert_eq!(is_schedulable(&tasks, &supply), all);
         }
 
         #[test]
@@ -388,8 +383,8 @@ mod tests {
                 if own > 0 && (theirs == 0 || mine < yours) {
                     own -= 1;
                     worst = worst.max(t % p + 1);
-                } else if theirs > 0 {
-                    theirs -= 1;
+                } else {
+                    theirs = theirs.saturating_sub(1);
                 }
             }
             prop_assert!(us(worst) <= latest, "{worst} us after {latest:?}");
