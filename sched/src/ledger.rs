@@ -104,13 +104,13 @@ impl Ledger {
             state: Mutex::default(),
         });
         let ledger = Self { shared };
-        let live = ledger
+        ledger
             .locked(|book| {
                 book.prune(Process::is_alive);
-                book.entries.clone()
+                // Under the lock: nobody can be admitted and make a group meanwhile.
+                crate::vcpu_group::clear_orphans(&book.entries);
             })
             .map_err(failed("lock", &path))?;
-        crate::vcpu_group::clear_orphans(&live);
         Ok(ledger)
     }
 

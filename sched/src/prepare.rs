@@ -128,8 +128,11 @@ pub fn prepare(run_dir: &Path, cpus: &[u32]) -> Result<Vec<Partition>, PrepareEr
     let record = plan(hierarchy, &wanted)?;
     store(run_dir, &record)?;
     let made = make(hierarchy, &record, &online);
-    if made.is_err() {
-        restore(run_dir)?;
+    if made.is_err()
+        && let Err(error) = restore(run_dir)
+    {
+        // The reason of the first failure is the one to tell.
+        tracing::warn!(%error, "not all of a failed preparation could be undone");
     }
     made
 }

@@ -5,6 +5,7 @@
 mod bench;
 mod cli;
 mod command;
+mod console;
 mod experiment;
 mod failure;
 mod report;

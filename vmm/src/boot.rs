@@ -182,7 +182,7 @@ fn check_segments(image: &[u8], usable_end: u64) -> Result<Vec<(u64, u64)>, Boot
     let mut ranges = Vec::new();
     for header in headers
         .iter()
-        .filter(|h| h.p_type == PT_LOAD && h.p_memsz > 0)
+        .filter(|h| h.p_type == PT_LOAD && (h.p_memsz > 0 || h.p_filesz > 0))
     {
         if header.p_filesz > header.p_memsz {
             return Err(not_elf(&"a segment is longer in the file than in memory"));

@@ -40,7 +40,8 @@ pub fn register_memory(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), kvm_ioctl
         };
         // SAFETY:
         // - the address range is a live mapping of exactly this length, owned by `ram`;
-        // - `Machine` owns both the VM and `ram` and drops the VM first, so the mapping outlives the slot;
+        // - no vCPU runs when `ram` goes: vCPU threads hold the `Machine` that owns it, and KVM gives up its own references
+        //   to the pages when they are unmapped (mmu notifier);
         // - the regions of a GuestMemoryMmap do not overlap, and every slot number is used once.
         unsafe { vm.set_user_memory_region(slot)? };
     }

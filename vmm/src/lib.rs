@@ -6,6 +6,7 @@ pub mod boot;
 pub mod clock;
 pub mod control;
 pub mod cpu;
+pub mod desk;
 pub mod device;
 pub mod exit;
 pub mod guest;

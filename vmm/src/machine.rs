@@ -92,10 +92,10 @@ pub struct Machine {
 
 /// A machine just built, with what leaves it.
 pub struct Built {
-    /// The machine.
-    pub machine: Machine,
     /// Its vCPUs, still in the hands of whoever builds.
     pub vcpus: Vec<VcpuFd>,
+    /// The machine.
+    pub machine: Machine,
     /// Output of its serial port.
     pub output: SerialOutput,
 }

@@ -87,6 +87,12 @@ pub fn create(plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError> {
         source,
         hint: hint(plan.hugepages),
     };
+    if plan.size > CHECKED_FROM
+        && available().is_some_and(|available| available < plan.size.bytes())
+    {
+        // Locking what is not there would end other processes (the kernel's OOM killer), not fail.
+        return Err(failed(io::Error::from_raw_os_error(libc::ENOMEM)));
+    }
     let file = memfd(plan).map_err(failed)?;
     map(&file, plan)
 }
@@ -113,9 +119,14 @@ pub fn map(file: &File, plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError
             .build()
             .map_err(|e| layout_error(plan, &e))?;
         // Locking also populates: every page is there afterwards, in one pass.
-        kernel::lock(&region).map_err(|source| MemoryError::Lock {
-            size: plan.size,
-            source,
+        kernel::lock(&region).map_err(|source| {
+            if plan.hugepages && source.raw_os_error() == Some(libc::ENOMEM) {
+                return create_error(source);
+            }
+            MemoryError::Lock {
+                size: plan.size,
+                source,
+            }
         })?;
         offset += region.size() as u64;
         let region = GuestRegionMmap::new(region, GuestAddress(start))
@@ -138,6 +149,19 @@ fn hint(hugepages: bool) -> &'static str {
     } else {
         "give the guest less memory (guest.memory)"
     }
+}
+
+/// Sizes up to this are tried without asking: reading /proc/meminfo takes as long as making a small guest's memory.
+const CHECKED_FROM: ByteSize = ByteSize::mebibytes(64);
+
+/// Bytes the host has left, from `MemAvailable` (proc_meminfo(5)).
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 fn memfd(plan: MemoryPlan) -> io::Result<File> {

@@ -13,7 +13,7 @@ use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
     kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuExit, VcpuFd};
 use rt_abi::clock::ClockPage;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -26,7 +26,7 @@ pub const MSR_TSC: u32 = 0x10;
 /// Deadline of the local APIC's timer, in TSC ticks.
 pub const MSR_TSC_DEADLINE: u32 = 0x6e0;
 /// What a guest of ours can have set: APIC base, feature control, system call entries, segment bases, PAT, clock.
-const SAVED_MSRS: [u32; 16] = [
+const SAVED_MSRS: [u32; 22] = [
     MSR_TSC,
     0x1b, // IA32_APIC_BASE
     0x3a, // IA32_FEATURE_CONTROL
@@ -42,6 +42,12 @@ const SAVED_MSRS: [u32; 16] = [
     0xc000_0100,
     0xc000_0101,
     0xc000_0102, // FS, GS, KERNEL_GS bases
+    0xc000_0083, // CSTAR
+    0xc000_0103, // TSC_AUX
+    0x4b56_4d00,
+    0x4b56_4d01, // KVM: wall clock, system time
+    0x4b56_4d02,
+    0x4b56_4d04, // KVM: asynchronous page faults, paravirtual EOI
     MSR_TSC_DEADLINE,
 ];
 
@@ -160,12 +166,12 @@ impl ClockState {
 }
 
 impl VcpuState {
-    /// Reads the state of a vCPU that does not run.
+    /// Reads the state of a vCPU that does not run. `serve` answers what the instruction it stands at still asks for.
     ///
     /// # Errors
     /// [`SnapshotError::Kvm`].
-    pub fn save(fd: &mut VcpuFd) -> Result<Self, SnapshotError> {
-        complete_exit(fd);
+    pub fn save(fd: &mut VcpuFd, serve: impl FnMut(VcpuExit<'_>)) -> Result<Self, SnapshotError> {
+        complete_exit(fd, serve);
         Ok(Self {
             // First: reading it may change the events that are pending.
             mp_state: fd.get_mp_state().map_err(kvm("tell the run state"))?,
@@ -258,6 +264,9 @@ pub fn write_msr(fd: &VcpuFd, index: u32, data: u64) -> Result<(), SnapshotError
     }
 }
 
+/// More exits than any one instruction makes.
+const PARTS_OF_AN_ACCESS: u32 = 4096;
+
 fn read_msrs(fd: &VcpuFd) -> Result<Vec<(u32, u64)>, SnapshotError> {
     let mut found = Vec::new();
     // One by one: KVM stops at the first that this host does not have, and the guest cannot have set that one.
@@ -278,10 +287,16 @@ fn read_msrs(fd: &VcpuFd) -> Result<Vec<(u32, u64)>, SnapshotError> {
     Ok(found)
 }
 
-/// An exit to user space may have left an instruction half done; entering once completes it (KVM API, KVM_RUN).
-fn complete_exit(fd: &mut VcpuFd) {
+/// An exit to user space may have left an instruction half done; entering again completes it (KVM API, KVM_RUN). An access
+/// wider than a bus, or a repeated one, exits once for each of its parts.
+fn complete_exit(fd: &mut VcpuFd, mut serve: impl FnMut(VcpuExit<'_>)) {
     fd.set_kvm_immediate_exit(1);
-    let _ = fd.run();
+    for _ in 0..PARTS_OF_AN_ACCESS {
+        match fd.run() {
+            Ok(exit) => serve(exit),
+            Err(_) => break,
+        }
+    }
     fd.set_kvm_immediate_exit(0);
 }
 

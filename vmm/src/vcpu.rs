@@ -6,23 +6,24 @@
 //! All signals are blocked on the thread but two, and these two only arrive inside KVM_RUN (KVM_SET_SIGNAL_MASK): none
 //! is lost between a check and the entry, and no signal handler exists. What arrived is read from a signalfd.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use sched::account::{Account, AccountSnapshot};
+use sched::account::Account;
 use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
 use sched::kernel::Tid;
+use sched::ledger::Ledger;
 use sched::request::{BackendKind, Enforcement, Granted};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::desk::{Desk, Order};
 use crate::device::Effect;
 use crate::exit::{Decision, End, decide};
 use crate::kernel;
@@ -34,19 +35,10 @@ use crate::snapshot::{SnapshotError, VcpuState};
 const KICK: Signal = Signal::SIGUSR1;
 /// Ends KVM_RUN because the budget timer fired.
 const BUDGET: Signal = Signal::SIGUSR2;
+/// How often a vCPU that stands still looks at its order, should the command be missed.
+const STANDING: Duration = Duration::from_millis(100);
 /// KVM_RUN answering EAGAIN this often in a row will never do anything else.
 const TOO_MANY_RETRIES: u32 = 10_000;
-
-/// What the owner wants of all vCPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Run the guest.
-    Run,
-    /// Stand still, and take commands.
-    Pause,
-    /// End.
-    Stop,
-}
 
 /// Commands to a vCPU that stands still.
 #[derive(Debug)]
@@ -115,76 +107,6 @@ pub enum SetupError {
     },
 }
 
-/// What owner and vCPU thread share.
-#[derive(Debug)]
-pub struct Desk {
-    order: AtomicU8,
-    /// The owner wants a fresh account.
-    asked: AtomicBool,
-    /// There is something in `change`.
-    changed: AtomicBool,
-    /// The reservation now in force and its surplus, changed from outside. Like `account`, only tried by the thread.
-    change: Mutex<Option<(Reservation, Duration)>>,
-    /// The vCPU thread only ever tries this lock: it never waits for a thread that is not real-time.
-    account: Mutex<Option<AccountSnapshot>>,
-}
-
-impl Desk {
-    /// A desk with this order on it.
-    #[must_use]
-    pub fn new(order: Order) -> Self {
-        Self {
-            order: AtomicU8::new(order as u8),
-            asked: AtomicBool::new(false),
-            changed: AtomicBool::new(false),
-            change: Mutex::new(None),
-            account: Mutex::new(None),
-        }
-    }
-
-    /// Changes the order; the thread sees it when KVM_RUN ends, so kick it.
-    pub fn set(&self, order: Order) {
-        self.order.store(order as u8, Ordering::Release);
-    }
-
-    fn order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
-            0 => Order::Run,
-            1 => Order::Pause,
-            _ => Order::Stop,
-        }
-    }
-
-    /// Asks for a fresh account; it is there some time after a kick.
-    pub fn ask_account(&self) {
-        self.asked.store(true, Ordering::Release);
-    }
-
-    /// Tells the thread which reservation is in force now, with which surplus; it takes over after a kick.
-    pub fn announce_change(&self, reservation: Reservation, surplus: Duration) {
-        *self.change.lock().unwrap_or_else(PoisonError::into_inner) = Some((reservation, surplus));
-        self.changed.store(true, Ordering::Release);
-    }
-
-    /// The change to take over, if there is one and nobody is writing it at this moment.
-    fn take_change(&self) -> Option<(Reservation, Duration)> {
-        if !self.changed.load(Ordering::Acquire) {
-            return None;
-        }
-        let change = self.change.try_lock().ok()?.take();
-        self.changed.store(false, Ordering::Release);
-        change
-    }
-
-    /// The newest account, and whether it is still to come.
-    #[must_use]
-    pub fn account(&self) -> (Option<AccountSnapshot>, bool) {
-        let pending = self.asked.load(Ordering::Acquire);
-        let account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
-        (account.clone(), pending)
-    }
-}
-
 /// What a vCPU thread is given.
 pub struct Assignment {
     /// Which vCPU.
@@ -213,52 +135,83 @@ pub fn kick(thread: &std::thread::JoinHandle<()>) {
 /// Work that a recruit does before it is given its vCPU.
 pub type Errand = Box<dyn FnOnce() + Send>;
 
-/// A vCPU's thread that waits for its vCPU. Dropping it ends the thread.
+/// A vCPU's thread that waits for its vCPU. Dropping it ends the thread, and waits for that.
 #[derive(Debug)]
 pub struct Recruit {
-    errands: Sender<Errand>,
-    assignments: Sender<Assignment>,
-    thread: JoinHandle<()>,
+    /// Errands and the assignment; closing it sends the thread home.
+    orders: Option<Sender<RecruitOrder>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum RecruitOrder {
+    Errand(Errand),
+    Assignment(Box<Assignment>),
 }
 
 impl Recruit {
     /// Starts the thread of vCPU `index`. It moves to its partition at once: that takes the kernel longer than building
-    /// the machine, and is waiting for the most part.
+    /// the machine, and is waiting for the most part. The caller has blocked [`kick_signals`], which threads inherit.
     ///
     /// # Errors
     /// What the system says to another thread.
-    pub fn start(index: usize, granted: &Granted) -> std::io::Result<Self> {
-        let (assignments, inbox) = std::sync::mpsc::channel();
-        let (errands, work) = std::sync::mpsc::channel::<Errand>();
-        let granted = granted.clone();
+    pub fn start(index: usize, granted: &Granted, ledger: &Ledger) -> std::io::Result<Self> {
+        let (orders, inbox) = std::sync::mpsc::channel();
+        let (granted, ledger) = (granted.clone(), ledger.clone());
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || {
+                // Before it has bandwidth, so that nobody counts that as a stranger's. Without the note others are only
+                // refused more than need be.
+                let _ = ledger.attach(&granted.vm, index, Tid::current());
                 // A failure shows, with its reason, when the reservation is put in force.
                 let _ = backend::move_ahead(&granted);
-                work.into_iter().for_each(|errand| errand());
-                if let Ok(assignment) = inbox.recv() {
-                    run(assignment);
+                for order in inbox {
+                    match order {
+                        RecruitOrder::Errand(errand) => errand(),
+                        RecruitOrder::Assignment(assignment) => return run(*assignment),
+                    }
                 }
             })?;
         Ok(Self {
-            errands,
-            assignments,
-            thread,
+            orders: Some(orders),
+            thread: Some(thread),
         })
     }
 
     /// Has the thread do something meanwhile, on its own CPU.
     pub fn perform(&self, errand: Errand) {
-        // The thread waits for this and nothing else; it cannot be gone.
-        let _ = self.errands.send(errand);
+        self.order(RecruitOrder::Errand(errand));
     }
 
     /// Hands the thread its vCPU.
-    pub fn assign(self, assignment: Assignment) -> JoinHandle<()> {
-        let _ = self.assignments.send(assignment);
-        self.thread
+    pub fn assign(mut self, assignment: Assignment) -> Option<JoinHandle<()>> {
+        self.order(RecruitOrder::Assignment(Box::new(assignment)));
+        self.thread.take()
     }
+
+    fn order(&self, order: RecruitOrder) {
+        // The thread waits for this and nothing else; it cannot be gone.
+        if let Some(orders) = &self.orders {
+            let _ = orders.send(order);
+        }
+    }
+}
+
+impl Drop for Recruit {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread would have ended the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The signals that end KVM_RUN. Whoever starts vCPU threads blocks them first: a kick that comes before a thread has
+/// set its own mask must not end the process.
+#[must_use]
+pub fn kick_signals() -> SigSet {
+    SigSet::from_iter([KICK, BUDGET])
 }
 
 /// The body of a vCPU's thread.
@@ -318,7 +271,7 @@ impl VcpuThread {
         };
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
             .map_err(failed("block signals"))?;
-        let ours = SigSet::from_iter([KICK, BUDGET]);
+        let ours = kick_signals();
         let signals = SignalFd::with_flags(&ours, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(failed("open a signalfd"))?;
         let blocked = !(bit(KICK) | bit(BUDGET));
@@ -369,20 +322,9 @@ impl VcpuThread {
         self.retries = 0;
         let machine = &self.assignment.machine;
         machine.deliver_coalesced();
-        let effect = match decide(exit) {
-            Decision::PortRead(port, data) => {
-                machine.ports().read(u64::from(port), data);
-                Effect::None
-            }
-            Decision::PortWrite(port, data) => machine.ports().write(u64::from(port), data),
-            Decision::MmioRead(address, data) => {
-                machine.mmio().read(address, data);
-                Effect::None
-            }
-            Decision::MmioWrite(address, data) => machine.mmio().write(address, data),
-            Decision::Resume => Effect::None,
-            Decision::End(end) => Effect::End(end),
-            Decision::InternalError => Effect::End(self.internal_error()),
+        let effect = match serve(machine, exit) {
+            Some(effect) => effect,
+            None => Effect::End(self.internal_error()),
         };
         match effect {
             Effect::None => None,
@@ -416,7 +358,7 @@ impl VcpuThread {
         } else if let (true, Some(budget)) = (budget_used, &mut self.budget) {
             let _ = budget.on_expiry(&mut self.account);
         }
-        if self.assignment.desk.asked.load(Ordering::Acquire) {
+        if self.assignment.desk.is_asked() {
             self.publish();
         }
         None
@@ -455,13 +397,20 @@ impl VcpuThread {
         self.publish();
         let vcpu = self.assignment.index;
         let _ = self.assignment.events.send(VcpuEvent::Paused { vcpu });
-        while let Ok(command) = self.assignment.commands.recv() {
-            match command {
-                Command::Go => break,
-                Command::Save(reply) => {
+        // The order is what counts; a command may be one from before.
+        while self.assignment.desk.order() == Order::Pause {
+            match self.assignment.commands.recv_timeout(STANDING) {
+                Ok(Command::Save(reply)) => {
+                    let Assignment { fd, machine, .. } = &mut self.assignment;
+                    let state = VcpuState::save(fd, |exit| {
+                        // An end is seen again when the guest goes on.
+                        let _ = serve(machine, exit);
+                    });
                     // Whoever asked may have given up.
-                    let _ = reply.send(VcpuState::save(&mut self.assignment.fd));
+                    let _ = reply.send(state);
                 }
+                Ok(Command::Go) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.arm();
@@ -476,11 +425,27 @@ impl VcpuThread {
     /// Leaves a fresh account on the desk, unless somebody is reading the last one.
     fn publish(&mut self) {
         self.account.consumed(sched::kernel::thread_cpu_time());
-        if let Ok(mut slot) = self.assignment.desk.account.try_lock() {
-            *slot = Some(self.account.snapshot());
-            self.assignment.desk.asked.store(false, Ordering::Release);
-        }
+        self.assignment.desk.leave(self.account.snapshot());
     }
+}
+
+/// Makes happen what an exit means. `None` for KVM's internal errors, of which the vCPU knows more.
+pub fn serve(machine: &Machine, exit: VcpuExit<'_>) -> Option<Effect> {
+    Some(match decide(exit) {
+        Decision::PortRead(port, data) => {
+            machine.ports().read(u64::from(port), data);
+            Effect::None
+        }
+        Decision::PortWrite(port, data) => machine.ports().write(u64::from(port), data),
+        Decision::MmioRead(address, data) => {
+            machine.mmio().read(address, data);
+            Effect::None
+        }
+        Decision::MmioWrite(address, data) => machine.mmio().write(address, data),
+        Decision::Resume => Effect::None,
+        Decision::End(end) => Effect::End(end),
+        Decision::InternalError => return None,
+    })
 }
 
 /// The timer that ends this thread's budgets, if they are to be ended exactly.

@@ -142,7 +142,16 @@ pub fn vcpu_text(vcpu: &VcpuStatus) -> String {
             let _ = writeln!(text, "    NOT in force: {error}");
         }
     }
-    if let Some(account) = &vcpu.account {
+    if let Some(account) = &vcpu.account
+        && account.yields == 0
+    {
+        // Only budgets that the thread ends itself are seen by it.
+        let _ = writeln!(
+            text,
+            "    consumed {:.3} s; no budget used up that was ended exactly",
+            account.consumed.as_secs_f64()
+        );
+    } else if let Some(account) = &vcpu.account {
         let _ = writeln!(
             text,
             "    consumed {:.3} s, {} budgets used up, {} overruns, longest blackout {:.3} ms",

@@ -56,7 +56,10 @@ fn check(context: &Context, noise: Duration) -> Result<(), Failure> {
     let total = noise * u32::try_from(cpus).unwrap_or(u32::MAX);
     let bar = (!context.json).then(|| {
         let bar = indicatif::ProgressBar::new_spinner();
-        bar.set_message(format!("listening to {cpus} CPUs, {} s in all", total.as_secs()));
+        bar.set_message(format!(
+            "listening to {cpus} CPUs, {} s in all",
+            total.as_secs()
+        ));
         bar.enable_steady_tick(Duration::from_millis(100));
         bar
     });
@@ -85,10 +88,16 @@ pub fn admits(context: &Context, requests: &[VcpuRequest]) -> Result<(), Failure
     let Ok(check) = serde_json::from_slice::<HostCheck>(&bytes) else {
         return Ok(());
     };
-    let promises = requests.iter().filter_map(|request| Some((request.reservation?, request.cpu)));
+    let promises = requests
+        .iter()
+        .filter_map(|request| Some((request.reservation?, request.cpu)));
     for (reservation, cpu) in promises {
         check.admits(reservation, cpu).map_err(|error| {
-            Failure::from(error).with_hint("--force promises it all the same; `chronovisor host check` measures again").refused()
+            Failure::from(error)
+                .with_hint(
+                    "--force promises it all the same; `chronovisor host check` measures again",
+                )
+                .refused()
         })?;
     }
     Ok(())

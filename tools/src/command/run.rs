@@ -10,6 +10,7 @@ use vmm::telemetry::Event;
 
 use super::Context;
 use crate::cli::{RunArgs, ShowArgs};
+use crate::console::Console;
 use crate::failure::Failure;
 
 /// Runs a guest from its specification until it is over.
@@ -78,12 +79,14 @@ fn watch(context: &Context, built: BuiltVm, mut show: Show) -> Result<u8, Failur
     // The guest runs before the control plane is there: its first output does not wait for it.
     let running = built.start()?;
     let outcome = supervise_here(context, running, &mut show)?;
+    // All of the guest's output comes before what is said about it.
+    let shown = show.finish();
     if context.json {
         println!("{}", serde_json::to_string_pretty(&outcome)?);
     } else {
         eprintln!("{outcome}");
     }
-    show.finish()?;
+    shown?;
     Ok(outcome.end.status())
 }
 
@@ -101,8 +104,7 @@ fn supervise_here(
 
 /// Shows a guest's output and keeps its records.
 struct Show {
-    /// With `--json` standard output is for the outcome alone.
-    output_to_stderr: bool,
+    console: Console,
     records: Option<Records>,
 }
 
@@ -145,25 +147,28 @@ impl Show {
     fn new(context: &Context, args: &ShowArgs) -> Result<Self, Failure> {
         let records = args.records.as_deref().map(Records::create);
         Ok(Self {
-            output_to_stderr: context.json,
+            // With `--json` standard output is for the outcome alone.
+            console: Console::new(context.json),
             records: records.transpose()?,
         })
     }
 
     fn finish(self) -> Result<(), Failure> {
+        let lost = self.console.finish();
+        if lost > 0 {
+            eprintln!("warning: {lost} bytes of the guest's output were not taken by the reader");
+        }
         self.records.map_or(Ok(()), Records::finish)
     }
 }
 
 impl Observer for Show {
     fn output(&mut self, bytes: &[u8]) {
-        // A reader that went away does not end the guest.
-        let _ = if self.output_to_stderr {
-            std::io::stderr().write_all(bytes)
-        } else {
-            let mut out = std::io::stdout();
-            out.write_all(bytes).and_then(|()| out.flush())
-        };
+        self.console.show(bytes);
+    }
+
+    fn idle(&mut self) {
+        self.console.pass_on();
     }
 
     fn event(&mut self, event: &Event) {

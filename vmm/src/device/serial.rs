@@ -73,7 +73,7 @@ impl Write for Sink {
                 self.shared.lost.fetch_add(1, Ordering::Relaxed);
             }
         }
-        if !self.shared.announced.swap(true, Ordering::AcqRel) {
+        if !self.shared.announced.swap(true, Ordering::SeqCst) {
             (&self.shared.ready).write_all(&[1])?;
         }
         Ok(bytes.len())
@@ -100,7 +100,8 @@ impl SerialOutput {
 
     /// Appends what has been written since the last call to `bytes`.
     pub fn drain(&mut self, bytes: &mut Vec<u8>) {
-        self.shared.announced.store(false, Ordering::Release);
+        // Sequentially consistent on both sides: a byte pushed after the queue was found empty finds the flag down.
+        self.shared.announced.swap(false, Ordering::SeqCst);
         while let Ok(byte) = self.queue.pop() {
             bytes.push(byte);
         }

@@ -8,18 +8,19 @@ use std::time::{Duration, Instant};
 use sched::backend::{BackendError, CpuReservation, Tid};
 use sched::ledger::Refusal;
 use sched::ledger::{Admitted, Change, Ledger};
-use sched::request::Granted;
+use sched::request::{BackendKind, Granted};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::outcome::{GuestStatus, Records, VcpuStatus};
 use crate::clock::Clock;
+use crate::desk::{Desk, Order};
 use crate::device::SerialOutput;
 use crate::machine::Machine;
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
 use crate::telemetry::{Event, Reader};
-use crate::vcpu::{Command, Desk, Order, VcpuEvent, kick};
+use crate::vcpu::{Command, VcpuEvent, kick};
 
 /// How long the owner waits for a vCPU thread that it has asked for something. Longer than the longest period of
 /// SCHED_DEADLINE (4.19 s): the thread may be throttled at the moment.
@@ -45,6 +46,12 @@ pub enum ChangeError {
     /// The kernel refused; the old reservation is in force and in the ledger.
     #[error("the kernel refused the change, the old reservation stays: {0}")]
     Kernel(#[from] BackendError),
+    /// There is nothing to change.
+    #[error("vCPU {vcpu} has no reservation to change: its back end makes no promise")]
+    NoReservation {
+        /// Which vCPU.
+        vcpu: usize,
+    },
     /// The ledger says something else.
     #[error("the ledger does not grant this reservation to vCPU {vcpu}")]
     NotGranted {
@@ -72,13 +79,13 @@ impl VcpuHandle {
     pub(super) fn new(
         desk: Arc<Desk>,
         commands: Sender<Command>,
-        thread: JoinHandle<()>,
+        thread: Option<JoinHandle<()>>,
         granted: Granted,
     ) -> Self {
         Self {
             desk,
             commands: Some(commands),
-            thread: Some(thread),
+            thread,
             granted,
             in_force: None,
         }
@@ -151,7 +158,10 @@ impl Drop for VcpuHandle {
             // A panic of the thread would have ended the process.
             let _ = thread.join();
         }
+        // The kernel took back what a thread had that is gone; its number may be a stranger's by now.
+        let left_behind = |kind| matches!(kind, BackendKind::RtCgroup | BackendKind::CfsQuota);
         if let Some((_, mut reservation)) = self.in_force.take()
+            && left_behind(reservation.kind())
             && let Err(error) = reservation.release()
         {
             tracing::warn!("a reservation was not given back: {error}");
@@ -220,16 +230,17 @@ impl RunningVm {
         for vcpu in &self.vcpus {
             vcpu.order(Order::Pause);
         }
-        let mut standing = 0;
-        while standing < self.vcpus.len() {
+        let mut standing = vec![false; self.vcpus.len()];
+        while standing.contains(&false) {
             match tokio::time::timeout(PATIENCE, self.events.recv()).await {
-                Ok(Some(VcpuEvent::Paused { .. })) => standing += 1,
-                Ok(other) => return Ok(other),
+                Ok(Some(VcpuEvent::Paused { vcpu })) => standing[vcpu] = true,
+                Ok(Some(other)) => return Ok(Some(other)),
+                Ok(None) => return Err("the guest has ended".to_owned()),
                 Err(_) => {
                     self.go_on();
+                    let late = standing.iter().filter(|stands| !**stands).count();
                     return Err(format!(
-                        "only {standing} of {} vCPUs stood still within {PATIENCE:?}",
-                        self.vcpus.len()
+                        "{late} vCPUs did not stand still within {PATIENCE:?}"
                     ));
                 }
             }
@@ -257,12 +268,14 @@ impl RunningVm {
     /// # Errors
     /// [`ChangeError`]; the old reservation stays.
     pub fn adapt(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
-        let old = self.reservation(vcpu)?;
+        let old = self
+            .reservation(vcpu)?
+            .ok_or(ChangeError::NoReservation { vcpu })?;
         let granted = self.ledger.adapt(&self.plan.name, vcpu, new)?;
         if let Err(error) = self.put_in_force(vcpu, new, granted) {
-            if let Some(old) = old {
-                // What was there fits still: the kernel has it in force.
-                self.ledger.adapt(&self.plan.name, vcpu, old)?;
+            // What was there fits still: the kernel has it in force. The first error is the one that matters.
+            if let Err(refusal) = self.ledger.adapt(&self.plan.name, vcpu, old) {
+                tracing::warn!("the ledger does not show what is in force: {refusal}");
             }
             return Err(error);
         }

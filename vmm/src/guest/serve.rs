@@ -1,7 +1,8 @@
 //! Answers the requests that arrive over a guest's control socket.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,16 @@ const OTHER_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) async fn serve(vm: &mut RunningVm, call: Call, fate: &mut Fate) -> Option<VcpuEvent> {
     let mut event = None;
     let reply = match call.request {
+        // A guest that ends takes no orders that could be taken for a reprieve.
+        request if fate.is_sealed() && !matches!(request, Request::Status | Request::Stop) => {
+            Err("the guest is ending".to_owned())
+        }
         Request::Status => Ok(Reply::Status(Box::new(vm.status()))),
         Request::Pause => match vm.pause().await {
+            Ok(None) => Ok(Reply::Done),
             Ok(other) => {
                 event = other;
-                Ok(Reply::Done)
+                Err("the guest is ending".to_owned())
             }
             Err(reason) => Err(reason),
         },
@@ -136,7 +142,8 @@ async fn save(
 ) -> Result<Reply, SnapshotError> {
     let in_folder = |e: std::io::Error| SnapshotError::Memory(format!("{}: {e}", folder.display()));
     // First: a folder that exists is somebody's, and is left as it is.
-    std::fs::create_dir(folder).map_err(in_folder)?;
+    let created = DirBuilder::new().mode(0o700).create(folder);
+    created.map_err(in_folder)?;
     let was_paused = vm.paused;
     let saved = save_into(vm, folder, event).await;
     if saved.is_err() {
@@ -164,8 +171,17 @@ async fn save_into(
         .map_err(|e| SnapshotError::Memory(format!("{}: {e}", folder.display())))
 }
 
+/// A new file for its owner only: a guest's memory is nobody else's.
+fn create_private(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
 fn write_files(vm: &RunningVm, folder: &Path, state: &[u8]) -> std::io::Result<()> {
-    let mut memory = File::create_new(folder.join("memory"))?;
+    let mut memory = create_private(&folder.join("memory"))?;
     for region in vm.machine().ram().iter() {
         let slice = vm_memory::GuestMemoryRegion::as_volatile_slice(region)
             .map_err(std::io::Error::other)?;
@@ -174,7 +190,7 @@ fn write_files(vm: &RunningVm, folder: &Path, state: &[u8]) -> std::io::Result<(
             .map_err(std::io::Error::other)?;
     }
     memory.sync_all()?;
-    let mut file = File::create_new(folder.join("state"))?;
+    let mut file = create_private(&folder.join("state"))?;
     file.write_all(state)?;
     file.sync_all()
 }

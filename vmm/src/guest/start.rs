@@ -12,11 +12,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::outcome::Records;
 use super::running::{RunningVm, VcpuHandle};
 use crate::clock::{Clock, ClockError};
+use crate::desk::{Desk, Order};
 use crate::machine::{self, Built, MachineError, MachinePlan};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
 use crate::telemetry::Reader;
-use crate::vcpu::{Assignment, Command, Desk, Order, Recruit, SetupError, VcpuEvent};
+use crate::vcpu::{Assignment, Command, Recruit, SetupError, VcpuEvent, kick_signals};
 
 /// Why a guest could not be started. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +81,17 @@ pub struct AdmittedVm {
 /// # Errors
 /// [`StartError::Refused`] says which bound failed and what would fit; [`StartError::Ledger`].
 pub fn admit(plan: VmPlan, run_dir: &Path) -> Result<AdmittedVm, StartError> {
+    // From here on no kick can end the process.
+    kick_signals()
+        .thread_block()
+        .map_err(|errno| StartError::Thread {
+            vcpu: 0,
+            source: errno.into(),
+        })?;
     let ledger = Ledger::open(run_dir)?;
     let admitted = ledger.admit(&plan.name, &plan.requests)?;
     let recruit = |(vcpu, granted)| {
-        Recruit::start(vcpu, granted).map_err(|source| StartError::Thread { vcpu, source })
+        Recruit::start(vcpu, granted, &ledger).map_err(|source| StartError::Thread { vcpu, source })
     };
     let recruits = admitted.vcpus().iter().enumerate().map(recruit);
     let recruits = recruits.collect::<Result<_, _>>()?;
@@ -194,9 +202,6 @@ impl BuiltVm {
         }
         drop(events_out);
         collect_reservations(&mut events, &mut handles)?;
-        for (index, handle) in handles.iter().enumerate() {
-            vm.ledger.attach(&vm.plan.name, index, handle.tid())?;
-        }
         for handle in &handles {
             handle.command(Command::Go);
         }
@@ -224,7 +229,8 @@ fn start_clock(built: &Built, restored: Option<&GuestState>) -> Result<Clock, St
     };
     let now = SystemTime::now();
     Clock::continue_tsc(state, &built.vcpus, now)?;
-    let clock = Clock::start(&built.machine, &built.vcpus[0], state.clock.resumed_ns(now))?;
+    let now = state.clock.resumed_ns(SystemTime::now());
+    let clock = Clock::start(&built.machine, &built.vcpus[0], now)?;
     clock.restore_vcpus(state, &built.vcpus)?;
     Ok(clock)
 }

@@ -26,6 +26,8 @@ pub trait Observer {
     fn output(&mut self, bytes: &[u8]);
     /// A record.
     fn event(&mut self, event: &Event);
+    /// Called now and then, for what had to wait. None of these may block: the guest's owner calls them.
+    fn idle(&mut self) {}
 }
 
 /// Supervises a guest until it is over, and serves its control socket in `run_dir` meanwhile.
@@ -56,6 +58,8 @@ pub async fn supervise(
                 if let Some(event) = serve(&mut vm, call, &mut fate).await {
                     fate.take(&mut vm, event);
                 }
+                // Serving may have taken seconds in which nobody looked.
+                alive = Instant::now();
             }
             () = signals.arrived() => fate.stop(&mut vm, End::Stopped),
             () = announced.arrived() => {
@@ -64,7 +68,8 @@ pub async fn supervise(
                 }
             }
             _ = poll.tick() => {
-                if show_records(&mut vm, observer) || vm.paused {
+                observer.idle();
+                if show_output(&mut vm, observer) | show_records(&mut vm, observer) || vm.paused {
                     alive = Instant::now();
                 }
                 if vm.plan.watchdog.is_some_and(|limit| alive.elapsed() > limit) {
@@ -96,6 +101,11 @@ impl Fate {
             self.told = Some(end);
             vm.order_stop();
         }
+    }
+
+    /// Whether the guest is coming to its end.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.told.is_some() || self.first.is_some()
     }
 
     fn take(&mut self, vm: &mut RunningVm, event: VcpuEvent) {
