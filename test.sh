@@ -75,6 +75,8 @@ install_packages
 before=$(traces)
 TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/chronovisor-test-XXXXXX")
 export TMPDIR
+# Some tests act as an unprivileged user, who needs a place for temporary files too.
+chmod 1777 "$TMPDIR"
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM

@@ -176,9 +176,18 @@ fn child_without_capabilities() {
 
 #[test]
 fn without_the_capability_the_message_names_it() {
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
     requires!(Need::Root);
-    let child = Command::new(std::env::current_exe().unwrap())
+    // The checkout may be where no other user gets.
+    let open_folder = std::fs::Permissions::from_mode(0o755);
+    let folder = tempfile::Builder::new()
+        .permissions(open_folder)
+        .tempdir()
+        .unwrap();
+    let program = folder.path().join("ledger-test");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let child = Command::new(&program)
         .args([
             "--exact",
             "child_without_capabilities",
@@ -188,7 +197,6 @@ fn without_the_capability_the_message_names_it() {
         .uid(65534)
         .gid(65534)
         .output();
-    // The program has to be where another user may read it.
     let output = child.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let lines: Vec<_> = said
