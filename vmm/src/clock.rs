@@ -49,15 +49,7 @@ impl Clock {
         let now = kernel::rdtsc().wrapping_add(tsc_offset);
         let page = ClockPage::new(machine.tsc_hz(), now, base_ns)
             .ok_or(ClockError::Frequency(machine.tsc_hz()))?;
-        let words = [
-            page.magic,
-            page.sequence,
-            page.base_tsc,
-            page.base_ns,
-            page.ns_per_tick,
-            page.ticks_per_ns,
-        ];
-        for (i, word) in (0u64..).zip(words) {
+        for (i, word) in (0u64..).zip(page.words()) {
             machine
                 .ram()
                 .write_obj(word, GuestAddress(machine.clock().0 + i * 8))?;
@@ -75,9 +67,7 @@ impl Clock {
         self.page
             .ns_at(kernel::rdtsc().wrapping_add(self.tsc_offset))
     }
-}
 
-impl Clock {
     /// What is saved of the clock, now.
     #[must_use]
     pub fn state(&self) -> ClockState {

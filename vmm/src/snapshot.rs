@@ -10,8 +10,8 @@
 use std::time::{Duration, SystemTime};
 
 use kvm_bindings::{
-    KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use rt_abi::clock::ClockPage;
@@ -227,12 +227,6 @@ impl VcpuState {
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
         self.msr(MSR_TSC_DEADLINE).filter(|&deadline| deadline != 0)
-    }
-
-    /// Whether the vCPU would run the guest's code at once.
-    #[must_use]
-    pub fn runnable(&self) -> bool {
-        self.mp_state.mp_state == KVM_MP_STATE_RUNNABLE
     }
 
     fn msr(&self, wanted: u32) -> Option<u64> {

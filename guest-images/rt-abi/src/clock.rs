@@ -52,6 +52,19 @@ impl ClockPage {
         })
     }
 
+    /// The page as it lies in memory, word by word.
+    #[must_use]
+    pub const fn words(&self) -> [u64; 6] {
+        [
+            self.magic,
+            self.sequence,
+            self.base_tsc,
+            self.base_ns,
+            self.ns_per_tick,
+            self.ticks_per_ns,
+        ]
+    }
+
     /// Guest time in nanoseconds when the TSC reads `tsc`. A TSC before the base counts as the base.
     #[must_use]
     pub fn ns_at(&self, tsc: u64) -> u64 {

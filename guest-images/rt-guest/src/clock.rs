@@ -52,14 +52,7 @@ impl Clock {
             .or_else(kvm_tsc_hz)
             .or_else(pit_tsc_hz)?;
         let page = ClockPage::new(hz, boot_tsc, 0)?;
-        let words = [
-            page.magic,
-            page.sequence,
-            page.base_tsc,
-            page.base_ns,
-            page.ns_per_tick,
-            page.ticks_per_ns,
-        ];
+        let words = page.words();
         for (to, from) in OWN_PAGE.iter().zip(words) {
             to.store(from, Ordering::Relaxed);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::fixed::{read_back, set_fixed};
 use super::rt_cgroup::gone_is_fine;
-use super::{BackendError, CpuReservation, InForce, affinity, pin};
+use super::{BackendError, CpuReservation, InForce, affinity, holds, pin};
 use crate::cgroup::Version;
 use crate::kernel::{Policy, Tid};
 use crate::request::{BackendKind, Granted};
@@ -83,15 +83,7 @@ impl CpuReservation for CfsQuota {
     fn in_force(&self) -> Result<InForce, BackendError> {
         read_back(self.tid, Policy::Other)?;
         for (file, wanted) in self.settings(self.reservation) {
-            let found = self.group.get(file)?;
-            if found != wanted {
-                let file = self.group.path.join(file).display().to_string();
-                return Err(BackendError::GroupNotInForce {
-                    file,
-                    wanted,
-                    found,
-                });
-            }
+            holds(&self.group, file, wanted)?;
         }
         Ok(InForce {
             backend: BackendKind::CfsQuota,

@@ -16,6 +16,7 @@ pub use error::BackendError;
 
 use crate::request::{BackendKind, Granted, Placement};
 use crate::reservation::Reservation;
+use crate::vcpu_group::VcpuGroup;
 
 /// A reservation in force on one thread.
 ///
@@ -86,6 +87,20 @@ pub fn move_ahead(granted: &Granted) -> Result<(), BackendError> {
         Placement::Partition { cpu } => deadline::enter_partition(Tid::current(), cpu).map(|_| ()),
         _ => Ok(()),
     }
+}
+
+/// Reads a setting of a control group back, and compares it with what it is to hold.
+fn holds(group: &VcpuGroup, file: &str, wanted: String) -> Result<(), BackendError> {
+    let found = group.get(file)?;
+    if found == wanted {
+        return Ok(());
+    }
+    let file = group.path.join(file).display().to_string();
+    Err(BackendError::GroupNotInForce {
+        file,
+        wanted,
+        found,
+    })
 }
 
 /// Restricts a thread to its CPU, where the placement is one.

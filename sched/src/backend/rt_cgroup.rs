@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::fixed::{read_back, set_fixed};
-use super::{BackendError, CpuReservation, InForce, affinity, pin};
+use super::{BackendError, CpuReservation, InForce, affinity, holds, pin};
 use crate::cgroup::{CgroupError, Version};
 use crate::kernel::{Policy, Tid};
 use crate::request::{BackendKind, DEFAULT_FIFO_PRIORITY, Granted};
@@ -90,16 +90,7 @@ impl CpuReservation for RtGroup {
             (RUNTIME, self.reservation.runtime()),
             (PERIOD, self.reservation.period()),
         ] {
-            let wanted = wanted.as_micros().to_string();
-            let found = self.group.get(file)?;
-            if found != wanted {
-                let file = self.group.path.join(file).display().to_string();
-                return Err(BackendError::GroupNotInForce {
-                    file,
-                    wanted,
-                    found,
-                });
-            }
+            holds(&self.group, file, wanted.as_micros().to_string())?;
         }
         Ok(InForce {
             backend: BackendKind::RtCgroup,

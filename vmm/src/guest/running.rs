@@ -5,9 +5,9 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use sched::account::AccountSnapshot;
 use sched::backend::{BackendError, CpuReservation, Tid};
-use sched::ledger::Refusal;
-use sched::ledger::{Admitted, Change, Ledger};
+use sched::ledger::{Admitted, Change, Ledger, Refusal};
 use sched::request::{BackendKind, Granted};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -121,7 +121,7 @@ impl VcpuHandle {
     }
 
     /// The account as it is now; the last one if the thread does not answer in time (throttled, paused or over).
-    fn account(&self) -> Option<sched::account::AccountSnapshot> {
+    fn account(&self) -> Option<AccountSnapshot> {
         self.desk.ask_account();
         self.kick();
         let asked = Instant::now();
@@ -136,8 +136,8 @@ impl VcpuHandle {
         self.desk.account().0
     }
 
-    fn status(&self) -> VcpuStatus {
-        let account = self.account();
+    /// Its status, with this account.
+    fn status(&self, account: Option<AccountSnapshot>) -> VcpuStatus {
         VcpuStatus {
             tid: self.tid().0,
             granted: self.granted.clone(),
@@ -173,8 +173,8 @@ impl Drop for VcpuHandle {
 pub struct RunningVm {
     pub(super) plan: VmPlan,
     pub(super) ledger: Ledger,
-    // After the vCPUs: bandwidth is free in the kernel before it is free in the ledger.
     pub(super) vcpus: Vec<VcpuHandle>,
+    // Dropped after the vCPUs: bandwidth is free in the kernel before it is free in the ledger.
     pub(super) _admitted: Admitted,
     pub(super) machine: Arc<Machine>,
     pub(super) events: UnboundedReceiver<VcpuEvent>,
@@ -204,7 +204,11 @@ impl RunningVm {
             state: if self.paused { "paused" } else { "running" }.to_owned(),
             uptime: self.started.elapsed().as_secs_f64(),
             memory: self.plan.memory.size,
-            vcpus: self.vcpus.iter().map(VcpuHandle::status).collect(),
+            vcpus: self
+                .vcpus
+                .iter()
+                .map(|vcpu| vcpu.status(vcpu.account()))
+                .collect(),
             records,
             serial_lost: self.output.lost(),
         }
@@ -358,15 +362,7 @@ impl RunningVm {
     /// The status of a vCPU without waiting for a fresh account.
     pub(super) fn status_after_change(&self, vcpu: usize) -> VcpuStatus {
         let handle = &self.vcpus[vcpu];
-        VcpuStatus {
-            tid: handle.tid().0,
-            granted: handle.granted.clone(),
-            in_force: match &handle.in_force {
-                Some((_, reservation)) => reservation.in_force().map_err(|e| e.to_string()),
-                None => Err("not started".to_owned()),
-            },
-            account: handle.desk.account().0,
-        }
+        handle.status(handle.desk.account().0)
     }
 
     /// Reads the state of a paused guest.
