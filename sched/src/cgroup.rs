@@ -1,6 +1,6 @@
 //! Where the control groups are, and the few things done with them: find, make, write, join, remove.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -217,6 +217,13 @@ pub(crate) fn remove(path: &Path) -> Result<(), CgroupError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Keeps other processes that lock `group` out, until the file is closed.
+pub(crate) fn lock(group: &Path) -> Result<File, CgroupError> {
+    File::open(group)
+        .and_then(|folder| folder.lock().map(|()| folder))
+        .map_err(|source| failed("lock", group, source))
 }
 
 fn failed(action: &str, path: &Path, source: io::Error) -> CgroupError {

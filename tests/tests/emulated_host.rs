@@ -190,6 +190,11 @@ fn real_time_guests_run_on_ordinary_kvm_and_cgroup_version_2() {
             &(write_spec("saved", &SLOW_TASKS.replace("2s", "60s"), reservation) + SAVE),
         )
         .case("restore", SHORT, "chronovisor host restore")
+        .case(
+            "quota",
+            long,
+            &(write_spec("quota", &SLOW_TASKS.replace("2s", "60s"), QUOTA) + CONTROLLER),
+        )
         .case("faults", long, FAULTS)
         .boot()
         .unwrap();
@@ -205,6 +210,7 @@ fn real_time_guests_run_on_ordinary_kvm_and_cgroup_version_2() {
     assert!(adapted.contains("/400000000/400000000"), "{adapted}");
     assert!(adapted.contains("/300000000/300000000"), "{adapted}");
     assert_sane(&jobs(output("saved")), 0, 6);
+    assert!(output("quota").ends_with("as found\n"));
     let faults = output("faults");
     for part in ["triple 101", "hang 106", "ud 82", "triple-faulted"] {
         assert!(faults.contains(part), "{part}: {faults}");
@@ -238,6 +244,36 @@ some_jobs
 chronovisor stop saved || exit 2
 wait
 cat /first.records /second.records
+"#;
+
+const QUOTA: &str = "runtime = \"200ms\"\nperiod = \"400ms\"\nbackend = \"cfs-quota\"\n";
+
+/// The root hands out the cpu controller while a guest, or somebody else, uses it: ended, killed, and shared.
+const CONTROLLER: &str = r#"
+cd /sys/fs/cgroup
+quota() {
+    chronovisor run /quota.toml >/dev/null &
+    until chronovisor status quota 2>/dev/null | grep -q 'in force'; do sleep 0.1; done
+    grep -qw cpu cgroup.subtree_control || exit 1
+}
+as_found() {
+    ! grep -qw cpu cgroup.subtree_control && ! ls -d chronovisor.* 2>/dev/null
+}
+echo -cpu >cgroup.subtree_control
+mkdir other
+quota; chronovisor stop quota; wait
+as_found || exit 2
+quota; kill -KILL $!; wait
+chronovisor ls
+as_found || exit 3
+quota; echo 50 >other/cpu.weight; chronovisor stop quota; wait
+grep -qw cpu cgroup.subtree_control || exit 4
+echo 100 >other/cpu.weight
+chronovisor ls
+as_found || exit 5
+rmdir other
+echo +cpu >cgroup.subtree_control
+echo as found
 "#;
 
 const FAULTS: &str = r#"

@@ -1,10 +1,9 @@
 //! The kernel mechanisms behind a reservation, and one way to use any of them.
 
-mod cfs_quota;
 mod deadline;
 mod error;
 mod fixed;
-mod rt_cgroup;
+mod group;
 
 use std::time::Duration;
 
@@ -16,7 +15,6 @@ pub use error::BackendError;
 
 use crate::request::{BackendKind, Granted, Placement};
 use crate::reservation::Reservation;
-use crate::vcpu_group::VcpuGroup;
 
 /// A reservation in force on one thread.
 ///
@@ -71,8 +69,9 @@ pub struct InForce {
 pub fn apply(tid: Tid, granted: &Granted) -> Result<Box<dyn CpuReservation>, BackendError> {
     Ok(match granted.request.backend {
         BackendKind::Deadline => Box::new(deadline::DeadlineServer::apply(tid, granted)?),
-        BackendKind::RtCgroup => Box::new(rt_cgroup::RtGroup::apply(tid, granted)?),
-        BackendKind::CfsQuota => Box::new(cfs_quota::CfsQuota::apply(tid, granted)?),
+        BackendKind::RtCgroup | BackendKind::CfsQuota => {
+            Box::new(group::GroupServer::apply(tid, granted)?)
+        }
         BackendKind::Fifo | BackendKind::Other => Box::new(fixed::Fixed::apply(tid, granted)?),
     })
 }
@@ -87,20 +86,6 @@ pub fn move_ahead(granted: &Granted) -> Result<(), BackendError> {
         Placement::Partition { cpu } => deadline::enter_partition(Tid::current(), cpu).map(|_| ()),
         _ => Ok(()),
     }
-}
-
-/// Reads a setting of a control group back, and compares it with what it is to hold.
-fn holds(group: &VcpuGroup, file: &str, wanted: String) -> Result<(), BackendError> {
-    let found = group.get(file)?;
-    if found == wanted {
-        return Ok(());
-    }
-    let file = group.path.join(file).display().to_string();
-    Err(BackendError::GroupNotInForce {
-        file,
-        wanted,
-        found,
-    })
 }
 
 /// Restricts a thread to its CPU, where the placement is one.
