@@ -4,9 +4,12 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::unix::thread::JoinHandleExt;
+use std::thread::JoinHandle;
 
 use kvm_bindings::{kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{VcpuFd, VmFd};
+use nix::sched::CpuSet;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
@@ -48,15 +51,61 @@ pub fn register_memory(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), kvm_ioctl
     Ok(())
 }
 
-/// Locks a mapping of guest memory, so that no page of it is ever taken away while vCPUs run.
+/// Has every page of a mapping of guest memory be locked as soon as it is there, so that it is never taken away while
+/// vCPUs run.
 ///
 /// # Errors
 /// `EPERM` or `ENOMEM` when `RLIMIT_MEMLOCK` forbids it.
-pub fn lock(region: &MmapRegion) -> io::Result<()> {
-    // SAFETY: the range is a live mapping of exactly this length, and mlock changes no content of it.
-    match unsafe { libc::mlock(region.as_ptr().cast(), region.size()) } {
+pub fn lock_on_fault(region: &MmapRegion) -> io::Result<()> {
+    let (start, length) = (region.as_ptr().cast(), region.size());
+    // SAFETY: the range is a live mapping of exactly this length, and mlock2 changes no content of it.
+    match unsafe { libc::mlock2(start, length, libc::MLOCK_ONFAULT) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes the pages of a part of guest memory be there, writable (`MADV_POPULATE_WRITE`, Linux 5.14).
+///
+/// # Errors
+/// `EINVAL` when the part is not inside the region; `ENOMEM` or `EFAULT` when there is not enough memory of the kind.
+pub fn populate(region: &MmapRegion, offset: usize, length: usize) -> io::Result<()> {
+    let inside = offset
+        .checked_add(length)
+        .is_some_and(|end| end <= region.size());
+    if !inside {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: the part lies in a live mapping (checked above), and populating changes no content of it.
+    match unsafe {
+        let start = region.as_ptr().add(offset);
+        libc::madvise(start.cast(), length, libc::MADV_POPULATE_WRITE)
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Restricts a thread that was just started to one CPU.
+///
+/// # Errors
+/// `EINVAL` when the cpuset of the process does not have that CPU.
+pub fn send_to(thread: &JoinHandle<()>, cpu: u32) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(usize::try_from(cpu).unwrap_or(usize::MAX))?;
+    // SAFETY:
+    // - the thread was not joined, so its pthread_t is valid;
+    // - CpuSet is the kernel's cpu_set_t, which the call only reads.
+    let error = unsafe {
+        libc::pthread_setaffinity_np(
+            thread.as_pthread_t(),
+            size_of::<CpuSet>(),
+            std::ptr::from_ref(&set).cast(),
+        )
+    };
+    match error {
+        0 => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(error)),
     }
 }
 
@@ -122,4 +171,75 @@ pub fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), kvm_ioctls::Err
     // SAFETY: no feature with state beyond the 4096 bytes of `kvm_xsave` is enabled for this process (that takes an
     // explicit arch_prctl(ARCH_REQ_XCOMP_GUEST_PERM)), so KVM reads no further than the structure.
     unsafe { vcpu.set_xsave(xsave) }
+}
+
+/// Gives back the pages of the executable's code and constants that were used so far. What is needed again comes back
+/// from the page cache, a few pages at a time; what only served to start does not.
+pub fn forget_start_up() {
+    for (start, length) in executable_mappings() {
+        let start = std::ptr::without_provenance_mut(start);
+        // The process is only larger than it need be if this fails.
+        // SAFETY: the range is a mapping of the executable's file that nobody can write, so its content comes back
+        // unchanged from that file (MADV_DONTNEED in madvise(2)).
+        let _ = unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Address and length of what is mapped of the executable read-only, as its program headers say (getauxval(3), elf(5)).
+fn executable_mappings() -> Vec<(usize, usize)> {
+    const PAGE: usize = 4096;
+    // SAFETY: both only read what the kernel handed to the process when it started.
+    let (headers, count) = unsafe {
+        (
+            libc::getauxval(libc::AT_PHDR),
+            libc::getauxval(libc::AT_PHNUM),
+        )
+    };
+    let (Ok(address), Ok(count)) = (usize::try_from(headers), usize::try_from(count)) else {
+        return Vec::new();
+    };
+    if address == 0 {
+        return Vec::new();
+    }
+    let first = std::ptr::with_exposed_provenance::<libc::Elf64_Phdr>(address);
+    // SAFETY: the kernel says that so many program headers lie there; nobody writes or unmaps them.
+    let table = unsafe { std::slice::from_raw_parts(first, count) };
+    let place = |header: &libc::Elf64_Phdr| {
+        let start = usize::try_from(header.p_vaddr).ok()?;
+        Some((start, usize::try_from(header.p_memsz).ok()?))
+    };
+    // Where the executable lies differs from where it says it lies.
+    let own = table
+        .iter()
+        .find(|header| header.p_type == libc::PT_PHDR)
+        .and_then(place);
+    let Some(moved) = own.and_then(|(said, _)| address.checked_sub(said)) else {
+        return Vec::new();
+    };
+    table
+        .iter()
+        .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0)
+        .filter_map(place)
+        .map(|(start, length)| {
+            // Whole pages only: the last one may be shared with what follows.
+            let (start, end) = (moved + start, moved + start + length);
+            let (start, end) = (start - start % PAGE, end - end % PAGE);
+            (start, end.saturating_sub(start))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forgotten_code_comes_back() {
+        let here = (forgotten_code_comes_back as *const ()).addr();
+        let mappings = executable_mappings();
+        let inside = |&(start, length): &(usize, usize)| (start..start + length).contains(&here);
+        assert!(mappings.iter().any(inside), "{here:x} in {mappings:x?}");
+        forget_start_up();
+        assert_eq!(format!("{}", "still here"), "still here");
+    }
 }

@@ -4,7 +4,7 @@
 //! kernel, the rest is not (split irqchip): closing a VM with all of them in the kernel takes 15 ms instead of 0.2.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{CpuId, KVM_CAP_HALT_POLL, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
@@ -19,13 +19,16 @@ use crate::device::{
     SERIAL_PORTS, SerialOutput, serial,
 };
 use crate::kernel;
-use crate::memory::{self, MemoryError, MemoryPlan};
+use crate::memory::{self, MemoryError, MemoryPlan, Population};
 use crate::snapshot::{GuestState, SnapshotError};
+use crate::units::ByteSize;
 
 /// Pins of the I/O APIC that a split irqchip reserves routes for.
 const IOAPIC_PINS: u64 = 24;
 /// Entries that KVM's CPUID table may have.
 const MAX_CPUID_ENTRIES: usize = 256;
+/// Memory up to this size is populated by two threads.
+const SHARED_UP_TO: ByteSize = ByteSize::mebibytes(64);
 
 /// Why a machine cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -102,14 +105,14 @@ pub struct Built {
 
 /// Builds a machine without an image: memory is zero, vCPUs are in reset.
 ///
-/// `elsewhere` runs a closure on another thread, on another CPU if there is one: what KVM can tell of CPUID takes as long
-/// to collect as memory to make.
+/// `elsewhere` runs a closure on another thread, on another CPU if there is one, in the order they are given: making
+/// memory takes longest, and what KVM can tell of CPUID is slow to collect.
 ///
 /// # Errors
 /// [`MachineError`]; everything made so far is gone again.
 pub fn build(
     plan: MachinePlan,
-    elsewhere: impl FnOnce(Box<dyn FnOnce() + Send>),
+    elsewhere: impl Fn(Box<dyn FnOnce() + Send>),
 ) -> Result<Built, MachineError> {
     let kvm = open()?;
     // Before memory: while pages are being locked, creating a VM would wait for them.
@@ -120,12 +123,36 @@ pub fn build(
         let _ = answer.send(kvm.get_supported_cpuid(MAX_CPUID_ENTRIES));
     }));
     let ram = memory::create(plan.memory)?;
+    populate(plan.memory, &ram, &elsewhere)?;
     let cpuid = cpuid
         .recv()
         .map_err(|_| MachineError::Missing("CPUID table"))?;
     let cpuid = cpuid.map_err(call("tell its CPUID"))?;
     let vcpus = create_vcpus(&vm, &cpuid, plan.vcpus)?;
     assemble(plan, vm, vcpus, ram)
+}
+
+/// Populates memory on this thread and, if it is little, on the other too. A vCPU's thread waits with real-time priority,
+/// so it is not kept busy for long.
+fn populate(
+    plan: MemoryPlan,
+    ram: &GuestMemoryMmap,
+    elsewhere: impl Fn(Box<dyn FnOnce() + Send>),
+) -> Result<(), MemoryError> {
+    let population = Arc::new(Population::new(ram.clone(), plan));
+    let (answer, other) = std::sync::mpsc::channel();
+    if plan.size <= SHARED_UP_TO {
+        let population = Arc::clone(&population);
+        elsewhere(Box::new(move || {
+            // If nobody waits for it any more the build has failed.
+            let _ = answer.send(population.work());
+        }));
+    } else {
+        drop(answer);
+    }
+    population.work()?;
+    // Nothing comes if it was not asked.
+    other.recv().unwrap_or(Ok(()))
 }
 
 /// Puts VM, vCPUs and memory together and adds the devices.

@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::kernel;
 use crate::units::ByteSize;
@@ -68,6 +69,11 @@ pub fn ranges(size: u64) -> Vec<(u64, u64)> {
     ]
 }
 
+/// Guest memory is populated in about so many pieces,
+const PIECES: usize = 16;
+/// none of which is smaller than this.
+const LEAST_PIECE: usize = 256 << 10;
+
 /// How guest memory is made.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryPlan {
@@ -77,16 +83,12 @@ pub struct MemoryPlan {
     pub hugepages: bool,
 }
 
-/// Makes, populates and locks guest memory.
+/// Makes guest memory, each page of which is locked as soon as it is there. [`populate`] has them all be there.
 ///
 /// # Errors
 /// [`MemoryError`] when the host has not enough memory, huge pages or lock limit.
 pub fn create(plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError> {
-    let failed = |source: io::Error| MemoryError::Create {
-        size: plan.size,
-        source,
-        hint: hint(plan.hugepages),
-    };
+    let failed = |source: io::Error| create_error(plan, source);
     if plan.size > CHECKED_FROM
         && available().is_some_and(|available| available < plan.size.bytes())
     {
@@ -97,7 +99,7 @@ pub fn create(plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError> {
     map(&file, plan)
 }
 
-/// Maps guest memory that lies in `file`, populated and locked.
+/// Maps guest memory that lies in `file`.
 ///
 /// # Errors
 /// As [`create`].
@@ -105,12 +107,9 @@ pub fn map(file: &File, plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError
     let mut regions = Vec::new();
     let mut offset = 0;
     for (start, length) in ranges(plan.size.bytes()) {
-        let create_error = |source: io::Error| MemoryError::Create {
-            size: plan.size,
-            source,
-            hint: hint(plan.hugepages),
-        };
-        let file = file.try_clone().map_err(create_error)?;
+        let file = file
+            .try_clone()
+            .map_err(|source| create_error(plan, source))?;
         let length = usize::try_from(length).map_err(|e| layout_error(plan, &e))?;
         let region = MmapRegionBuilder::new(length)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
@@ -118,15 +117,9 @@ pub fn map(file: &File, plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError
             .with_file_offset(FileOffset::new(file, offset))
             .build()
             .map_err(|e| layout_error(plan, &e))?;
-        // Locking also populates: every page is there afterwards, in one pass.
-        kernel::lock(&region).map_err(|source| {
-            if plan.hugepages && source.raw_os_error() == Some(libc::ENOMEM) {
-                return create_error(source);
-            }
-            MemoryError::Lock {
-                size: plan.size,
-                source,
-            }
+        kernel::lock_on_fault(&region).map_err(|source| MemoryError::Lock {
+            size: plan.size,
+            source,
         })?;
         offset += region.size() as u64;
         let region = GuestRegionMmap::new(region, GuestAddress(start))
@@ -134,6 +127,62 @@ pub fn map(file: &File, plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError
         regions.push(region);
     }
     GuestMemoryMmap::from_regions(regions).map_err(|e| layout_error(plan, &e))
+}
+
+/// What several threads populate together: each takes the next piece until none is left.
+#[derive(Debug)]
+pub struct Population {
+    ram: GuestMemoryMmap,
+    plan: MemoryPlan,
+    piece: usize,
+    next: AtomicUsize,
+}
+
+impl Population {
+    /// Of `ram`, made by [`create`] or [`map`] with the same plan.
+    #[must_use]
+    pub fn new(ram: GuestMemoryMmap, plan: MemoryPlan) -> Self {
+        let bytes = usize::try_from(plan.size.bytes()).unwrap_or(usize::MAX);
+        let piece = (bytes / PIECES).next_multiple_of(LEAST_PIECE);
+        Self {
+            ram,
+            plan,
+            piece,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Populates pieces until none is left that nobody has taken. All is there once every thread has returned.
+    ///
+    /// # Errors
+    /// [`MemoryError::Create`].
+    pub fn work(&self) -> Result<(), MemoryError> {
+        loop {
+            let mut skip = self.next.fetch_add(1, Ordering::Relaxed);
+            let piece = self.ram.iter().find_map(|region| {
+                let pieces = region.size().div_ceil(self.piece);
+                if skip < pieces {
+                    return Some((region, skip * self.piece));
+                }
+                skip -= pieces;
+                None
+            });
+            let Some((region, offset)) = piece else {
+                return Ok(());
+            };
+            let length = self.piece.min(region.size() - offset);
+            kernel::populate(region, offset, length)
+                .map_err(|source| create_error(self.plan, source))?;
+        }
+    }
+}
+
+fn create_error(plan: MemoryPlan, source: io::Error) -> MemoryError {
+    MemoryError::Create {
+        size: plan.size,
+        source,
+        hint: hint(plan.hugepages),
+    }
 }
 
 fn layout_error(plan: MemoryPlan, reason: &dyn std::fmt::Display) -> MemoryError {
@@ -177,7 +226,8 @@ fn memfd(plan: MemoryPlan) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+    use std::os::unix::fs::MetadataExt;
+    use vm_memory::{Bytes, GuestMemoryRegion};
 
     #[test]
     fn small_memory_is_one_range_and_large_memory_leaves_the_device_hole() {
@@ -195,10 +245,17 @@ mod tests {
             hugepages: false,
         };
         let ram = create(plan).unwrap();
+        let population = Population::new(ram.clone(), plan);
+        std::thread::scope(|scope| {
+            scope.spawn(|| population.work().unwrap());
+            population.work().unwrap();
+        });
         assert_eq!(ram.read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
         ram.write_obj(42u64, GuestAddress(0x1000)).unwrap();
         let region = ram.iter().next().unwrap();
         let file = region.file_offset().unwrap().file().try_clone().unwrap();
+        // st_blocks counts 512 bytes each.
+        assert_eq!(file.metadata().unwrap().blocks() * 512, plan.size.bytes());
         let other = map(&file, plan).unwrap();
         assert_eq!(other.read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 42);
     }

@@ -19,7 +19,7 @@ use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
 use sched::kernel::Tid;
 use sched::ledger::Ledger;
-use sched::request::{BackendKind, Enforcement, Granted};
+use sched::request::{BackendKind, Enforcement, Granted, Placement};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -111,6 +111,8 @@ pub enum SetupError {
 pub struct Assignment {
     /// Which vCPU.
     pub index: usize,
+    /// Whether there is no other, so that it need not wait for any.
+    pub is_sole: bool,
     /// The vCPU.
     pub fd: VcpuFd,
     /// The machine.
@@ -157,6 +159,7 @@ impl Recruit {
     pub fn start(index: usize, granted: &Granted, ledger: &Ledger) -> std::io::Result<Self> {
         let (orders, inbox) = std::sync::mpsc::channel();
         let (granted, ledger) = (granted.clone(), ledger.clone());
+        let placement = granted.placement;
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || {
@@ -172,6 +175,10 @@ impl Recruit {
                     }
                 }
             })?;
+        if let Placement::Partition { cpu } = placement {
+            // It would wait for this thread's CPU otherwise. Where it cannot be, it gets there by joining its partition.
+            let _ = kernel::send_to(&thread, cpu);
+        }
         Ok(Self {
             orders: Some(orders),
             thread: Some(thread),
@@ -237,8 +244,8 @@ fn run(assignment: Assignment) {
             return;
         }
     };
-    // All vCPUs run or none: wait until every one is ready.
-    if !matches!(thread.assignment.commands.recv(), Ok(Command::Go)) {
+    // All vCPUs run or none: wait until every other one is ready.
+    if !thread.assignment.is_sole && !matches!(thread.assignment.commands.recv(), Ok(Command::Go)) {
         return;
     }
     let end = thread.run();

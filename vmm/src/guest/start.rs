@@ -186,6 +186,7 @@ impl BuiltVm {
             let (commands, inbox) = mpsc::channel();
             let thread = recruit.assign(Assignment {
                 index,
+                is_sole: grants.len() == 1,
                 fd,
                 machine: Arc::clone(&machine),
                 granted: grants[index].clone(),
