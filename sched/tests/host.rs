@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sched::backend::{BackendError, apply};
+use sched::host::HostCheck;
 use sched::kernel::{Policy, policy, set_policy};
 use sched::ledger::{Bound, Change, Ledger};
 use sched::prepare::{self, PrepareError};
@@ -90,6 +92,131 @@ fn preparing_twice_is_preparing_once_and_another_set_is_refused() {
         matches!(foreign, Err(PrepareError::NotOwned { .. })),
         "{foreign:?}"
     );
+}
+
+/// Every interrupt's CPUs, the masks of every network queue, and the idle limit of every CPU.
+fn steering() -> BTreeMap<PathBuf, String> {
+    let mut files = Vec::new();
+    let mut add = |folder: &str, name: &str| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        files.extend(entries.map(|entry| entry.path().join(name)));
+    };
+    add("/proc/irq", "smp_affinity_list");
+    add("/sys/devices/system/cpu", "power/pm_qos_resume_latency_us");
+    for device in fs::read_dir("/sys/class/net")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let queues = device.path().join("queues");
+        add(&queues.to_string_lossy(), "rps_cpus");
+        add(&queues.to_string_lossy(), "xps_cpus");
+    }
+    files.push("/proc/irq/default_smp_affinity".into());
+    let value = |file: PathBuf| Some((file.clone(), fs::read_to_string(file).ok()?));
+    files.into_iter().filter_map(value).collect()
+}
+
+/// A setting that a test needs, put back on drop.
+struct Put {
+    file: PathBuf,
+    before: String,
+}
+
+impl Put {
+    fn new(file: &str, value: &str) -> Self {
+        let before = fs::read_to_string(file).unwrap();
+        fs::write(file, value).unwrap();
+        let file = file.into();
+        Self { file, before }
+    }
+}
+
+impl Drop for Put {
+    fn drop(&mut self) {
+        fs::write(&self.file, &self.before).unwrap();
+    }
+}
+
+#[test]
+fn a_prepared_cpu_is_quiet_and_a_restored_one_is_as_it_was() {
+    requires_partitions!();
+    let _host = Host::lock();
+    let cpus = sched::cpus::online();
+    let cpu = cpus[cpus.len() - 1];
+    let queue = "/sys/class/net/lo/queues/rx-0/rps_cpus";
+    // Packets of all CPUs' own, received on the last one.
+    let _steered = (Path::new(queue).exists() && cpu < 32)
+        .then(|| Put::new(queue, &format!("{:x}", 1u32 << cpu | 1)));
+    let before = steering();
+    let prepared = Prepared::last_cpu();
+    let during = steering();
+    let check = HostCheck::run("test", Duration::ZERO);
+    let of_cpu = check.cpus.iter().find(|check| check.cpu == cpu).unwrap();
+    assert_eq!(of_cpu.packets_steered, [""; 0]);
+    assert!(!of_cpu.deep_idle_allowed);
+    // Some interrupts can be steered on any machine, if not all of them.
+    let movable = |file: &Path, text: &str| {
+        file.ends_with("smp_affinity_list")
+            && sched::cpus::parse(text).is_some_and(|list| list.len() > 1 && list.contains(&cpu))
+    };
+    let steerable = before.iter().filter(|(file, text)| movable(file, text));
+    let (moved, kept): (Vec<_>, Vec<_>) = steerable
+        .map(|(file, _)| file)
+        .partition(|file| during[*file] != before[*file]);
+    assert!(!moved.is_empty() || kept.is_empty(), "{kept:?}");
+    for file in moved {
+        let list = sched::cpus::parse(&during[file]).unwrap();
+        assert!(
+            !list.contains(&cpu) && !list.is_empty(),
+            "{file:?}: {list:?}"
+        );
+    }
+    drop(prepared);
+    assert_eq!(steering(), before);
+}
+
+#[test]
+fn preparing_again_steers_away_what_came_since_and_keeps_what_others_set() {
+    requires_partitions!();
+    let _host = Host::lock();
+    let last = sched::cpus::online().pop().unwrap();
+    let file = format!("/sys/devices/system/cpu/cpu{last}/power/pm_qos_resume_latency_us");
+    if !Path::new(&file).exists() {
+        return;
+    }
+    // Put back after the partition is undone.
+    let _latency = Put::new(&file, "60");
+    let prepared = Prepared::last_cpu();
+    let cpu = prepared.partition.cpu;
+    let value = || fs::read_to_string(&file).unwrap().trim().to_owned();
+    assert_eq!(value(), "n/a");
+    fs::write(&file, "70").unwrap();
+    prepare::prepare(prepared.run_dir(), &[cpu]).unwrap();
+    assert_eq!(value(), "n/a");
+    prepare::restore(prepared.run_dir()).unwrap();
+    assert_eq!(value(), "70", "the value it had last");
+}
+
+#[test]
+fn preparing_and_restoring_at_the_same_time_take_turns() {
+    requires_partitions!();
+    let _host = Host::lock();
+    let before = (cpuset_state(), steering());
+    let cpus = sched::cpus::online();
+    let cpu = cpus[cpus.len() - 1];
+    let dir = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    prepare::prepare(dir.path(), &[cpu]).unwrap();
+                    prepare::restore(dir.path()).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!((cpuset_state(), steering()), before);
 }
 
 #[test]

@@ -1,21 +1,24 @@
 //! Preparing a host for promises, and undoing exactly that.
 //!
+//! Each CPU becomes a partition, and is made quiet: interrupts and packets are steered to the other CPUs, and deep idle
+//! states are ruled out.
+//!
 //! What is going to be changed is written to `host.json` in the run directory before anything is: created groups, and
 //! settings with their values before and after. [`restore`] undoes what that file lists and nothing else, leaving alone
-//! any setting that someone changed since. Both may be repeated, also after a crash in the middle.
+//! any setting that someone changed since. Both may be repeated, also after a crash in the middle, and both at the same
+//! time: one waits for the other.
 
-use std::fs;
+pub(crate) mod quiet;
+mod record;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+use self::quiet::Kernel;
+use self::record::{Alone, Record, Setting, VERSION};
 use crate::cgroup::{self, CgroupError, Hierarchy, Version};
 use crate::cpus;
 use crate::partition::{self, Partition};
-
-/// The version of the file's form.
-const VERSION: u32 = 1;
 
 /// The host could not be prepared or restored.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,28 @@ pub enum PrepareError {
     /// A control group could not be used.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// A setting of the kernel could not be read or changed.
+    #[error("cannot {action} {path}: {source}; run as root where /proc and /sys are writable")]
+    Setting {
+        /// What was tried: `read`, `write '1' to`.
+        action: String,
+        /// The setting's file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Everything else was undone, but the kernel refuses to have one setting back.
+    #[error(
+        "all but one setting is restored: the kernel refuses '{value}' for {path} ({source}); write what fits by hand"
+    )]
+    NotUndone {
+        /// The setting's file.
+        path: PathBuf,
+        /// Its value before.
+        value: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// The record of changes could not be read or written.
     #[error("cannot {action} {path}: {source}")]
     Record {
@@ -81,26 +106,8 @@ pub enum PrepareError {
     },
 }
 
-/// What was changed, or is about to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    version: u32,
-    cpus: Vec<u32>,
-    created: Vec<PathBuf>,
-    settings: Vec<Setting>,
-}
-
-/// One setting of the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Setting {
-    file: PathBuf,
-    before: String,
-    after: String,
-    /// What to write to undo it, where that is not `before`.
-    undo: Option<String>,
-}
-
-/// Makes a one-CPU partition of each of `cpus`. Those that are partitions already stay as they are.
+/// Makes a one-CPU partition of each of `cpus` and makes these CPUs quiet. Those that are partitions already stay as they
+/// are, but what disturbs them anew is steered away.
 ///
 /// # Errors
 /// When it cannot be done; what had been changed is undone then.
@@ -108,13 +115,15 @@ pub fn prepare(run_dir: &Path, cpus: &[u32]) -> Result<Vec<Partition>, PrepareEr
     let online = cpus::online();
     check(cpus, &online)?;
     let wanted = sorted(cpus);
-    if let Some(record) = load(run_dir)? {
+    let _alone = Alone::wait(run_dir)?;
+    if let Some(mut record) = Record::load(run_dir)? {
         let valid: Vec<_> = record
             .cpus
             .iter()
             .filter_map(|&cpu| Partition::of(cpu))
             .collect();
         if record.cpus == wanted && valid.len() == wanted.len() {
+            quieten(run_dir, &mut record, &online)?;
             return Ok(valid);
         }
         if !valid.is_empty() {
@@ -122,14 +131,16 @@ pub fn prepare(run_dir: &Path, cpus: &[u32]) -> Result<Vec<Partition>, PrepareEr
             return Err(PrepareError::AlreadyPrepared { cpus });
         }
         // Nothing of it is in force: left by a crash in the middle.
-        restore(run_dir)?;
+        undo(&record, run_dir)?;
     }
     let hierarchy = Hierarchy::of("cpuset")?;
-    let record = plan(hierarchy, &wanted)?;
-    store(run_dir, &record)?;
-    let made = make(hierarchy, &record, &online);
+    let mut record = plan(hierarchy, &wanted)?;
+    record.store(run_dir)?;
+    // Valid partitions come last: after a crash before that, everything is done anew.
+    let made =
+        quieten(run_dir, &mut record, &online).and_then(|()| make(hierarchy, &record, &online));
     if made.is_err()
-        && let Err(error) = restore(run_dir)
+        && let Err(error) = undo(&record, run_dir)
     {
         // The reason of the first failure is the one to tell.
         tracing::warn!(%error, "not all of a failed preparation could be undone");
@@ -142,9 +153,29 @@ pub fn prepare(run_dir: &Path, cpus: &[u32]) -> Result<Vec<Partition>, PrepareEr
 /// # Errors
 /// When a partition is in use (nothing is changed then), or the kernel refuses.
 pub fn restore(run_dir: &Path) -> Result<bool, PrepareError> {
-    let Some(record) = load(run_dir)? else {
+    // A folder in which nothing was prepared is left as it is.
+    if Record::load(run_dir)?.is_none() {
+        return Ok(false);
+    }
+    let _alone = Alone::wait(run_dir)?;
+    let Some(record) = Record::load(run_dir)? else {
         return Ok(false);
     };
+    undo(&record, run_dir).map(|()| true)
+}
+
+/// Steers away what disturbs the CPUs of `record`, which says so first.
+fn quieten(run_dir: &Path, record: &mut Record, online: &[u32]) -> Result<(), PrepareError> {
+    let settings = Kernel::running().plan(&record.cpus, online);
+    if settings.is_empty() {
+        return Ok(());
+    }
+    record.add(&settings);
+    record.store(run_dir)?;
+    record.apply(run_dir, settings)
+}
+
+fn undo(record: &Record, run_dir: &Path) -> Result<(), PrepareError> {
     let hierarchy = Hierarchy::of("cpuset")?;
     for group in &record.created {
         if let Some(&tid) = hierarchy.threads_in(group).first() {
@@ -160,16 +191,16 @@ pub fn restore(run_dir: &Path) -> Result<bool, PrepareError> {
         }
         cgroup::remove(group)?;
     }
+    let mut not_undone = Ok(());
     for setting in record.settings.iter().rev() {
-        let now = cgroup::read(&setting.file)?;
-        if now == setting.after && setting.after != setting.before {
-            let undo = setting.undo.as_ref().unwrap_or(&setting.before);
-            cgroup::write(&setting.file, undo)?;
+        match setting.undo() {
+            // To try it again would not help: the other settings need not wait for it.
+            Err(refused @ PrepareError::NotUndone { .. }) => not_undone = Err(refused),
+            undone => undone?,
         }
     }
-    let path = record_path(run_dir);
-    fs::remove_file(&path).map_err(|source| record_error("remove", &path, source))?;
-    Ok(true)
+    Record::remove(run_dir)?;
+    not_undone
 }
 
 /// The CPUs that are prepared from this run directory, whether or not they still are valid partitions.
@@ -177,7 +208,9 @@ pub fn restore(run_dir: &Path) -> Result<bool, PrepareError> {
 /// # Errors
 /// When the record cannot be read.
 pub fn prepared(run_dir: &Path) -> Result<Vec<u32>, PrepareError> {
-    Ok(load(run_dir)?.map(|record| record.cpus).unwrap_or_default())
+    Ok(Record::load(run_dir)?
+        .map(|record| record.cpus)
+        .unwrap_or_default())
 }
 
 fn check(cpus: &[u32], online: &[u32]) -> Result<(), PrepareError> {
@@ -307,46 +340,6 @@ fn make_v2(hierarchy: &Hierarchy, record: &Record) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn record_path(run_dir: &Path) -> PathBuf {
-    run_dir.join("host.json")
-}
-
-fn load(run_dir: &Path) -> Result<Option<Record>, PrepareError> {
-    let path = record_path(run_dir);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(record_error("read", &path, source)),
-    };
-    let record: Record = serde_json::from_slice(&bytes)
-        .map_err(|error| record_error("understand", &path, error.into()))?;
-    if record.version != VERSION {
-        let other = io::Error::other(format!("version {} of its form", record.version));
-        return Err(record_error("understand", &path, other));
-    }
-    Ok(Some(record))
-}
-
-/// Written aside and renamed, so that it is whole or not there.
-fn store(run_dir: &Path, record: &Record) -> Result<(), PrepareError> {
-    let path = record_path(run_dir);
-    let aside = path.with_extension("new");
-    let text = serde_json::to_vec_pretty(record).unwrap_or_default();
-    fs::create_dir_all(run_dir)
-        .and_then(|()| fs::write(&aside, text))
-        .and_then(|()| fs::rename(&aside, &path))
-        .map_err(|source| record_error("write", &path, source))
-}
-
-fn record_error(action: &'static str, path: &Path, source: io::Error) -> PrepareError {
-    let path = path.to_owned();
-    PrepareError::Record {
-        action,
-        path,
-        source,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,23 +362,5 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(!restore(dir.path()).unwrap());
         assert_eq!(prepared(dir.path()).unwrap(), Vec::<u32>::new());
-    }
-
-    #[test]
-    fn a_record_of_another_version_is_not_acted_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let record = Record {
-            version: 9,
-            cpus: vec![],
-            created: vec![],
-            settings: vec![],
-        };
-        store(dir.path(), &record).unwrap();
-        assert!(
-            restore(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("version 9")
-        );
     }
 }

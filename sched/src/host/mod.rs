@@ -1,5 +1,7 @@
 //! The host check: what of this host bears on its promises, and what to change.
 
+mod cpu;
+
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -8,9 +10,10 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_getres};
 use serde::{Deserialize, Serialize};
 
+pub use self::cpu::{CpuCheck, Frequency, IdleState};
 use crate::admission::Limits;
 use crate::cpus;
-use crate::noise::{self, CpuNoise};
+use crate::noise;
 use crate::partition;
 use crate::reservation::human;
 
@@ -43,44 +46,6 @@ pub struct HostCheck {
     pub cpus: Vec<CpuCheck>,
 }
 
-/// What bears on the promises of one CPU.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CpuCheck {
-    /// The CPU.
-    pub cpu: u32,
-    /// The cpufreq governor with its range in kHz; none where frequency is not under the kernel's control.
-    pub frequency: Option<Frequency>,
-    /// Idle states with their wake-up latency.
-    pub idle_states: Vec<IdleState>,
-    /// CPUs of the same core, itself included.
-    pub siblings: Vec<u32>,
-    /// Interrupts that are delivered to this CPU.
-    pub interrupts: u32,
-    /// Its measured noise, if that was asked for.
-    pub noise: Option<CpuNoise>,
-}
-
-/// Frequency scaling of one CPU. The kernel scales SCHED_DEADLINE runtime with it
-/// (Documentation/scheduler/sched-deadline.rst, section 3.1).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frequency {
-    /// The governor.
-    pub governor: String,
-    /// The lowest frequency, kHz.
-    pub least_khz: u64,
-    /// The highest frequency, kHz.
-    pub greatest_khz: u64,
-}
-
-/// One idle state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdleState {
-    /// Its name.
-    pub name: String,
-    /// The time to leave it.
-    pub latency: Duration,
-}
-
 /// Something that weakens promises, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding(pub String);
@@ -95,7 +60,7 @@ impl HostCheck {
             noise::measure(&online, noise).unwrap_or_default()
         };
         let of = |cpu| measured.iter().find(|noise| noise.cpu == cpu).cloned();
-        let interrupts = interrupts();
+        let interrupts = cpu::interrupts();
         let partitions = partition::usable(&online);
         Self {
             kernel: text("/proc/version").unwrap_or_default(),
@@ -155,6 +120,15 @@ impl HostCheck {
         for cpu in &self.cpus {
             cpu.findings(&mut note);
         }
+        let partitions = self.partitions.iter().map(u32::to_string);
+        let remedy = format!(
+            "`chronovisor host prepare --cpus {}`",
+            partitions.collect::<Vec<_>>().join(",")
+        );
+        let partitions = |check: &&CpuCheck| self.partitions.contains(&check.cpu);
+        for cpu in self.cpus.iter().filter(partitions) {
+            cpu.disturbances(&remedy, &mut note);
+        }
         found
     }
 
@@ -174,58 +148,6 @@ impl HostCheck {
             .filter(wanted)
             .filter_map(|check| check.noise.as_ref());
         noises.try_for_each(|noise| noise::check(reservation, noise))
-    }
-}
-
-impl CpuCheck {
-    fn of(cpu: u32, interrupts: &[Vec<u32>], noise: Option<CpuNoise>) -> Self {
-        let directory = format!("/sys/devices/system/cpu/cpu{cpu}");
-        let siblings = text(&format!("{directory}/topology/thread_siblings_list"));
-        let here = interrupts.iter().filter(|cpus| cpus.contains(&cpu)).count();
-        Self {
-            cpu,
-            frequency: frequency(&directory),
-            idle_states: idle_states(&directory),
-            siblings: siblings
-                .and_then(|list| cpus::parse(&list))
-                .unwrap_or_else(|| vec![cpu]),
-            interrupts: u32::try_from(here).unwrap_or(u32::MAX),
-            noise,
-        }
-    }
-
-    fn findings(&self, note: &mut impl FnMut(bool, String)) {
-        let cpu = self.cpu;
-        if let Some(Frequency {
-            governor,
-            least_khz,
-            greatest_khz,
-        }) = &self.frequency
-        {
-            note(
-                governor != "performance" && least_khz != greatest_khz,
-                format!(
-                    "CPU {cpu}: governor {governor} changes its speed, and with it what a budget is worth: use performance"
-                ),
-            );
-        }
-        if let Some(deepest) = self.idle_states.iter().max_by_key(|state| state.latency) {
-            note(
-                deepest.latency > Duration::from_micros(100),
-                format!(
-                    "CPU {cpu}: idle state {} takes {} to leave: limit it through /dev/cpu_dma_latency",
-                    deepest.name,
-                    human(deepest.latency)
-                ),
-            );
-        }
-        note(
-            self.siblings.len() > 1,
-            format!(
-                "CPU {cpu} shares its core with {}: what runs there slows it down; switch SMT off or leave the sibling idle",
-                cpus::format(&self.siblings)
-            ),
-        );
     }
 }
 
@@ -270,42 +192,6 @@ impl fmt::Display for HostCheck {
         }
         for Finding(text) in self.findings() {
             writeln!(f, "note: {text}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for CpuCheck {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<16}", format!("CPU {}", self.cpu))?;
-        match &self.frequency {
-            Some(Frequency {
-                governor,
-                least_khz,
-                greatest_khz,
-            }) => {
-                write!(
-                    f,
-                    "{governor} {}-{} MHz",
-                    least_khz / 1000,
-                    greatest_khz / 1000
-                )?;
-            }
-            None => write!(f, "frequency not exposed")?,
-        }
-        let deepest = self.idle_states.iter().max_by_key(|state| state.latency);
-        match deepest {
-            Some(state) => write!(f, ", idle to {} ({})", state.name, human(state.latency))?,
-            None => write!(f, ", idle states not exposed")?,
-        }
-        write!(
-            f,
-            ", core {}, {} interrupts",
-            cpus::format(&self.siblings),
-            self.interrupts
-        )?;
-        if let Some(noise) = &self.noise {
-            write!(f, "\n  noise         {noise}")?;
         }
         Ok(())
     }
@@ -383,43 +269,10 @@ fn hypervisor() -> Option<String> {
     })
 }
 
-fn frequency(directory: &str) -> Option<Frequency> {
-    let value = |file| text(&format!("{directory}/cpufreq/{file}"));
-    Some(Frequency {
-        governor: value("scaling_governor")?,
-        least_khz: value("scaling_min_freq")?.parse().ok()?,
-        greatest_khz: value("scaling_max_freq")?.parse().ok()?,
-    })
-}
-
-fn idle_states(directory: &str) -> Vec<IdleState> {
-    let states = (0..16).map(|state| format!("{directory}/cpuidle/state{state}"));
-    states
-        .map_while(|state| {
-            let latency = text(&format!("{state}/latency"))?.parse().ok()?;
-            Some(IdleState {
-                name: text(&format!("{state}/name"))?,
-                latency: Duration::from_micros(latency),
-            })
-        })
-        .collect()
-}
-
-/// For every interrupt, the CPUs it is delivered to.
-fn interrupts() -> Vec<Vec<u32>> {
-    let directories = fs::read_dir("/proc/irq").into_iter().flatten().flatten();
-    directories
-        .filter_map(|directory| {
-            let path = directory.path().join("effective_affinity_list");
-            cpus::parse(&text(path.to_str()?)?)
-        })
-        .filter(|cpus| !cpus.is_empty())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::CpuNoise;
     use crate::reservation::Reservation;
 
     fn ms(value: u64) -> Duration {
@@ -459,6 +312,40 @@ mod tests {
             "it might be placed there"
         );
         assert_eq!(check.admits(fine, Some(1)), Ok(()));
+    }
+
+    #[test]
+    fn what_may_disturb_a_partition_is_told_with_the_remedy() {
+        let mut check = HostCheck::run("test", Duration::ZERO);
+        let cpu = &mut check.cpus[0];
+        cpu.interrupts_allowed = vec![24, 25, 29];
+        cpu.packets_steered = vec!["eth0/rx-0".to_owned()];
+        cpu.deep_idle_allowed = true;
+        cpu.idle_states = vec![IdleState {
+            name: "C1".to_owned(),
+            latency: Duration::from_micros(2),
+        }];
+        let number = cpu.cpu;
+        let told = |check: &HostCheck| {
+            let found = check.findings().into_iter().map(|Finding(text)| text);
+            let remedy = format!("`chronovisor host prepare --cpus {number}`");
+            found
+                .filter(|text| text.contains(&remedy))
+                .collect::<Vec<_>>()
+        };
+        check.partitions.clear();
+        assert_eq!(told(&check), [""; 0], "it is no partition");
+        check.partitions = vec![number];
+        let found = told(&check);
+        assert_eq!(found.len(), 3, "{found:?}");
+        for (text, part) in found.iter().zip(["24-25,29", "eth0/rx-0", "C1"]) {
+            assert!(text.contains(part), "{text}");
+        }
+        let cpu = &mut check.cpus[0];
+        cpu.interrupts_allowed.clear();
+        cpu.packets_steered.clear();
+        cpu.deep_idle_allowed = false;
+        assert_eq!(told(&check), [""; 0]);
     }
 
     #[test]
