@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::{BackendError, CpuReservation, InForce, affinity};
+use super::{BackendError, CpuReservation, InForce, affinity, in_place};
 use crate::budget::default_surplus;
 use crate::capability;
 use crate::cpus;
@@ -28,6 +28,7 @@ pub(super) struct DeadlineServer {
     enforcement: Enforcement,
     reservation: Reservation,
     surplus: Duration,
+    placement: Placement,
     home: Home,
 }
 
@@ -53,6 +54,7 @@ impl DeadlineServer {
             enforcement: granted.request.enforcement,
             reservation,
             surplus: granted.surplus,
+            placement: granted.placement,
             home,
         };
         let in_force = server.set_with_retry().and_then(|()| server.in_force());
@@ -139,7 +141,7 @@ impl CpuReservation for DeadlineServer {
             backend: BackendKind::Deadline,
             reservation: Some(self.reservation),
             surplus: self.surplus,
-            cpus: affinity(tid)?,
+            cpus: in_place(tid, self.placement)?,
             note: None,
         })
     }

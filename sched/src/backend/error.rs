@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::cgroup::CgroupError;
+use crate::cpus;
 use crate::kernel::{Policy, Tid};
 use crate::request::BackendKind;
 use crate::reservation::human;
@@ -65,6 +66,18 @@ pub enum BackendError {
         wanted: Policy,
         /// What was read back.
         found: Policy,
+    },
+    /// The thread is not where it was put.
+    #[error(
+        "thread {tid} was to run on CPU {cpu}, but the CPUs it may run on are now '{}': was CPU {cpu} taken offline, or does something else pin threads?", cpus::format(.cpus)
+    )]
+    Displaced {
+        /// The thread.
+        tid: Tid,
+        /// Where it was put.
+        cpu: u32,
+        /// Where it may run.
+        cpus: Vec<u32>,
     },
     /// A control group does not hold what was written.
     #[error("{file} was to hold '{wanted}', but holds '{found}': something else writes to it")]

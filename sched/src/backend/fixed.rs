@@ -4,10 +4,10 @@ use std::fs;
 
 use nix::errno::Errno;
 
-use super::{BackendError, CpuReservation, InForce, affinity, pin};
+use super::{BackendError, CpuReservation, InForce, in_place, pin};
 use crate::capability;
 use crate::kernel::{Policy, Tid, policy, set_policy};
-use crate::request::{BackendKind, DEFAULT_FIFO_PRIORITY, Granted};
+use crate::request::{BackendKind, DEFAULT_FIFO_PRIORITY, Granted, Placement};
 use crate::reservation::Reservation;
 
 /// One thread with a fixed policy.
@@ -16,6 +16,7 @@ pub(super) struct Fixed {
     tid: Tid,
     kind: BackendKind,
     wanted: Policy,
+    placement: Placement,
 }
 
 impl Fixed {
@@ -30,7 +31,12 @@ impl Fixed {
         };
         pin(tid, granted.placement)?;
         set_fixed(tid, wanted)?;
-        let fixed = Self { tid, kind, wanted };
+        let fixed = Self {
+            tid,
+            kind,
+            wanted,
+            placement: granted.placement,
+        };
         fixed.in_force()?;
         Ok(fixed)
     }
@@ -43,7 +49,7 @@ impl CpuReservation for Fixed {
             backend: self.kind,
             reservation: None,
             surplus: std::time::Duration::ZERO,
-            cpus: affinity(self.tid)?,
+            cpus: in_place(self.tid, self.placement)?,
             note: match self.kind {
                 BackendKind::Fifo => throttling(),
                 _ => None,

@@ -8,10 +8,10 @@
 use std::time::Duration;
 
 use super::fixed::{read_back, set_fixed};
-use super::{BackendError, CpuReservation, InForce, affinity, pin};
+use super::{BackendError, CpuReservation, InForce, in_place, pin};
 use crate::cgroup::{CgroupError, Version};
 use crate::kernel::{Policy, Tid};
-use crate::request::{BackendKind, DEFAULT_FIFO_PRIORITY, Granted};
+use crate::request::{BackendKind, DEFAULT_FIFO_PRIORITY, Granted, Placement};
 use crate::reservation::Reservation;
 use crate::vcpu_group::VcpuGroup;
 
@@ -73,6 +73,7 @@ pub(super) struct GroupServer {
     tid: Tid,
     kind: BackendKind,
     policy: Policy,
+    placement: Placement,
     group: VcpuGroup,
     files: Files,
     reservation: Reservation,
@@ -93,11 +94,11 @@ impl GroupServer {
             },
             Files::QuotaV1 | Files::QuotaV2 => Policy::Other,
         };
-        pin(tid, granted.placement)?;
         let server = Self {
             tid,
             kind,
             policy,
+            placement: granted.placement,
             group: VcpuGroup::create(granted, tid)?,
             files,
             reservation,
@@ -113,6 +114,8 @@ impl GroupServer {
     fn start(&self) -> Result<(), BackendError> {
         self.write(self.reservation)?;
         self.group.join(self.tid)?;
+        // On cgroup v2 the way into the group, which has a cpuset, undoes what pinned the thread before.
+        pin(self.tid, self.placement)?;
         set_fixed(self.tid, self.policy)
     }
 
@@ -162,7 +165,7 @@ impl CpuReservation for GroupServer {
             backend: self.kind,
             reservation: Some(self.reservation),
             surplus: Duration::ZERO,
-            cpus: affinity(self.tid)?,
+            cpus: in_place(self.tid, self.placement)?,
             note: None,
         })
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::kernel::Tid;
 pub use error::BackendError;
 
+use crate::cpus;
 use crate::request::{BackendKind, Granted, Placement};
 use crate::reservation::Reservation;
 
@@ -97,6 +98,20 @@ fn pin(tid: Tid, placement: Placement) -> Result<(), BackendError> {
     set.set(cpu as usize)
         .and_then(|()| sched_setaffinity(tid.pid(), &set))
         .map_err(|source| BackendError::Affinity { tid, cpu, source })
+}
+
+/// The CPUs a thread may run on, which have to be the one of its placement, where that is one.
+fn in_place(tid: Tid, placement: Placement) -> Result<Vec<u32>, BackendError> {
+    let cpus = affinity(tid)?;
+    let (Placement::Pinned { cpu } | Placement::Partition { cpu }) = placement else {
+        return Ok(cpus);
+    };
+    // The kernel leaves out a CPU that is being taken offline, which it may refuse yet.
+    let is_leaving = cpus.is_empty() && cpus::online().contains(&cpu);
+    if cpus == [cpu] || is_leaving {
+        return Ok(vec![cpu]);
+    }
+    Err(BackendError::Displaced { tid, cpu, cpus })
 }
 
 /// The CPUs a thread may run on.

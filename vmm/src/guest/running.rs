@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use sched::account::AccountSnapshot;
 use sched::backend::{BackendError, CpuReservation, Tid};
+use sched::cpus;
 use sched::ledger::{Admitted, Change, Ledger, Refusal};
-use sched::request::{BackendKind, Granted};
+use sched::request::{BackendKind, Granted, Placement};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -136,6 +137,15 @@ impl VcpuHandle {
         self.desk.account().0
     }
 
+    /// Why what it was granted is not in force any more. A thread that has ended needs nothing.
+    fn broken(&self) -> Option<BackendError> {
+        let (_, reservation) = self.in_force.as_ref()?;
+        match reservation.in_force() {
+            Ok(_) | Err(BackendError::Gone { .. }) => None,
+            Err(error) => Some(error),
+        }
+    }
+
     /// Its status, with this account.
     fn status(&self, account: Option<AccountSnapshot>) -> VcpuStatus {
         VcpuStatus {
@@ -211,6 +221,36 @@ impl RunningVm {
                 .collect(),
             records,
             serial_lost: self.output.lost(),
+        }
+    }
+
+    /// Why the promises to this guest no longer hold, if they do not: a CPU was taken offline, or somebody else changed
+    /// what the kernel enforces. `online` are the CPUs that were online at the last look.
+    pub(super) fn broken_promise(&self, online: &mut Vec<u32>) -> Option<String> {
+        let mut vcpus = self.vcpus.iter().enumerate();
+        let broken = vcpus.find_map(|(vcpu, handle)| Some((vcpu, handle.broken()?)));
+        if let Some((vcpu, error)) = broken {
+            return Some(format!("vCPU {vcpu}: {error}"));
+        }
+        let before = std::mem::replace(online, cpus::online());
+        if before.iter().all(|cpu| online.contains(cpu)) {
+            return None;
+        }
+        // Where a thread may run on any CPU, the kernel takes a CPU away as long as all reservations fit on average.
+        let mut vcpus = self.vcpus.iter().enumerate();
+        let refusal = vcpus.find_map(|(vcpu, handle)| self.readmit(vcpu, &handle.granted).err())?;
+        let gone = before.into_iter().filter(|cpu| !online.contains(cpu));
+        let gone = cpus::format(&gone.collect::<Vec<_>>());
+        Some(format!("CPUs {gone} were taken offline: {refusal}"))
+    }
+
+    fn readmit(&self, vcpu: usize, granted: &Granted) -> Result<(), Refusal> {
+        match (granted.placement, granted.request.reservation) {
+            (Placement::Global, Some(same)) => {
+                let admitted = self.ledger.adapt(&self.plan.name, vcpu, same);
+                admitted.map(drop)
+            }
+            _ => Ok(()),
         }
     }
 

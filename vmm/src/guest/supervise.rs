@@ -46,6 +46,7 @@ pub async fn supervise(
     poll.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut fate = Fate::default();
     let mut alive = Instant::now();
+    let mut online = sched::cpus::online();
     show_output(&mut vm, observer);
     loop {
         tokio::select! {
@@ -74,6 +75,9 @@ pub async fn supervise(
                 }
                 if vm.plan.watchdog.is_some_and(|limit| alive.elapsed() > limit) {
                     fate.stop(&mut vm, End::Hung);
+                }
+                if let Some(detail) = vm.broken_promise(&mut online) {
+                    fate.stop(&mut vm, End::PromiseBroken { detail });
                 }
             }
         }
