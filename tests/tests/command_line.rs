@@ -165,6 +165,28 @@ fn check_tells_what_would_be_reserved_and_reserves_nothing() {
 }
 
 #[test]
+fn a_warning_is_a_line_on_standard_error_unless_warnings_are_off() {
+    let user = User::new();
+    let listed = |level| {
+        fs::write(user.run_dir().join("ledger.json"), "damaged").unwrap();
+        let mut command = user.command(&["ls"]);
+        command.env("RUST_LOG", level);
+        user.finish(command).expect(0)
+    };
+    let ended = listed("");
+    let line = ended.stderr.strip_suffix('\n').unwrap();
+    assert!(
+        line.starts_with("chronovisor: warning: ledger is damaged"),
+        "{ended:?}"
+    );
+    assert!(
+        line.contains("ledger.json") && !line.contains('\n'),
+        "{ended:?}"
+    );
+    assert_eq!(listed("off").stderr, "");
+}
+
+#[test]
 fn a_second_guest_of_a_name_is_refused_and_the_first_goes_on() {
     requires!(Need::Kvm);
     let user = User::new();

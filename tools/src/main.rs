@@ -9,6 +9,7 @@ mod console;
 mod experiment;
 mod failure;
 mod report;
+mod warnings;
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
+    warnings::show();
     match command::execute(cli) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
