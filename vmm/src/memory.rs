@@ -117,9 +117,15 @@ pub fn map(file: &File, plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError
             .with_file_offset(FileOffset::new(file, offset))
             .build()
             .map_err(|e| layout_error(plan, &e))?;
-        kernel::lock_on_fault(&region).map_err(|source| MemoryError::Lock {
-            size: plan.size,
-            source,
+        kernel::lock_on_fault(&region).map_err(|source| {
+            // Huge pages are never paged out, so the kernel has no use for a lock on them, and populates them at once.
+            if plan.hugepages && source.raw_os_error() == Some(libc::ENOMEM) {
+                return create_error(plan, source);
+            }
+            MemoryError::Lock {
+                size: plan.size,
+                source,
+            }
         })?;
         offset += region.size() as u64;
         let region = GuestRegionMmap::new(region, GuestAddress(start))
