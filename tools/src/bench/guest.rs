@@ -27,6 +27,8 @@ pub struct GuestPlan {
     pub line: String,
     /// The `[cpu]` table of its specification.
     pub cpu: String,
+    /// Its memory, where the usual amount is not meant.
+    pub memory: Option<&'static str>,
 }
 
 impl GuestPlan {
@@ -36,6 +38,7 @@ impl GuestPlan {
             name,
             line: line.into(),
             cpu: format!("runtime = \"{q}ms\"\nperiod = \"{p}ms\"\n"),
+            memory: None,
         }
     }
 
@@ -48,8 +51,11 @@ impl GuestPlan {
     }
 
     fn text(&self) -> String {
+        let memory = self
+            .memory
+            .map_or_else(String::new, |size| format!("memory = \"{size}\"\n"));
         format!(
-            "name = \"{}\"\n[guest]\ncommand_line = \"{}\"\n[cpu]\n{}",
+            "name = \"{}\"\n[guest]\n{memory}command_line = \"{}\"\n[cpu]\n{}",
             self.name, self.line, self.cpu
         )
     }

@@ -30,6 +30,7 @@ pub fn measure(bench: &mut Bench) -> Result<Row, Failure> {
         name: "bench-pio",
         line: line.clone(),
         cpu: "backend = \"other\"\n".to_owned(),
+        memory: None,
     };
     let image = bench.scratch.write("rt-guest", guest_images::RT_GUEST)?;
     let (mut own, mut peer) = (Vec::new(), Vec::new());

@@ -13,6 +13,7 @@ use super::running::RunningVm;
 use super::serve::serve;
 use crate::control::{ControlError, Server};
 use crate::exit::End;
+use crate::kernel;
 use crate::report::Registers;
 use crate::telemetry::Event;
 use crate::vcpu::VcpuEvent;
@@ -48,6 +49,7 @@ pub async fn supervise(
     let mut alive = Instant::now();
     let mut online = sched::cpus::online();
     show_output(&mut vm, observer);
+    kernel::forget_start_up();
     loop {
         tokio::select! {
             event = vm.events.recv() => match event {
