@@ -460,3 +460,79 @@ fn without_root_the_message_names_what_is_missing() {
         "{ended:?}"
     );
 }
+
+/// Has the run directory's host check say that every CPU loses 3 ms in a second, as of the start of the host given.
+fn noisy_host(user: &User, boot_id: Option<&str>) {
+    let path = user.run_dir().join("host-check.json");
+    if !path.exists() {
+        let _ = user.run(&["host", "check", "--seconds", "1"]).expect(0);
+    }
+    let mut check: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let length = |ns: u64| serde_json::to_value(Duration::from_nanos(ns)).unwrap();
+    for cpu in check["cpus"].as_array_mut().unwrap() {
+        cpu["noise"]["observed"] = length(1_000_000_000);
+        cpu["noise"]["longest"] = vec![length(3_000_000)].into();
+    }
+    if let Some(boot_id) = boot_id {
+        check["boot_id"] = boot_id.into();
+    }
+    fs::write(path, check.to_string()).unwrap();
+}
+
+#[test]
+fn a_promise_finer_than_the_noise_is_refused_unless_forced_or_measured_before_a_reboot() {
+    requires!(Need::Kvm, NICE);
+    let user = User::new();
+    noisy_host(&user, None);
+    let fine = user.spec("cv-fine", &reserved("1ms", "20ms").replace("60s", "100ms"));
+    for command in ["check", "run"] {
+        let ended = user.run(&[command, &fine]).expect(3);
+        for part in ["finer than the noise of CPU", "3 ms", "--force"] {
+            assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+        }
+    }
+    assert_nothing_left(&user);
+    let _ = user.run(&["run", &fine, "--force"]).expect(0);
+
+    let mut guest = user.launch("cv-coarse", &reserved("10ms", "40ms"), &[]);
+    let mut giver = user.launch("cv-giver", &reserved("8ms", "40ms"), &[]);
+    let _ = (guest.status(), giver.status());
+    let listed = || user.run(&["--json", "ls"]).expect(0).json();
+    let before = listed();
+    for change in [
+        &["--runtime", "2ms"][..],
+        // The giver would keep 2 ms.
+        &["--runtime", "16ms", "--from", "cv-giver"],
+    ] {
+        let arguments = [&["adapt", "cv-coarse"], change].concat();
+        let ended = user.run(&arguments).expect(3);
+        assert!(ended.stderr.contains("finer than the noise"), "{ended:?}");
+        assert_eq!(listed(), before);
+    }
+    let transfer = [
+        "adapt",
+        "cv-coarse",
+        "--runtime",
+        "16ms",
+        "--from",
+        "cv-giver",
+    ];
+    let _ = user.run(&[&transfer[..], &["--force"]].concat()).expect(0);
+
+    noisy_host(&user, Some("00000000-0000-0000-0000-000000000000"));
+    let ended = user
+        .run(&["adapt", "cv-coarse", "--runtime", "2ms"])
+        .expect(0);
+    assert!(
+        ended.stderr.contains("before the host was last started"),
+        "{ended:?}"
+    );
+    let ended = user.run(&["check", &fine]).expect(0);
+    assert!(
+        ended.stderr.contains("`chronovisor host check`"),
+        "{ended:?}"
+    );
+    guest.stop().expect(0);
+    giver.stop().expect(0);
+    assert_nothing_left(&user);
+}

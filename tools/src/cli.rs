@@ -140,6 +140,9 @@ pub struct AdaptArgs {
     /// The vCPU of that guest.
     #[arg(long, default_value_t = 0, value_name = "I", requires = "from")]
     pub from_vcpu: usize,
+    /// Promise also what is finer than the noise measured on this host.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `host`.

@@ -15,11 +15,14 @@ use crate::admission::Limits;
 use crate::cpus;
 use crate::noise;
 use crate::partition;
+use crate::request::{Granted, Placement};
 use crate::reservation::human;
 
 /// Everything found out about a host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostCheck {
+    /// Identifies the host's start after which it was made: what was measured before another says nothing.
+    pub boot_id: String,
     /// Release and build of the kernel.
     pub kernel: String,
     /// The preemption model.
@@ -63,6 +66,7 @@ impl HostCheck {
         let interrupts = cpu::interrupts();
         let partitions = partition::usable(&online);
         Self {
+            boot_id: boot_id(),
             kernel: text("/proc/version").unwrap_or_default(),
             preemption: preemption(),
             tick: resolution(ClockId::CLOCK_MONOTONIC_COARSE),
@@ -132,23 +136,38 @@ impl HostCheck {
         found
     }
 
-    /// Refuses a promise that the measured noise of its CPU would break; passes where none was measured.
+    /// Whether the host was not started again since.
+    pub fn is_of_this_boot(&self) -> bool {
+        self.boot_id == boot_id()
+    }
+
+    /// Refuses a promise that the measured noise of the CPU it was granted would break, or of any CPU outside partitions
+    /// if it was granted none; passes where none was measured.
     ///
     /// # Errors
     /// [`noise::TooFine`].
-    pub fn admits(
-        &self,
-        reservation: crate::reservation::Reservation,
-        cpu: Option<u32>,
-    ) -> Result<(), noise::TooFine> {
-        let wanted = |check: &&CpuCheck| cpu.is_none_or(|cpu| cpu == check.cpu);
+    pub fn admits(&self, granted: &Granted) -> Result<(), noise::TooFine> {
+        let Some(reservation) = granted.request.reservation else {
+            return Ok(());
+        };
+        let cpus = match granted.placement {
+            Placement::Partition { cpu } | Placement::Pinned { cpu } => vec![cpu],
+            Placement::Global | Placement::Anywhere => outside_partitions(),
+        };
         let mut noises = self
             .cpus
             .iter()
-            .filter(wanted)
+            .filter(|check| cpus.contains(&check.cpu))
             .filter_map(|check| check.noise.as_ref());
         noises.try_for_each(|noise| noise::check(reservation, noise))
     }
+}
+
+fn outside_partitions() -> Vec<u32> {
+    let mut online = cpus::online();
+    let partitions = partition::usable(&online);
+    online.retain(|cpu| partitions.iter().all(|partition| partition.cpu != *cpu));
+    online
 }
 
 impl fmt::Display for HostCheck {
@@ -205,6 +224,11 @@ fn text(path: &str) -> Option<String> {
 
 fn resolution(clock: ClockId) -> Duration {
     clock_getres(clock).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Drawn by the kernel at every start (random(4)).
+fn boot_id() -> String {
+    text("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 /// From the kernel's own switch where debugfs shows it, otherwise from what it was built with.
@@ -273,6 +297,7 @@ fn hypervisor() -> Option<String> {
 mod tests {
     use super::*;
     use crate::noise::CpuNoise;
+    use crate::request::{AdmissionTest, VcpuRequest};
     use crate::reservation::Reservation;
 
     fn ms(value: u64) -> Duration {
@@ -295,23 +320,48 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_is_held_against_the_noise_of_its_own_cpu() {
+    fn a_promise_is_held_against_the_noise_of_the_cpu_it_was_granted() {
         let mut check = HostCheck::run("test", Duration::ZERO);
-        let fine = Reservation::new(ms(1), ms(5)).unwrap();
-        assert_eq!(check.admits(fine, None), Ok(()));
+        let fine = |placement| Granted {
+            vm: "test".to_owned(),
+            vcpu: 0,
+            request: VcpuRequest {
+                reservation: Some(Reservation::new(ms(1), ms(5)).unwrap()),
+                ..VcpuRequest::default()
+            },
+            placement,
+            surplus: Duration::ZERO,
+            test: AdmissionTest::None,
+        };
+        let cpu = check.cpus[0].cpu;
+        let here = Placement::Partition { cpu };
+        assert_eq!(check.admits(&fine(here)), Ok(()));
         check.cpus[0].noise = Some(CpuNoise {
-            cpu: 0,
+            cpu,
             observed: ms(1000),
             real_time: true,
             gaps: crate::histogram::Summary::default(),
             longest: vec![ms(3)],
         });
-        assert!(check.admits(fine, Some(0)).is_err());
+        assert!(check.admits(&fine(here)).is_err());
+        assert!(check.admits(&fine(Placement::Pinned { cpu })).is_err());
         assert!(
-            check.admits(fine, None).is_err(),
-            "it might be placed there"
+            check.admits(&fine(Placement::Global)).is_err(),
+            "it might run there"
         );
-        assert_eq!(check.admits(fine, Some(1)), Ok(()));
+        let elsewhere = Placement::Partition { cpu: cpu + 1 };
+        assert_eq!(check.admits(&fine(elsewhere)), Ok(()));
+        let mut unreserved = fine(here);
+        unreserved.request.reservation = None;
+        assert_eq!(check.admits(&unreserved), Ok(()));
+    }
+
+    #[test]
+    fn what_was_measured_before_another_start_of_the_host_is_known_as_such() {
+        let mut check = HostCheck::run("test", Duration::ZERO);
+        assert!(check.is_of_this_boot());
+        check.boot_id = "00000000-0000-0000-0000-000000000000".to_owned();
+        assert!(!check.is_of_this_boot());
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use sched::request::Granted;
 use sched::reservation::Reservation;
 use vmm::control::{Reply, Request, Transfer, socket_path};
-use vmm::guest::{GuestStatus, VcpuStatus};
+use vmm::guest::VcpuStatus;
 
 use super::Context;
 use super::control::{ask, status_of, vcpu_text};
@@ -18,19 +19,39 @@ pub fn adapt(context: &Context, args: &AdaptArgs) -> Result<u8, Failure> {
             "nothing to change: give --runtime, --period, or both",
         ));
     }
-    let before = reservation_of(&status_of(context, &args.name)?, args.vcpu)?;
+    let before = Held::by(context, &args.name, args.vcpu)?;
     let runtime = args
         .runtime
-        .map_or(before.runtime(), |span| span.duration());
-    let period = args.period.map_or(before.period(), |span| span.duration());
+        .map_or(before.reservation.runtime(), |span| span.duration());
+    let period = args
+        .period
+        .map_or(before.reservation.period(), |span| span.duration());
     let reservation = Reservation::new(runtime, period)?;
+    let mut promises = vec![before.with(reservation)];
     let request = match &args.from {
         None => Request::Adapt {
             vcpu: args.vcpu,
             reservation,
         },
-        Some(from) => Request::Transfer(transfer(context, args, from, before, reservation)?),
+        Some(from) => {
+            let giver = Held::by(context, from, args.from_vcpu)?;
+            let gained = gained(args, before.reservation, reservation)?;
+            let kept = kept(from, giver.reservation, gained)?;
+            promises.push(giver.with(kept));
+            Request::Transfer(Transfer {
+                vcpu: args.vcpu,
+                reservation,
+                from: from.clone(),
+                from_socket: socket_path(&context.run_dir, from),
+                from_vcpu: args.from_vcpu,
+                from_before: giver.reservation,
+                from_reservation: kept,
+            })
+        }
     };
+    if !args.force {
+        super::host::admits(context, &promises)?;
+    }
     let Reply::Adapted { vcpu, .. } =
         ask(context, &args.name, request).map_err(|e| Failure::from(e).refused())?
     else {
@@ -45,56 +66,64 @@ pub fn adapt(context: &Context, args: &AdaptArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// What the giving guest keeps: its runtime less what the other one gets more, at its own period.
-fn transfer(
-    context: &Context,
-    args: &AdaptArgs,
-    from: &str,
-    before: Reservation,
-    reservation: Reservation,
-) -> Result<Transfer, Failure> {
-    let from_before = reservation_of(&status_of(context, from)?, args.from_vcpu)?;
-    let gained = reservation.utilisation() - before.utilisation();
+/// The share of a CPU that the guest gets more.
+fn gained(args: &AdaptArgs, before: Reservation, after: Reservation) -> Result<f64, Failure> {
+    let gained = after.utilisation() - before.utilisation();
     if gained <= 0.0 {
         return Err(Failure::new(format!(
             "{} would get no more than the {before} it has; leave --from away to give budget back",
             args.name
         )));
     }
-    let given = Duration::from_secs_f64(gained * from_before.period().as_secs_f64());
-    let kept = from_before
+    Ok(gained)
+}
+
+/// What the giving guest keeps: its runtime less the share that the other one gets more, at its own period.
+fn kept(from: &str, before: Reservation, gained: f64) -> Result<Reservation, Failure> {
+    let given = Duration::from_secs_f64(gained * before.period().as_secs_f64());
+    let kept = before
         .runtime()
         .checked_sub(given)
         .filter(|kept| !kept.is_zero())
         .ok_or_else(|| {
             Failure::new(format!(
-                "{from} has {from_before}; it cannot give {given:?} of it in every period"
+                "{from} has {before}; it cannot give {given:?} of it in every period"
             ))
             .refused()
         })?;
-    Ok(Transfer {
-        vcpu: args.vcpu,
-        reservation,
-        from: from.to_owned(),
-        from_socket: socket_path(&context.run_dir, from),
-        from_vcpu: args.from_vcpu,
-        from_before,
-        from_reservation: Reservation::new(kept, from_before.period())?,
-    })
+    Ok(Reservation::new(kept, before.period())?)
 }
 
-fn reservation_of(status: &GuestStatus, vcpu: usize) -> Result<Reservation, Failure> {
-    let found = status.vcpus.get(vcpu).ok_or_else(|| {
-        let last = status.vcpus.len().saturating_sub(1);
-        Failure::new(format!(
-            "{} has no vCPU {vcpu}; it has 0 to {last}",
-            status.name
-        ))
-    })?;
-    found.granted.request.reservation.ok_or_else(|| {
-        Failure::new(format!(
-            "vCPU {vcpu} of {} has no reservation (backend `{}`)",
-            status.name, found.granted.request.backend
-        ))
-    })
+/// What a vCPU was granted, with a reservation in it.
+struct Held {
+    granted: Granted,
+    reservation: Reservation,
+}
+
+impl Held {
+    fn by(context: &Context, name: &str, vcpu: usize) -> Result<Self, Failure> {
+        let status = status_of(context, name)?;
+        let found = status.vcpus.get(vcpu).ok_or_else(|| {
+            let last = status.vcpus.len().saturating_sub(1);
+            Failure::new(format!("{name} has no vCPU {vcpu}; it has 0 to {last}"))
+        })?;
+        let granted = found.granted.clone();
+        let reservation = granted.request.reservation.ok_or_else(|| {
+            Failure::new(format!(
+                "vCPU {vcpu} of {name} has no reservation (backend `{}`)",
+                granted.request.backend
+            ))
+        })?;
+        Ok(Self {
+            granted,
+            reservation,
+        })
+    }
+
+    /// The same grant with another reservation.
+    fn with(&self, reservation: Reservation) -> Granted {
+        let mut granted = self.granted.clone();
+        granted.request.reservation = Some(reservation);
+        granted
+    }
 }

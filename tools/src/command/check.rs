@@ -26,6 +26,7 @@ pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
     let vcpus = ledger
         .check(&plan.name, &plan.requests)
         .map_err(|refusal| Failure::from(refusal).refused())?;
+    super::host::admits(context, &vcpus)?;
     let answer = Answer {
         name: plan.name,
         memory: plan.memory.size.to_string(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sched::host::HostCheck;
-use sched::request::VcpuRequest;
+use sched::request::Granted;
 use serde::Serialize;
 
 use super::Context;
@@ -79,26 +79,39 @@ fn kept(run_dir: &Path) -> PathBuf {
     run_dir.join("host-check.json")
 }
 
-/// Refuses promises finer than the noise that the last `host check` measured; passes where none was made.
-pub fn admits(context: &Context, requests: &[VcpuRequest]) -> Result<(), Failure> {
-    let Ok(bytes) = std::fs::read(kept(&context.run_dir)) else {
+/// Refuses promises finer than the noise that the last `host check` measured on the CPUs they were granted; passes where
+/// none was made.
+pub fn admits<'a>(
+    context: &Context,
+    promises: impl IntoIterator<Item = &'a Granted>,
+) -> Result<(), Failure> {
+    let path = kept(&context.run_dir);
+    let Ok(bytes) = std::fs::read(&path) else {
         return Ok(());
     };
-    // A file of another version says nothing.
-    let Ok(check) = serde_json::from_slice::<HostCheck>(&bytes) else {
-        return Ok(());
+    let check = match serde_json::from_slice::<HostCheck>(&bytes) {
+        Ok(check) if check.is_of_this_boot() => check,
+        Ok(_) => {
+            ignored(&path, "measured before the host was last started");
+            return Ok(());
+        }
+        Err(_) => {
+            ignored(&path, "written by another version");
+            return Ok(());
+        }
     };
-    let promises = requests
-        .iter()
-        .filter_map(|request| Some((request.reservation?, request.cpu)));
-    for (reservation, cpu) in promises {
-        check.admits(reservation, cpu).map_err(|error| {
+    promises.into_iter().try_for_each(|granted| {
+        check.admits(granted).map_err(|error| {
             Failure::from(error)
-                .with_hint(
-                    "--force promises it all the same; `chronovisor host check` measures again",
-                )
+                .with_hint("--force (of run, restore and adapt) promises it all the same; `chronovisor host check` measures again")
                 .refused()
-        })?;
-    }
-    Ok(())
+        })
+    })
+}
+
+fn ignored(path: &Path, why: &str) {
+    eprintln!(
+        "note: the noise in {} was {why} and is ignored; `chronovisor host check` measures it again",
+        path.display()
+    );
 }

@@ -66,13 +66,14 @@ pub fn read_plan(path: &Path) -> Result<VmPlan, Failure> {
 }
 
 fn admit_checked(context: &Context, plan: VmPlan, force: bool) -> Result<AdmittedVm, Failure> {
-    if !force {
-        super::host::admits(context, &plan.requests)?;
-    }
-    admit(plan, &context.run_dir).map_err(|error| match error {
+    let vm = admit(plan, &context.run_dir).map_err(|error| match error {
         StartError::Refused(_) => Failure::from(error).refused(),
         other => other.into(),
-    })
+    })?;
+    if !force {
+        super::host::admits(context, vm.admitted().vcpus())?;
+    }
+    Ok(vm)
 }
 
 fn watch(context: &Context, built: BuiltVm, mut show: Show) -> Result<u8, Failure> {
