@@ -1,8 +1,11 @@
 //! What one vCPU was supplied, against what it was promised.
 //!
 //! An [`Account`] is written by the vCPU's own thread inside its running loop: fixed size, no allocation, no lock. A
-//! [`AccountSnapshot`] is what leaves that thread.
+//! [`AccountSnapshot`] is what leaves that thread. What only the kernel can count is asked of it: for any thread the time it
+//! waited for a CPU, for a quota group its [`Throttling`].
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,9 +14,12 @@ use crate::histogram::{Histogram, Summary};
 use crate::reservation::{Reservation, signed_nanos};
 
 /// The running account of one vCPU thread.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Account {
     reservation: Option<Reservation>,
+    /// The thread's `schedstat`, where the kernel has it.
+    schedstat: Option<File>,
+    waited_at_start: Duration,
     consumed_at_start: Duration,
     consumed: Duration,
     expiries: u64,
@@ -63,6 +69,17 @@ pub struct AccountSnapshot {
     pub reservation: Option<Reservation>,
     /// CPU time consumed since the account was opened.
     pub consumed: Duration,
+    /// How long the thread could have run since then, but had no CPU: throttled, or behind others. Not known where
+    /// the kernel does not tell (CONFIG_SCHED_INFO; Documentation/scheduler/sched-stats.rst).
+    pub waited: Option<Duration>,
+    /// Its budgets; not known where the kernel ends them.
+    #[serde(flatten)]
+    pub budgets: Option<Budgets>,
+}
+
+/// How the budgets went that the thread ends itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Budgets {
     /// Times the budget timer fired.
     pub expiries: u64,
     /// Budgets ended by the thread itself: one blackout each.
@@ -79,12 +96,45 @@ pub struct AccountSnapshot {
     pub deviation: Deviation,
 }
 
+/// How the kernel throttled a group under a quota (Documentation/scheduler/sched-bwc.rst). It does not tell how long the
+/// longest throttle was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throttling {
+    /// Periods in which the group wanted to run.
+    pub periods: u64,
+    /// Of these, those in which it used up its quota.
+    pub throttled: u64,
+    /// How long it was throttled in all.
+    pub time: Duration,
+}
+
+impl Throttling {
+    /// From the text of `cpu.stat`, of either version.
+    pub(crate) fn parse(stat: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let mut lines = stat.lines();
+            let text = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+            text.parse().ok()
+        };
+        let time = value("throttled_time").map(Duration::from_nanos);
+        Some(Self {
+            periods: value("nr_periods")?,
+            throttled: value("nr_throttled")?,
+            time: time.or_else(|| value("throttled_usec").map(Duration::from_micros))?,
+        })
+    }
+}
+
 impl Account {
     /// An account that starts now, for the calling thread.
     pub fn new(reservation: Option<Reservation>) -> Self {
         let consumed = crate::kernel::thread_cpu_time();
+        let schedstat = File::open("/proc/thread-self/schedstat").ok();
+        let waited = schedstat.as_ref().and_then(waited);
         Self {
             reservation,
+            schedstat,
+            waited_at_start: waited.unwrap_or_default(),
             consumed_at_start: consumed,
             consumed,
             expiries: 0,
@@ -138,15 +188,31 @@ impl Account {
         AccountSnapshot {
             reservation: self.reservation,
             consumed: self.consumed.saturating_sub(self.consumed_at_start),
-            expiries: self.expiries,
-            yields: self.yields,
-            overruns: self.overruns,
-            unreadable: self.unreadable,
-            blackouts: self.blackouts.summary(),
-            supplies: self.supplies.summary(),
-            deviation: self.deviation,
+            waited: self
+                .schedstat
+                .as_ref()
+                .and_then(waited)
+                .map(|waited| waited.saturating_sub(self.waited_at_start)),
+            budgets: Some(Budgets {
+                expiries: self.expiries,
+                yields: self.yields,
+                overruns: self.overruns,
+                unreadable: self.unreadable,
+                blackouts: self.blackouts.summary(),
+                supplies: self.supplies.summary(),
+                deviation: self.deviation,
+            }),
         }
     }
+}
+
+/// The second number of `schedstat`: nanoseconds.
+fn waited(schedstat: &File) -> Option<Duration> {
+    let mut text = [0; 64];
+    let length = schedstat.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(&text[..length]).ok()?;
+    let waited = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(waited))
 }
 
 #[cfg(test)]
@@ -163,7 +229,7 @@ mod tests {
         account.yielded(ms(10), ms(30));
         account.yielded(ms(9), ms(31));
         account.yielded(ms(11), ms(29));
-        let snapshot = account.snapshot();
+        let snapshot = account.snapshot().budgets.unwrap();
         assert_eq!(snapshot.deviation.least_ns, -1_000_000);
         assert_eq!(snapshot.deviation.greatest_ns, 1_000_000);
         assert_eq!(snapshot.deviation.periods, 3);
@@ -184,7 +250,39 @@ mod tests {
         let mut account = Account::new(Reservation::new(ms(10), ms(40)).ok());
         account.yielded(ms(10), ms(30));
         let text = serde_json::to_string(&account.snapshot()).unwrap();
+        let mut read: AccountSnapshot = serde_json::from_str(&text).unwrap();
+        let mut now = account.snapshot();
+        (read.waited, now.waited) = (None, None);
+        assert_eq!(read, now);
+    }
+
+    #[test]
+    fn budgets_that_are_not_known_are_not_written_down_as_zero() {
+        let mut snapshot = Account::new(None).snapshot();
+        snapshot.budgets = None;
+        let text = serde_json::to_string(&snapshot).unwrap();
+        assert!(!text.contains("yields"), "{text}");
         let read: AccountSnapshot = serde_json::from_str(&text).unwrap();
-        assert_eq!(read, account.snapshot());
+        assert_eq!(read, snapshot);
+    }
+
+    #[test]
+    fn throttling_is_read_in_the_form_of_either_version() {
+        let of = |time| Throttling {
+            periods: 41,
+            throttled: 38,
+            time,
+        };
+        let v1 = "nr_periods 41\nnr_throttled 38\nthrottled_time 556966601\nnr_bursts 0\n";
+        let v2 = "usage_usec 9\nnr_periods 41\nnr_throttled 38\nthrottled_usec 556966\n";
+        assert_eq!(
+            Throttling::parse(v1),
+            Some(of(Duration::from_nanos(556_966_601)))
+        );
+        assert_eq!(
+            Throttling::parse(v2),
+            Some(of(Duration::from_micros(556_966)))
+        );
+        assert_eq!(Throttling::parse("usage_usec 9\n"), None);
     }
 }

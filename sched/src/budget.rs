@@ -280,6 +280,11 @@ impl BudgetTimer {
         Expiry::Yielded { blackout }
     }
 
+    /// Whether the thread ends its budgets at all; without a surplus the kernel does.
+    pub fn ends_budgets(&self) -> bool {
+        self.surplus > 0
+    }
+
     /// Fires no more until armed again. A signal already queued stays queued.
     pub fn disarm(&mut self) {
         self.timer.disarm();

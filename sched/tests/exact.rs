@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use sched::account::{Account, AccountSnapshot};
+use sched::account::{Account, Budgets};
 use sched::backend::apply;
 use sched::budget::{BudgetError, BudgetTimer};
 use sched::kernel::{Tid, monotonic, thread_cpu_time};
@@ -63,7 +63,7 @@ impl Rig {
 fn reserved<T: Send + 'static>(
     prepared: &Prepared,
     work: impl FnOnce(&mut Rig) -> T + Send + 'static,
-) -> (T, AccountSnapshot) {
+) -> (T, Budgets) {
     let request = VcpuRequest {
         reservation: Some(Reservation::new(Q, P).unwrap()),
         ..VcpuRequest::default()
@@ -92,7 +92,7 @@ fn reserved<T: Send + 'static>(
         let result = work(&mut rig);
         rig.timer.disarm();
         server.release().unwrap();
-        (result, rig.account.snapshot())
+        (result, rig.account.snapshot().budgets.unwrap())
     });
     worker.join().unwrap()
 }

@@ -432,7 +432,11 @@ impl VcpuThread {
     /// Leaves a fresh account on the desk, unless somebody is reading the last one.
     fn publish(&mut self) {
         self.account.consumed(sched::kernel::thread_cpu_time());
-        self.assignment.desk.leave(self.account.snapshot());
+        let mut account = self.account.snapshot();
+        if !self.budget.as_ref().is_some_and(BudgetTimer::ends_budgets) {
+            account.budgets = None;
+        }
+        self.assignment.desk.leave(account);
     }
 }
 

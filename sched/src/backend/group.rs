@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::fixed::{read_back, set_fixed};
 use super::{BackendError, CpuReservation, InForce, in_place, pin};
+use crate::account::Throttling;
 use crate::cgroup::{CgroupError, Version};
 use crate::kernel::{Policy, Tid};
 use crate::request::{BackendKind, DEFAULT_FIFO_PRIORITY, Granted, Placement};
@@ -182,6 +183,14 @@ impl CpuReservation for GroupServer {
 
     fn release(&mut self) -> Result<(), BackendError> {
         self.undo()
+    }
+
+    /// Of real-time groups the kernel counts nothing.
+    fn throttling(&self) -> Option<Throttling> {
+        match self.files {
+            Files::RealTime => None,
+            Files::QuotaV1 | Files::QuotaV2 => Throttling::parse(&self.group.get("cpu.stat").ok()?),
+        }
     }
 
     fn kind(&self) -> BackendKind {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::kernel::Tid;
 pub use error::BackendError;
 
+use crate::account::Throttling;
 use crate::cpus;
 use crate::request::{BackendKind, Granted, Placement};
 use crate::reservation::Reservation;
@@ -39,6 +40,11 @@ pub trait CpuReservation: Send {
     /// # Errors
     /// When something stays behind.
     fn release(&mut self) -> Result<(), BackendError>;
+
+    /// How the kernel throttled the thread so far; not known where it does not count.
+    fn throttling(&self) -> Option<Throttling> {
+        None
+    }
 
     /// The mechanism.
     fn kind(&self) -> BackendKind;

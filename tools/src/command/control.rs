@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use sched::account::{AccountSnapshot, Throttling};
 use sched::ledger::Ledger;
 use serde::Serialize;
 use vmm::control::{ControlError, Reply, Request, client};
@@ -142,26 +143,33 @@ pub fn vcpu_text(vcpu: &VcpuStatus) -> String {
             let _ = writeln!(text, "    NOT in force: {error}");
         }
     }
-    if let Some(account) = &vcpu.account
-        && account.yields == 0
-    {
-        // Only budgets that the thread ends itself are seen by it.
-        let _ = writeln!(
-            text,
-            "    consumed {:.3} s; no budget used up that was ended exactly",
-            account.consumed.as_secs_f64()
-        );
-    } else if let Some(account) = &vcpu.account {
-        let _ = writeln!(
-            text,
-            "    consumed {:.3} s, {} budgets used up, {} overruns, longest blackout {:.3} ms",
-            account.consumed.as_secs_f64(),
-            account.yields,
-            account.overruns,
-            account.blackouts.max.as_secs_f64() * 1e3
-        );
+    if let Some(account) = &vcpu.account {
+        text.push_str(&account_text(account, vcpu.throttling));
     }
     text
+}
+
+/// What a vCPU got, as far as it is known: its thread knows of the budgets it ends itself, the kernel of quotas.
+fn account_text(account: &AccountSnapshot, throttling: Option<Throttling>) -> String {
+    let millis = |time: Duration| format!("{:.3} ms", time.as_secs_f64() * 1e3);
+    let waited = account.waited.map_or("not known".to_owned(), millis);
+    let ended = match (&account.budgets, throttling) {
+        (Some(budgets), _) => format!(
+            "{} budgets used up, {} overruns, longest blackout {}",
+            budgets.yields,
+            budgets.overruns,
+            millis(budgets.blackouts.max)
+        ),
+        (None, Some(throttling)) => format!(
+            "throttled in {} of {} periods, for {} in all, longest blackout not known",
+            throttling.throttled,
+            throttling.periods,
+            millis(throttling.time)
+        ),
+        (None, None) => "throttles and longest blackout not known".to_owned(),
+    };
+    let consumed = account.consumed.as_secs_f64();
+    format!("    consumed {consumed:.3} s, waited for the CPU {waited}; {ended}\n")
 }
 
 fn task_text(number: u16, task: &TaskStatistics) -> String {

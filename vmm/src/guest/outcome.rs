@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rt_abi::taskset::TaskSet;
-use sched::account::AccountSnapshot;
+use sched::account::{AccountSnapshot, Throttling};
 use sched::request::Granted;
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,8 @@ pub struct VcpuStatus {
     pub in_force: Result<sched::backend::InForce, String>,
     /// What was supplied.
     pub account: Option<AccountSnapshot>,
+    /// How the kernel throttled it, where it counts that.
+    pub throttling: Option<Throttling>,
 }
 
 /// A guest that runs or stands still.

@@ -156,6 +156,7 @@ impl VcpuHandle {
                 None => Err("not started".to_owned()),
             },
             account,
+            throttling: self.in_force.as_ref().and_then(|(_, r)| r.throttling()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sched::account::Budgets;
 use serde_json::{Value, json};
 
 use super::figures::{ENFORCEMENTS, TASKS, blackouts, figures, figures_of, plot, schedule};
@@ -298,17 +299,20 @@ fn accounts(results: &Results) -> Table {
         let Some(account) = &ran.account else {
             continue;
         };
-        let counted = account.yields > 0;
-        let if_counted = |cell: Cell| if counted { cell } else { Cell::Missing };
+        let budgets = account
+            .budgets
+            .as_ref()
+            .filter(|budgets| budgets.yields > 0);
+        let if_counted = |cell: fn(&Budgets) -> Cell| budgets.map_or(Cell::Missing, cell);
         let share = account.consumed.as_secs_f64() / results.duration.as_secs_f64();
         rows.push(vec![
             Cell::text(&measured.scenario.title),
             Cell::number(share * 100.0, 2),
-            if_counted(Cell::number(account.yields as f64, 0)),
-            if_counted(Cell::number(account.overruns as f64, 0)),
-            if_counted(Cell::number(account.deviation.least_ns as f64 / 1e3, 0)),
-            if_counted(Cell::number(account.deviation.greatest_ns as f64 / 1e3, 0)),
-            if_counted(Cell::millis(account.blackouts.max, 3)),
+            if_counted(|budgets| Cell::number(budgets.yields as f64, 0)),
+            if_counted(|budgets| Cell::number(budgets.overruns as f64, 0)),
+            if_counted(|budgets| Cell::number(budgets.deviation.least_ns as f64 / 1e3, 0)),
+            if_counted(|budgets| Cell::number(budgets.deviation.greatest_ns as f64 / 1e3, 0)),
+            if_counted(|budgets| Cell::millis(budgets.blackouts.max, 3)),
             ran.others
                 .map_or(Cell::Missing, |share| Cell::number(share * 100.0, 1)),
         ]);
