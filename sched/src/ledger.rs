@@ -185,6 +185,19 @@ impl Ledger {
         self.decide(vm, |book| adapted(book, changes))
     }
 
+    /// As [`Ledger::adapt_all`], if the reservations still are what `before` says: whoever computed a change from what it
+    /// saw earlier takes nothing back that another one has changed since.
+    ///
+    /// # Errors
+    /// [`Bound::Changed`], and as `adapt_all`; nothing was changed then.
+    pub fn exchange(&self, before: &[Change], after: &[Change]) -> Result<Vec<Granted>, Refusal> {
+        let vm = after.first().map_or("", |change| change.vm.as_str());
+        self.decide(vm, |book| {
+            before.iter().try_for_each(|state| still(book, state))?;
+            adapted(book, after)
+        })
+    }
+
     /// All entries, those of dead processes left out.
     ///
     /// # Errors
@@ -389,6 +402,16 @@ fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal
             placement::place(&host, &taken, vm, requests)
         }
     }
+}
+
+/// Whether a vCPU has this reservation.
+fn still(book: &mut Book, state: &Change) -> Result<(), Refusal> {
+    let entry = book.vcpu_mut(&state.vm, state.vcpu);
+    let entry = entry.ok_or_else(|| not_admitted(&state.vm, state.vcpu))?;
+    if entry.granted.request.reservation == Some(state.reservation) {
+        return Ok(());
+    }
+    Err(Refusal::new(&state.vm, Bound::Changed).of_vcpu(state.vcpu))
 }
 
 /// The grants after `changes`, which are in the book afterwards if all of them fit.

@@ -59,6 +59,8 @@ pub enum Bound {
     },
     /// No entry for this VM or vCPU.
     NotAdmitted,
+    /// The reservation is not what the request was made from.
+    Changed,
     /// The ledger itself could not be used.
     Ledger {
         /// Why.
@@ -167,6 +169,7 @@ impl fmt::Display for Refusal {
             ),
             Bound::BadName { reason } => write!(f, "is no usable name: {reason}"),
             Bound::NotAdmitted => write!(f, "is not in the ledger: is it running?"),
+            Bound::Changed => write!(f, "has changed meanwhile: try again"),
             Bound::Ledger { reason } => write!(f, "cannot be admitted: {reason}"),
         }
     }

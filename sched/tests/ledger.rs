@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use sched::ledger::{Bound, Ledger};
+use sched::ledger::{Bound, Change, Ledger};
 use sched::reservation::{BackendKind, Reservation, VcpuRequest};
 use system_tests::{Need, requires};
 
@@ -49,6 +49,30 @@ fn a_refused_request_leaves_the_file_as_it_was() {
     assert!(ledger.admit("b", &[group(20), group(20)]).is_err());
     assert!(ledger.check("c", &[group(10)]).is_ok());
     assert_eq!(fs::read(dir.path().join("ledger.json")).unwrap(), before);
+}
+
+#[test]
+fn an_exchange_that_was_made_from_an_earlier_state_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path()).unwrap();
+    let _a = ledger.admit("a", &[group(40)]).unwrap();
+    let _b = ledger.admit("b", &[group(40)]).unwrap();
+    let pair = |a, b| {
+        [("a", a), ("b", b)].map(|(vm, percent)| Change {
+            vm: vm.to_owned(),
+            vcpu: 0,
+            reservation: group(percent).reservation.unwrap(),
+        })
+    };
+    ledger.exchange(&pair(40, 40), &pair(30, 50)).unwrap();
+    let before = ledger.entries().unwrap();
+    for stale in [pair(40, 40), pair(30, 40), pair(40, 50)] {
+        let refusal = ledger.exchange(&stale, &pair(50, 30)).unwrap_err();
+        assert_eq!(refusal.bound, Bound::Changed);
+        assert!(refusal.to_string().contains("try again"), "{refusal}");
+    }
+    assert!(ledger.exchange(&pair(30, 50), &pair(60, 60)).is_err());
+    assert_eq!(ledger.entries().unwrap(), before);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -159,6 +161,41 @@ fn a_refused_change_leaves_everything_as_it_was() {
     ordinary.stop().expect(0);
 }
 
+/// A line that asks `cv-taker` for budget of `cv-giver`: what it has and wants, what the other has and keeps, each as
+/// runtime and period in milliseconds.
+fn transfer_request(
+    user: &User,
+    before: (u64, u64),
+    after: (u64, u64),
+    from_before: (u64, u64),
+    from_after: (u64, u64),
+) -> String {
+    let reservation = |(runtime, period): (u64, u64)| serde_json::json!({"runtime_ns": runtime * 1_000_000, "period_ns": period * 1_000_000});
+    let request = serde_json::json!({
+        "kind": "transfer",
+        "vcpu": 0,
+        "before": reservation(before),
+        "reservation": reservation(after),
+        "from": "cv-giver",
+        "from_socket": user.run_dir().join("cv-giver.sock"),
+        "from_vcpu": 0,
+        "from_before": reservation(from_before),
+        "from_reservation": reservation(from_after),
+    });
+    format!(
+        "{}\n",
+        serde_json::json!({"version": 1, "request": request})
+    )
+}
+
+/// Sends a line to a guest's control socket; the answer comes there.
+fn ask_socket(user: &User, name: &str, line: &str) -> UnixStream {
+    let socket = user.run_dir().join(format!("{name}.sock"));
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(line.as_bytes()).unwrap();
+    stream
+}
+
 /// Two guests that leave no room for a third.
 fn full_host(user: &User) -> (Guest<'_>, Guest<'_>, i64, i64) {
     let mut giver = user.launch("cv-giver", &spec("20ms", "50ms"), &[]);
@@ -249,6 +286,99 @@ fn budget_of_a_guest_that_does_not_answer_is_not_taken() {
     assert_eq!((in_force(from), in_force(to)), ((10, 50), (40, 100)));
     taker.stop().expect(0);
     giver.stop().expect(0);
+}
+
+#[test]
+fn a_taker_that_waits_for_its_giver_still_answers_and_when_it_ends_has_taken_nothing() {
+    use nix::sys::signal::Signal;
+    requires!(Need::Kvm, NICE, Need::Program("chrt"));
+    let user = User::new();
+    let (mut giver, mut taker, from, _) = full_host(&user);
+    let ledger = granted(&user, "cv-giver");
+    giver.signal(Signal::SIGSTOP);
+    // Not by `adapt`, which asks the giver for its status first.
+    let request = transfer_request(&user, (20, 100), (40, 100), (20, 50), (10, 50));
+    let waiting = ask_socket(&user, "cv-taker", &request);
+    taker.until("in the ledger", |_| granted(&user, "cv-giver") != ledger);
+    let begun = Instant::now();
+    assert_eq!(taker.status()["state"], "running");
+    let second = user
+        .run(&["adapt", "cv-taker", "--runtime", "40ms"])
+        .expect(3);
+    assert!(second.stderr.contains("try again"), "{second:?}");
+    taker.stop().expect(0);
+    assert!(begun.elapsed() < Duration::from_secs(4), "it waited");
+    drop(waiting);
+    assert_eq!(granted(&user, "cv-giver"), ledger);
+    giver.signal(Signal::SIGCONT);
+    giver.status();
+    assert_eq!(in_force(from), (20, 50));
+    giver.stop().expect(0);
+}
+
+/// Runtimes that the ledger grants to the vCPUs of a guest, in milliseconds.
+fn granted(user: &User, name: &str) -> Vec<u64> {
+    let ledger = std::fs::read(user.run_dir().join("ledger.json")).unwrap();
+    let ledger: serde_json::Value = serde_json::from_slice(&ledger).unwrap();
+    let mut entries = ledger["entries"].as_array().unwrap().iter();
+    let entry = entries.find(|entry| entry["vm"] == name).unwrap();
+    let vcpus = entry["vcpus"].as_array().unwrap().iter();
+    vcpus
+        .map(|vcpu| vcpu["granted"]["request"]["reservation"]["runtime_ns"].as_u64())
+        .map(|runtime| runtime.unwrap() / 1_000_000)
+        .collect()
+}
+
+#[test]
+fn two_guests_that_ask_each_other_at_once_do_not_wait_for_each_other() {
+    requires!(Need::Kvm, NICE, Need::Program("chrt"));
+    let user = User::new();
+    let two = spec("12ms", "50ms").replace("[cpu]\n", "[cpu]\nvcpus = 2\n");
+    let names = ["cv-left", "cv-right"];
+    let mut guests = names.map(|name| user.launch(name, &two, &[]));
+    let tids = [0, 1].map(|i| [0, 1].map(|vcpu| guests[i].vcpu_thread(vcpu)));
+    let mut done = 0;
+    for round in 0..12 {
+        // Every other round about the same two vCPUs.
+        let vcpus = [0, round % 2];
+        let asked = [0, 1].map(|i| {
+            let runtime = granted(&user, names[i])[vcpus[i]] + 1;
+            let (vcpu, runtime) = (vcpus[i].to_string(), format!("{runtime}ms"));
+            let mut command = user.command(&["adapt", names[i], "--runtime", &runtime]);
+            command.args([
+                "--from",
+                names[1 - i],
+                "--vcpu",
+                &vcpu,
+                "--from-vcpu",
+                &vcpu,
+            ]);
+            command
+        });
+        let begun = Instant::now();
+        for ended in asked
+            .map(|command| user.start(command, ""))
+            .map(|running| running.wait(Duration::from_secs(30)))
+        {
+            let clear = ended.code() == 3 && ended.stderr.contains("try again");
+            assert!(ended.code() == 0 || clear, "{ended:?}");
+            done += usize::from(ended.code() == 0);
+        }
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(4), "round {round}: {took:?}");
+        let ledger = names.map(|name| granted(&user, name));
+        for vcpu in [0, 1] {
+            assert_eq!(ledger[0][vcpu] + ledger[1][vcpu], 24, "{ledger:?}");
+            for guest in [0, 1] {
+                let enforced = in_force(tids[guest][vcpu]);
+                assert_eq!(enforced, (ledger[guest][vcpu], 50), "round {round}");
+            }
+        }
+    }
+    assert!(done > 0);
+    for guest in guests {
+        guest.stop().expect(0);
+    }
 }
 
 #[test]

@@ -191,13 +191,14 @@ impl<'a> Control<'a> {
         } else {
             (SECOND, FIRST)
         };
-        let (reservation, from_before, from_reservation) = if forward {
-            (more, even, less)
+        let (before, reservation, from_before, from_reservation) = if forward {
+            (even, more, even, less)
         } else {
-            (even, more, even)
+            (less, even, more, even)
         };
         let transfer = Transfer {
             vcpu: 0,
+            before,
             reservation,
             from: from.to_owned(),
             from_socket: socket_path(&self.bench.run_dir, from),

@@ -40,6 +40,7 @@ pub fn adapt(context: &Context, args: &AdaptArgs) -> Result<u8, Failure> {
             promises.push(giver.with(kept));
             Request::Transfer(Transfer {
                 vcpu: args.vcpu,
+                before: before.reservation,
                 reservation,
                 from: from.clone(),
                 from_socket: socket_path(&context.run_dir, from),

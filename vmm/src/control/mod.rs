@@ -66,6 +66,8 @@ pub enum Request {
 pub struct Transfer {
     /// vCPU that gets more.
     pub vcpu: usize,
+    /// What it has now.
+    pub before: Reservation,
     /// Its new reservation.
     pub reservation: Reservation,
     /// The guest that gives.

@@ -13,6 +13,7 @@ mod running;
 mod serve;
 mod start;
 mod supervise;
+mod transfer;
 
 pub use outcome::{GuestStatus, Outcome, Records, TaskStatistics, VcpuStatus};
 pub use running::{ChangeError, RunningVm};

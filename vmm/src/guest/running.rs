@@ -316,7 +316,17 @@ impl RunningVm {
         let old = self
             .reservation(vcpu)?
             .ok_or(ChangeError::NoReservation { vcpu })?;
-        let granted = self.ledger.adapt(&self.plan.name, vcpu, new)?;
+        let change = |reservation| Change {
+            vm: self.plan.name.clone(),
+            vcpu,
+            reservation,
+        };
+        // Not if another guest is just taking some of it.
+        let granted = self.ledger.exchange(&[change(old)], &[change(new)])?;
+        let granted = granted
+            .into_iter()
+            .next()
+            .ok_or(ChangeError::NotGranted { vcpu })?;
         if let Err(error) = self.put_in_force(vcpu, new, granted) {
             // What was there fits still: the kernel has it in force. The first error is the one that matters.
             if let Err(refusal) = self.ledger.adapt(&self.plan.name, vcpu, old) {
@@ -343,28 +353,6 @@ impl RunningVm {
             .ok_or(ChangeError::NotGranted { vcpu })?;
         self.put_in_force(vcpu, new, granted)?;
         Ok(self.status_after_change(vcpu))
-    }
-
-    /// Admits a change of this guest together with one of another guest. Neither is in force yet.
-    ///
-    /// # Errors
-    /// [`ChangeError::Refused`]; nothing has changed.
-    pub fn admit_pair(
-        &self,
-        vcpu: usize,
-        new: Reservation,
-        other: Change,
-    ) -> Result<Granted, ChangeError> {
-        let own = Change {
-            vm: self.plan.name.clone(),
-            vcpu,
-            reservation: new,
-        };
-        let granted = self.ledger.adapt_all(&[other, own])?;
-        granted
-            .into_iter()
-            .next_back()
-            .ok_or(ChangeError::NotGranted { vcpu })
     }
 
     /// The reservation of a vCPU, if it has one.

@@ -4,24 +4,26 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use sched::ledger::Change;
 use vm_memory::{GuestMemoryBackend, WriteVolatile};
 
 use super::outcome::VcpuStatus;
 use super::running::{ChangeError, RunningVm};
 use super::supervise::Fate;
-use crate::control::{Call, ControlError, Reply, Request, Transfer, client};
+use super::transfer::{self, Waiting};
+use crate::control::{Call, Reply, Request};
 use crate::exit::End;
 use crate::snapshot::{self, SnapshotError};
 use crate::vcpu::VcpuEvent;
 
-/// How long the other guest of a transfer has to give up budget: its thread is changed from outside, at once.
-const OTHER_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Serves one call. Returns what a vCPU said meanwhile.
-pub(super) async fn serve(vm: &mut RunningVm, call: Call, fate: &mut Fate) -> Option<VcpuEvent> {
+/// Serves one call, but for a transfer that is to wait for another guest. Returns what a vCPU said meanwhile.
+pub(super) async fn serve(
+    vm: &mut RunningVm,
+    call: Call,
+    fate: &mut Fate,
+    waiting: &mut Option<Waiting>,
+) -> Option<VcpuEvent> {
     let mut event = None;
     let reply = match call.request {
         // A guest that ends takes no orders that could be taken for a reprieve.
@@ -45,9 +47,16 @@ pub(super) async fn serve(vm: &mut RunningVm, call: Call, fate: &mut Fate) -> Op
             fate.stop(vm, End::Stopped);
             Ok(Reply::Done)
         }
+        request if is_changing(waiting.as_ref(), &request) => Err(format!(
+            "{} is itself waiting for a transfer: try again",
+            vm.name()
+        )),
         Request::Adapt { vcpu, reservation } => timed(|| vm.adapt(vcpu, reservation)),
         Request::Enforce { vcpu, reservation } => timed(|| vm.enforce(vcpu, reservation)),
-        Request::Transfer(transfer) => move_budget(vm, &transfer).await,
+        Request::Transfer(transfer) => {
+            *waiting = transfer::begin(vm, transfer, call.answer);
+            return None;
+        }
         Request::Save { path } => {
             let saved = save(vm, &path, &mut event).await;
             if saved.is_ok() {
@@ -61,6 +70,15 @@ pub(super) async fn serve(vm: &mut RunningVm, call: Call, fate: &mut Fate) -> Op
     event
 }
 
+/// Whether a request is about what a transfer is changing. There is one transfer at a time.
+fn is_changing(waiting: Option<&Waiting>, request: &Request) -> bool {
+    waiting.is_some_and(|waiting| match request {
+        Request::Transfer(_) => true,
+        Request::Adapt { vcpu, .. } | Request::Enforce { vcpu, .. } => waiting.changes(*vcpu),
+        _ => false,
+    })
+}
+
 /// The answer to a change of a reservation, with how long it took.
 fn timed(change: impl FnOnce() -> Result<VcpuStatus, ChangeError>) -> Result<Reply, String> {
     let begin = Instant::now();
@@ -69,68 +87,6 @@ fn timed(change: impl FnOnce() -> Result<VcpuStatus, ChangeError>) -> Result<Rep
         vcpu: Box::new(vcpu),
         elapsed: begin.elapsed(),
     })
-}
-
-/// Moves budget from another running guest to this one: both or none.
-///
-/// 1. The ledger admits both changes in one step.
-/// 2. The other guest puts its smaller reservation in force; only then is its bandwidth free in the kernel.
-/// 3. This guest puts its larger one in force.
-///
-/// If 2 fails the ledger goes back; if 3 fails the other guest gets back what it had, too.
-async fn move_budget(vm: &mut RunningVm, transfer: &Transfer) -> Result<Reply, String> {
-    let begin = Instant::now();
-    let text = |e: ChangeError| e.to_string();
-    if transfer.from == vm.name() {
-        return Err(format!(
-            "{} cannot take budget from itself; adapt its vCPUs one by one, the giving one first",
-            transfer.from
-        ));
-    }
-    let old = vm
-        .reservation(transfer.vcpu)
-        .map_err(text)?
-        .ok_or("this vCPU has no reservation to change")?;
-    let (vcpu, new) = (transfer.vcpu, transfer.reservation);
-    let smaller = Change {
-        vm: transfer.from.clone(),
-        vcpu: transfer.from_vcpu,
-        reservation: transfer.from_reservation,
-    };
-    let before = Change {
-        reservation: transfer.from_before,
-        ..smaller.clone()
-    };
-    let granted = vm.admit_pair(vcpu, new, smaller).map_err(text)?;
-    let other = |reservation| Request::Enforce {
-        vcpu: transfer.from_vcpu,
-        reservation,
-    };
-    let back = |vm: &RunningVm| {
-        vm.admit_pair(vcpu, old, before.clone())
-            .map(|_| ())
-            .map_err(text)
-    };
-    if let Err(error) = ask(&transfer.from_socket, other(transfer.from_reservation)).await {
-        back(vm)?;
-        return Err(format!("{} gave nothing up: {error}", transfer.from));
-    }
-    if let Err(error) = vm.put_in_force(vcpu, new, granted) {
-        back(vm)?;
-        let restored = ask(&transfer.from_socket, other(transfer.from_before)).await;
-        let note = restored.err().map_or(String::new(), |e| {
-            format!("; and {} did not get it back: {e}", transfer.from)
-        });
-        return Err(format!("{error}{note}"));
-    }
-    Ok(Reply::Adapted {
-        vcpu: Box::new(vm.status_after_change(vcpu)),
-        elapsed: begin.elapsed(),
-    })
-}
-
-async fn ask(socket: &Path, request: Request) -> Result<Reply, ControlError> {
-    client::call_within(socket, request, OTHER_PATIENCE).await
 }
 
 /// Saves the guest into a folder: `state` and `memory`. It is to end here then: a guest has one life. If it cannot be

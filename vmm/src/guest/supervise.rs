@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::outcome::Outcome;
 use super::running::RunningVm;
 use super::serve::serve;
+use super::transfer;
 use crate::control::{ControlError, Server};
 use crate::exit::End;
 use crate::kernel;
@@ -46,6 +47,7 @@ pub async fn supervise(
     let mut poll = interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut fate = Fate::default();
+    let mut waiting = None;
     let mut alive = Instant::now();
     let mut online = sched::cpus::online();
     show_output(&mut vm, observer);
@@ -58,11 +60,16 @@ pub async fn supervise(
                 None => break,
             },
             Some(call) = calls.recv() => {
-                if let Some(event) = serve(&mut vm, call, &mut fate).await {
+                if let Some(event) = serve(&mut vm, call, &mut fate, &mut waiting).await {
                     fate.take(&mut vm, event);
                 }
                 // Serving may have taken seconds in which nobody looked.
                 alive = Instant::now();
+            }
+            said = transfer::said(&mut waiting) => {
+                if let Some(transfer) = waiting.take() {
+                    transfer.finish(&mut vm, said);
+                }
             }
             () = signals.arrived() => fate.stop(&mut vm, End::Stopped),
             () = announced.arrived() => {
@@ -83,6 +90,9 @@ pub async fn supervise(
                 }
             }
         }
+    }
+    if let Some(transfer) = waiting.take() {
+        transfer.undo(&vm, "the guest is ending".to_owned());
     }
     vm.machine.deliver_coalesced();
     show_output(&mut vm, observer);
