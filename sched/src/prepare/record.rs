@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -162,7 +161,8 @@ impl Record {
     }
 }
 
-/// Alone at preparing and restoring from a run directory, until dropped.
+/// Alone at preparing and restoring from a run directory, until dropped. The directory itself is locked: a file for that
+/// could never be removed without a race.
 pub(super) struct Alone {
     _locked: File,
 }
@@ -170,16 +170,13 @@ pub(super) struct Alone {
 impl Alone {
     /// Waits for whoever prepares or restores at present.
     pub(super) fn wait(run_dir: &Path) -> Result<Self, PrepareError> {
-        let path = run_dir.join("host.lock");
-        let open = || {
+        let lock = || {
             fs::create_dir_all(run_dir)?;
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false).mode(0o600);
-            let file = options.open(&path)?;
-            file.lock()?;
-            Ok(file)
+            let folder = File::open(run_dir)?;
+            folder.lock()?;
+            Ok(folder)
         };
-        let _locked = open().map_err(|source| failed("lock", &path, source))?;
+        let _locked = lock().map_err(|source| failed("lock", run_dir, source))?;
         Ok(Self { _locked })
     }
 }
@@ -284,6 +281,11 @@ mod tests {
         });
         assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
         drop(first);
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            0,
+            "nothing is left"
+        );
         told.recv_timeout(Duration::from_secs(30)).unwrap();
         second.join().unwrap();
     }
