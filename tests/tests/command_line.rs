@@ -536,3 +536,23 @@ fn a_promise_finer_than_the_noise_is_refused_unless_forced_or_measured_before_a_
     giver.stop().expect(0);
     assert_nothing_left(&user);
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let user = User::new();
+    for arguments in [
+        ["spec", "--example"].as_slice(),
+        &["--json", "ls"],
+        &["host", "check", "--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = user.command(arguments).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(
+            (ended.status.code(), said.as_ref()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
+    }
+}

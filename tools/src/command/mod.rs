@@ -9,6 +9,7 @@ mod experiment;
 mod host;
 pub mod run;
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -32,14 +33,21 @@ impl Context {
         text: impl FnOnce(&T) -> String,
     ) -> Result<(), Failure> {
         if self.json {
-            println!("{}", serde_json::to_string_pretty(value)?);
-        } else {
-            let text = text(value);
-            if !text.is_empty() {
-                println!("{}", text.trim_end());
-            }
+            return say(&serde_json::to_string_pretty(value)?);
         }
-        Ok(())
+        let text = text(value);
+        if text.is_empty() {
+            return Ok(());
+        }
+        say(&text)
+    }
+}
+
+/// Prints text and a newline on standard output. A reader that wants no more of it is no failure.
+fn say(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -65,7 +73,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Experiment(command) => experiment::experiment(&context, command),
         Command::Bench(args) => bench::bench(&context, &args),
         Command::Spec { .. } => {
-            print!("{}", vmm::spec::EXAMPLE);
+            say(vmm::spec::EXAMPLE)?;
             Ok(0)
         }
     }

@@ -83,7 +83,7 @@ fn watch(context: &Context, built: BuiltVm, mut show: Show) -> Result<u8, Failur
     // All of the guest's output comes before what is said about it.
     let shown = show.finish();
     if context.json {
-        println!("{}", serde_json::to_string_pretty(&outcome)?);
+        super::say(&serde_json::to_string_pretty(&outcome)?)?;
     } else {
         eprintln!("{outcome}");
     }
