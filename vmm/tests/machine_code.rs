@@ -2,12 +2,15 @@
 
 #![cfg(test)]
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use system_tests::requires;
 use vmm::control::{Request, client};
 use vmm::exit::End;
-use vmm::guest::{Observer, Outcome, StartError, admit, supervise};
+use vmm::guest::{Observer, Outcome, Reception, StartError, admit, supervise};
 use vmm::machine::MachineError;
 use vmm::spec::{VmPlan, VmSpec};
 use vmm::telemetry::Event;
@@ -121,19 +124,19 @@ fn start_error(image: &[u8], memory: &str) -> String {
 
 fn run(name: &str, code: &[u8], more: &str) -> (Outcome, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
-    let running = admit(plan(name, more), dir.path())
+    let built = admit(plan(name, more), dir.path())
         .unwrap()
         .build(&image(code))
-        .unwrap()
-        .start()
         .unwrap();
+    let reception = Reception::open(&built, dir.path()).unwrap();
+    let running = built.start().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let mut console = Console::default();
     let outcome = runtime
-        .block_on(supervise(running, dir.path(), &mut console))
+        .block_on(supervise(running, reception, &mut console))
         .unwrap();
     (outcome, console.0)
 }
@@ -197,12 +200,12 @@ fn a_spinning_guest_can_be_paused_resumed_shown_and_stopped() {
     requires!(system_tests::Need::Kvm);
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().to_owned();
-    let running = admit(plan("spin", ""), &run_dir)
+    let built = admit(plan("spin", ""), &run_dir)
         .unwrap()
         .build(&image(SPIN))
-        .unwrap()
-        .start()
         .unwrap();
+    let reception = Reception::open(&built, &run_dir).unwrap();
+    let running = built.start().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -212,20 +215,20 @@ fn a_spinning_guest_can_be_paused_resumed_shown_and_stopped() {
         let ask = tokio::spawn(async move {
             let call = |request| client::call(&asked, "spin", request);
             for request in [
-                Request::Pause,
-                Request::Pause,
-                Request::Status,
-                Request::Resume,
-                Request::Status,
+                Request::Pause {},
+                Request::Pause {},
+                Request::Status {},
+                Request::Resume {},
+                Request::Status {},
             ] {
                 call(request.clone())
                     .await
                     .unwrap_or_else(|e| panic!("{request:?}: {e}"));
             }
-            call(Request::Stop).await.unwrap();
+            call(Request::Stop {}).await.unwrap();
         });
         let started = Instant::now();
-        let outcome = supervise(running, &run_dir, &mut Console::default())
+        let outcome = supervise(running, reception, &mut Console::default())
             .await
             .unwrap();
         ask.await.unwrap();
@@ -267,4 +270,64 @@ fn images_that_cannot_be_booted_are_refused_with_the_reason() {
             "{message:?} does not mention {part:?}"
         );
     }
+}
+
+/// Runs a guest that never ends by itself; `meanwhile` comes when it can be reached, and before it runs.
+fn reached_early(meanwhile: impl FnOnce(&Path)) -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let built = admit(plan("early", ""), dir.path())
+        .unwrap()
+        .build(&image(SPIN))
+        .unwrap();
+    let reception = Reception::open(&built, dir.path()).unwrap();
+    meanwhile(&dir.path().join("early.sock"));
+    let running = built.start().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime
+        .block_on(supervise(running, reception, &mut Console::default()))
+        .unwrap()
+}
+
+#[test]
+fn a_call_that_comes_before_the_guest_runs_is_answered() {
+    requires!(system_tests::Need::Kvm);
+    let mut caller = None;
+    let outcome = reached_early(|socket| {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream
+            .write_all(b"{\"version\":1,\"request\":{\"kind\":\"stop\"}}\n")
+            .unwrap();
+        caller = Some(stream);
+    });
+    assert_eq!(outcome.end, End::Stopped);
+    let mut answer = String::new();
+    caller.unwrap().read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("done"), "{answer}");
+}
+
+#[test]
+fn a_signal_that_comes_before_the_guest_runs_stops_it_in_good_order() {
+    use nix::sys::pthread::{pthread_kill, pthread_self};
+    use nix::sys::signal::Signal;
+    requires!(system_tests::Need::Kvm);
+    let outcome = reached_early(|_| pthread_kill(pthread_self(), Signal::SIGTERM).unwrap());
+    assert_eq!(outcome.end, End::Stopped);
+}
+
+#[test]
+fn a_guest_that_is_not_started_leaves_no_socket() {
+    requires!(system_tests::Need::Kvm);
+    let dir = tempfile::tempdir().unwrap();
+    let built = admit(plan("unborn", ""), dir.path())
+        .unwrap()
+        .build(&image(SPIN))
+        .unwrap();
+    let reception = Reception::open(&built, dir.path()).unwrap();
+    let socket = dir.path().join("unborn.sock");
+    assert!(socket.exists());
+    drop((built, reception));
+    assert!(!socket.exists());
 }

@@ -30,7 +30,6 @@ pub fn measure(bench: &mut Bench) -> Result<Row, Failure> {
     let control = Control::new(bench)?;
     let plan = |name| GuestPlan::reserved(name, LINE, (10.0, 40.0));
     let (first, second) = (bench.start(&plan(FIRST))?, bench.start(&plan(SECOND))?);
-    control.wait_until_up(&[FIRST, SECOND])?;
     let count = bench.pick(100, 20);
     let mut times = Times::default();
     for round in 0..count {
@@ -151,16 +150,6 @@ impl<'a> Control<'a> {
         Ok(self.runtime.block_on(call)?)
     }
 
-    /// The sockets come a moment after the guests' first output.
-    fn wait_until_up(&self, names: &[&str]) -> Result<(), Failure> {
-        for name in names {
-            let up = || Ok(self.ask(name, Request::Status).ok());
-            wait::wait_for(Duration::from_secs(5), up)?
-                .ok_or_else(|| Failure::new(format!("guest {name} does not answer")))?;
-        }
-        Ok(())
-    }
-
     /// Changes the first guest's runtime: how long that took in the monitor, and as seen from here.
     fn adapt(&self, runtime: Duration) -> Result<(Duration, Duration), Failure> {
         let reservation = Reservation::new(runtime, PERIOD)?;
@@ -215,7 +204,7 @@ impl<'a> Control<'a> {
     fn started(&self) -> Result<Instant, Failure> {
         // The uptime is taken before the guest waits for its vCPUs' accounts, which may be throttled.
         let asked = Instant::now();
-        let Reply::Status(status) = self.ask(FIRST, Request::Status)? else {
+        let Reply::Status(status) = self.ask(FIRST, Request::Status {})? else {
             return Err(Failure::new("the guest answered another question"));
         };
         let uptime = Duration::from_secs_f64(status.uptime);

@@ -60,17 +60,17 @@ fn report_done(context: &Context, name: &str, done: &str) -> Result<u8, Failure>
 
 /// `pause`.
 pub fn pause(context: &Context, name: &str) -> Result<u8, Failure> {
-    order(context, name, Request::Pause, "paused")
+    order(context, name, Request::Pause {}, "paused")
 }
 
 /// `resume`.
 pub fn resume(context: &Context, name: &str) -> Result<u8, Failure> {
-    order(context, name, Request::Resume, "resumed")
+    order(context, name, Request::Resume {}, "resumed")
 }
 
 /// `stop`.
 pub fn stop(context: &Context, name: &str) -> Result<u8, Failure> {
-    order_end(context, name, Request::Stop, "stopped")
+    order_end(context, name, Request::Stop {}, "stopped")
 }
 
 /// `save`.
@@ -86,7 +86,7 @@ pub fn save(context: &Context, name: &str, folder: &Path) -> Result<u8, Failure>
 
 /// The status of a guest.
 pub fn status_of(context: &Context, name: &str) -> Result<GuestStatus, Failure> {
-    match ask(context, name, Request::Status)? {
+    match ask(context, name, Request::Status {})? {
         Reply::Status(status) => Ok(*status),
         _ => Err(Failure::new(format!(
             "{name} gave an answer to another question"

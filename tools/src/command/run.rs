@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use vmm::guest::{AdmittedVm, BuiltVm, Observer, Outcome, RunningVm, StartError, admit, supervise};
+use vmm::guest::{
+    AdmittedVm, BuiltVm, Observer, Outcome, Reception, RunningVm, StartError, admit, supervise,
+};
 use vmm::spec::{ImageSource, VmPlan, VmSpec};
 use vmm::telemetry::Event;
 
@@ -77,9 +79,10 @@ fn admit_checked(context: &Context, plan: VmPlan, force: bool) -> Result<Admitte
 }
 
 fn watch(context: &Context, built: BuiltVm, mut show: Show) -> Result<u8, Failure> {
-    // The guest runs before the control plane is there: its first output does not wait for it.
+    let reception = Reception::open(&built, &context.run_dir)?;
+    // The guest runs before its control plane does: its first output does not wait for that.
     let running = built.start()?;
-    let outcome = supervise_here(context, running, &mut show)?;
+    let outcome = supervise_here(running, reception, &mut show)?;
     // All of the guest's output comes before what is said about it.
     let shown = show.finish();
     if context.json {
@@ -93,14 +96,14 @@ fn watch(context: &Context, built: BuiltVm, mut show: Show) -> Result<u8, Failur
 
 /// Supervises a guest on this thread.
 fn supervise_here(
-    context: &Context,
     running: RunningVm,
+    reception: Reception,
     show: &mut Show,
 ) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    Ok(runtime.block_on(supervise(running, &context.run_dir, show))?)
+    Ok(runtime.block_on(supervise(running, reception, show))?)
 }
 
 /// Shows a guest's output and keeps its records.

@@ -18,25 +18,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::guest::{GuestStatus, VcpuStatus};
 
-pub use server::{Call, Server};
+pub use server::{Call, Server, Socket};
 
 /// Version of the protocol.
 pub const VERSION: u16 = 1;
 /// Longest line either side reads.
 pub const MAX_LINE: u64 = 1 << 20;
 
-/// What can be asked of a running guest.
+/// What can be asked of a running guest. What needs no more words has braces all the same: only then are keys that are
+/// not known refused.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Tell how it is.
-    Status,
+    Status {},
     /// Stand still.
-    Pause,
+    Pause {},
     /// Go on.
-    Resume,
+    Resume {},
     /// End.
-    Stop,
+    Stop {},
     /// Change a vCPU's reservation.
     Adapt {
         /// Which vCPU.
@@ -175,4 +176,29 @@ pub enum ControlError {
 #[must_use]
 pub fn socket_path(run_dir: &Path, name: &str) -> PathBuf {
     run_dir.join(format!("{name}.sock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_not_known_is_refused_wherever_it_stands() {
+        let reservation = r#"{"runtime_ns":1000000,"period_ns":9000000}"#;
+        let adapt = format!(r#"{{"kind":"adapt","vcpu":0,"reservation":{reservation}}}"#);
+        let requests =
+            ["status", "pause", "resume", "stop"].map(|kind| format!(r#"{{"kind":"{kind}"}}"#));
+        for request in requests.iter().chain([&adapt]) {
+            let line = format!(r#"{{"version":1,"request":{request}}}"#);
+            parse_request(line.as_bytes()).unwrap();
+            let body = request.strip_suffix('}').unwrap();
+            for line in [
+                format!(r#"{{"version":1,"request":{body},"force":true}}}}"#),
+                format!(r#"{{"version":1,"request":{request},"force":true}}"#),
+            ] {
+                let reason = parse_request(line.as_bytes()).unwrap_err();
+                assert!(reason.contains("unknown field `force`"), "{line}: {reason}");
+            }
+        }
+    }
 }

@@ -1,11 +1,13 @@
 //! The guest's end of its control socket.
 
+use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -28,35 +30,75 @@ pub struct Call {
     pub answer: oneshot::Sender<Result<Reply, String>>,
 }
 
-/// A control socket. Dropping it takes the socket away.
-pub struct Server {
-    path: PathBuf,
-    accepting: JoinHandle<()>,
+/// A control socket at which callers wait for their guest. Dropping it takes the socket away.
+pub struct Socket {
+    listener: UnixListener,
+    name: Name,
 }
 
-impl Server {
-    /// Listens for calls to the guest `name`. A socket left by a crash is replaced: the ledger, which admitted this guest,
-    /// knows of no other of the name.
+/// The name of a socket in the file system, which goes with this.
+struct Name(PathBuf);
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Socket {
+    /// Takes calls to the guest `name`. A socket left by a crash is replaced: the ledger, which admitted this guest, knows
+    /// of no other of the name.
     ///
     /// # Errors
     /// [`ControlError::Listen`].
-    pub fn start(run_dir: &Path, name: &str) -> Result<(Self, mpsc::Receiver<Call>), ControlError> {
+    pub fn bind(run_dir: &Path, name: &str) -> Result<Self, ControlError> {
         let path = socket_path(run_dir, name);
         let failed = |source| ControlError::Listen {
             path: path.clone(),
             source,
         };
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed(error));
             }
             _ => {}
         }
         let listener = UnixListener::bind(&path).map_err(failed)?;
+        let name = Name(path.clone());
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { listener, name })
+    }
+}
+
+/// Answers whoever calls a control socket. Dropping it takes the socket away.
+pub struct Server {
+    _name: Name,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Answers the calls at `socket`, those that have waited first.
+    ///
+    /// # Errors
+    /// [`ControlError::Listen`].
+    pub fn start(socket: Socket) -> Result<(Self, mpsc::Receiver<Call>), ControlError> {
         let (calls, inbox) = mpsc::channel(BACKLOG);
+        let Socket { listener, name } = socket;
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(|source| {
+            ControlError::Listen {
+                path: name.0.clone(),
+                source,
+            }
+        })?;
         let accepting = tokio::spawn(accept(listener, calls));
-        Ok((Self { path, accepting }, inbox))
+        Ok((
+            Self {
+                _name: name,
+                accepting,
+            },
+            inbox,
+        ))
     }
 
     /// Takes the socket away once everybody who has called has an answer: one who asked for the end, too.
@@ -72,11 +114,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
-async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
+async fn accept(listener: tokio::net::UnixListener, calls: mpsc::Sender<Call>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -94,7 +135,7 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
     }
 }
 
-async fn converse(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> std::io::Result<()> {
+async fn converse(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
     let mut line = Vec::new();
     let mut reader = BufReader::new(&mut stream).take(MAX_LINE);
     tokio::time::timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;

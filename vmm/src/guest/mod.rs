@@ -18,4 +18,4 @@ mod transfer;
 pub use outcome::{GuestStatus, Outcome, Records, TaskStatistics, VcpuStatus};
 pub use running::{ChangeError, RunningVm};
 pub use start::{AdmittedVm, BuiltVm, StartError, admit};
-pub use supervise::{Observer, supervise};
+pub use supervise::{Observer, Reception, supervise};

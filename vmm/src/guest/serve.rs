@@ -27,11 +27,13 @@ pub(super) async fn serve(
     let mut event = None;
     let reply = match call.request {
         // A guest that ends takes no orders that could be taken for a reprieve.
-        request if fate.is_sealed() && !matches!(request, Request::Status | Request::Stop) => {
+        request
+            if fate.is_sealed() && !matches!(request, Request::Status {} | Request::Stop {}) =>
+        {
             Err("the guest is ending".to_owned())
         }
-        Request::Status => Ok(Reply::Status(Box::new(vm.status()))),
-        Request::Pause => match vm.pause().await {
+        Request::Status {} => Ok(Reply::Status(Box::new(vm.status()))),
+        Request::Pause {} => match vm.pause().await {
             Ok(None) => Ok(Reply::Done),
             Ok(other) => {
                 event = other;
@@ -39,11 +41,11 @@ pub(super) async fn serve(
             }
             Err(reason) => Err(reason),
         },
-        Request::Resume => {
+        Request::Resume {} => {
             vm.resume();
             Ok(Reply::Done)
         }
-        Request::Stop => {
+        Request::Stop {} => {
             fate.stop(vm, End::Stopped);
             Ok(Reply::Done)
         }

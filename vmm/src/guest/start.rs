@@ -156,6 +156,12 @@ impl AdmittedVm {
 }
 
 impl BuiltVm {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.vm.plan.name
+    }
+
     /// Gives the threads their vCPUs, each in its reservation, and lets the guest run once all are in force.
     ///
     /// # Errors

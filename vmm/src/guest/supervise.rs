@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal as Signo};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,8 +12,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::outcome::Outcome;
 use super::running::RunningVm;
 use super::serve::serve;
+use super::start::BuiltVm;
 use super::transfer;
-use crate::control::{ControlError, Server};
+use crate::control::{ControlError, Server, Socket};
 use crate::exit::End;
 use crate::kernel;
 use crate::report::Registers;
@@ -32,17 +34,46 @@ pub trait Observer {
     fn idle(&mut self) {}
 }
 
-/// Supervises a guest until it is over, and serves its control socket in `run_dir` meanwhile.
+/// Where calls and signals that come before a guest is supervised wait for that: made before it runs. Cheap, because the
+/// guest waits for it; what is not (an event loop) is made while it runs.
+///
+/// Dropping it takes the control socket away, and lets signals through.
+pub struct Reception {
+    socket: Socket,
+    _held: HeldSignals,
+}
+
+impl Reception {
+    /// Opens the control socket of a guest in `run_dir`, and holds the signals that end it in good order.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn open(vm: &BuiltVm, run_dir: &Path) -> Result<Self, ControlError> {
+        let held = HeldSignals::new().map_err(|errno| ControlError::Signals(errno.into()))?;
+        Ok(Self {
+            socket: Socket::bind(run_dir, vm.name())?,
+            _held: held,
+        })
+    }
+}
+
+/// Supervises a guest until it is over, and serves its control socket meanwhile.
 ///
 /// # Errors
 /// [`ControlError`] if there can be no control socket or no signal handling; the guest is then stopped.
 pub async fn supervise(
     mut vm: RunningVm,
-    run_dir: &Path,
+    reception: Reception,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, ControlError> {
-    let (server, mut calls) = Server::start(run_dir, vm.name())?;
+    let Reception {
+        socket,
+        _held: held,
+    } = reception;
+    let (server, mut calls) = Server::start(socket)?;
     let mut signals = Signals::new().map_err(ControlError::Signals)?;
+    // Those that have come are handled now.
+    drop(held);
     let mut announced = Announcements::of(&mut vm).map_err(ControlError::Signals)?;
     let mut poll = interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -190,6 +221,27 @@ impl Announcements {
             // The port is gone, and with it all output.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Keeps the signals that end a guest from this thread, on which they wait. All others of the process have blocked them,
+/// or do so before the guest runs.
+struct HeldSignals {
+    before: SigSet,
+}
+
+impl HeldSignals {
+    fn new() -> nix::Result<Self> {
+        let ending = SigSet::from_iter([Signo::SIGINT, Signo::SIGTERM, Signo::SIGHUP]);
+        let before = ending.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        // Fails only for a mask that cannot be.
+        let _ = self.before.thread_set_mask();
     }
 }
 
