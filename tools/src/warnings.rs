@@ -19,6 +19,7 @@ pub fn show() {
     let level = level.and_then(|level| level.parse().ok());
     tracing_subscriber::fmt()
         .with_max_level(level.unwrap_or(LevelFilter::WARN))
+        .with_ansi(false)
         .with_writer(|| Stderr)
         .event_format(Line)
         .init();

@@ -2,12 +2,12 @@
 //!
 //! The vCPU's thread never waits here: orders are an atomic, and it only tries the locks.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sched::account::AccountSnapshot;
 use sched::reservation::Reservation;
+
+use super::sync::{AtomicBool, AtomicU8, Mutex, Ordering, PoisonError};
 
 /// What the owner wants of all vCPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,44 +107,5 @@ impl Desk {
         let pending = self.asked.load(Ordering::Acquire);
         let account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
         (account.clone(), pending)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stop_is_not_taken_back_by_a_later_order() {
-        let desk = Desk::new(Order::Run);
-        desk.set(Order::Pause);
-        assert_eq!(desk.order(), Order::Pause);
-        desk.set(Order::Stop);
-        desk.set(Order::Pause);
-        desk.set(Order::Run);
-        assert_eq!(desk.order(), Order::Stop);
-    }
-
-    #[test]
-    fn the_last_of_several_changes_is_the_one_taken_over_whenever_the_thread_looks() {
-        let desk = Desk::new(Order::Run);
-        let change = |ms| {
-            let (runtime, period) = (Duration::from_millis(ms), Duration::from_millis(50));
-            Reservation::new(runtime, period).unwrap()
-        };
-        std::thread::scope(|scope| {
-            let owner = scope.spawn(|| {
-                for round in 0..20_000 {
-                    desk.announce_change(change(1 + round % 40), Duration::ZERO);
-                }
-                desk.announce_change(change(49), Duration::ZERO);
-            });
-            let mut last = None;
-            while !owner.is_finished() {
-                last = desk.take_change().or(last);
-            }
-            last = desk.take_change().or(last);
-            assert_eq!(last.unwrap().0, change(49));
-        });
     }
 }

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod report;
 pub mod snapshot;
 pub mod spec;
+mod sync;
 pub mod telemetry;
 pub mod units;
 pub mod vcpu;
