@@ -14,7 +14,8 @@ enum Service {
     TripleFault = 5,
     Hang = 6,
     InvalidOpcode = 7,
-    Stop = 8,
+    Cpuid = 8,
+    Stop = 9,
 }
 
 /// Asks the kernel. Takes and gives a 64-bit value, with `msr` for those that need one.
@@ -104,10 +105,27 @@ pub fn rdtsc() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// EAX, EBX, ECX and EDX of a CPUID leaf.
+/// EAX, EBX, ECX and EDX of a CPUID leaf, subleaf 0.
+///
+/// The kernel executes it: a monitor without hardware virtualisation may not be able to intercept CPUID at CPL 3, where
+/// it would tell of the host's processor instead of the virtual one.
 pub fn cpuid(leaf: u32) -> [u32; 4] {
-    let r = core::arch::x86_64::__cpuid(leaf);
-    [r.eax, r.ebx, r.ecx, r.edx]
+    let (a, b, c, d): (u32, u64, u32, u32);
+    // SAFETY:
+    // - as in `service`; RBX, which is LLVM's own, is put back.
+    unsafe {
+        asm!(
+            "mov {b}, rbx",
+            "int3",
+            "xchg {b}, rbx",
+            b = out(reg) b,
+            inout("edi") Service::Cpuid as u32 => _,
+            inout("eax") leaf => a,
+            inout("ecx") 0 => c,
+            out("edx") d,
+        );
+    }
+    [a, low32(b), c, d]
 }
 
 /// Stops this vCPU for good.

@@ -107,7 +107,7 @@ upcall_leaving:
     push $reschedule
     iretq
 
-# Services, by int3: EDI says which. RAX, RCX, RDX may change.
+# Services, by int3: EDI says which. RAX, RCX, RDX may change, and RBX with CPUID.
 .balign 16
 service:
     test %edi, %edi
@@ -126,6 +126,8 @@ service:
     jz service_hang
     dec %edi
     jz service_invalid
+    dec %edi
+    jz service_cpuid
 stop:
     cli
     hlt
@@ -144,6 +146,9 @@ service_idle:
 1:  iretq
 service_rdmsr:
     rdmsr
+    iretq
+service_cpuid:
+    cpuid
     iretq
 service_interrupts_on:
     orl $0x200, 16(%rsp)
