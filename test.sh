@@ -43,9 +43,19 @@ traces() {
     find /run/netns -maxdepth 1 -name 'chronovisor*' -printf 'namespace %f\n' 2>/dev/null || true
 }
 
+# A test that was ended in the middle may have left the host prepared; the record of that is in its folder.
+restore_host() {
+    local record
+    find "$TMPDIR" -name host.json -print | while read -r record; do
+        echo "test.sh: a test left the host prepared; restoring it"
+        cargo run --quiet -- --run-dir "$(dirname "$record")" host restore || true
+    done
+}
+
 # Removes what is there now and was not there before; what is in use refuses to be removed.
 clean_up() {
     local kind name
+    restore_host
     while read -r kind name; do
         echo "test.sh: a test left the $kind $name; removing it"
         case $kind in
