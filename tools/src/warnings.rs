@@ -25,7 +25,7 @@ pub fn show() {
         .init();
 }
 
-/// A line such as `chronovisor: warning: ledger is damaged`.
+/// A line such as `warning: ledger is damaged`.
 struct Line;
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -46,7 +46,7 @@ where
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        write!(writer, "chronovisor: {kind}: ")?;
+        write!(writer, "{kind}: ")?;
         context.format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }
