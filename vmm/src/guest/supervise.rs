@@ -23,6 +23,8 @@ use crate::vcpu::VcpuEvent;
 
 /// How often records are read, and the watchdog looks.
 const POLL: Duration = Duration::from_millis(20);
+/// After so many of these, the first of which comes at once, all that only serves to start has been done.
+const STARTED: u32 = 2;
 
 /// Who is shown what the guest says.
 pub trait Observer {
@@ -82,7 +84,7 @@ pub async fn supervise(
     let mut alive = Instant::now();
     let mut online = sched::cpus::online();
     show_output(&mut vm, observer);
-    kernel::forget_start_up();
+    let mut polls = 0_u32;
     loop {
         tokio::select! {
             event = vm.events.recv() => match event {
@@ -118,6 +120,10 @@ pub async fn supervise(
                 }
                 if let Some(detail) = vm.broken_promise(&mut online) {
                     fate.stop(&mut vm, End::PromiseBroken { detail });
+                }
+                polls = polls.saturating_add(1);
+                if polls == STARTED {
+                    kernel::forget_start_up();
                 }
             }
         }
