@@ -93,11 +93,12 @@ pub async fn supervise(
                 None => break,
             },
             Some(call) = calls.recv() => {
+                let called = Instant::now();
                 if let Some(event) = serve(&mut vm, call, &mut fate, &mut waiting).await {
                     fate.take(&mut vm, event);
                 }
                 // Serving may have taken seconds in which nobody looked.
-                alive = Instant::now();
+                alive += called.elapsed();
             }
             said = transfer::said(&mut waiting) => {
                 if let Some(transfer) = waiting.take() {
