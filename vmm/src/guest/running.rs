@@ -140,15 +140,15 @@ impl VcpuHandle {
     /// Why what it was promised is not in force any more. A thread that has ended needs nothing, and a setting that cannot
     /// be read at the moment proves nothing.
     fn broken(&self) -> Option<BackendError> {
-        self.granted.request.reservation?;
         let (_, reservation) = self.in_force.as_ref()?;
         let error = reservation.in_force().err()?;
-        let is_broken = matches!(
-            error,
-            BackendError::NotInForce { .. }
-                | BackendError::Displaced { .. }
-                | BackendError::GroupNotInForce { .. }
-        );
+        let is_broken = match error {
+            BackendError::Displaced { .. } => true,
+            BackendError::NotInForce { .. } | BackendError::GroupNotInForce { .. } => {
+                self.granted.request.reservation.is_some()
+            }
+            _ => false,
+        };
         is_broken.then_some(error)
     }
 
