@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use sched::analysis::design::{Fit, split};
 use sched::analysis::mpr::Multiprocessor;
 use sched::analysis::overhead::Overheads;
-use sched::analysis::supply::{Paused, Resumption};
+use sched::analysis::pause::{Paused, Resumption};
 use sched::analysis::{
     Outcome, Phase, Priorities, Scheduler, Supply, SupplyBound, Task, TaskSet, global_edf,
     least_budget,

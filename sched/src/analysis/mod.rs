@@ -6,7 +6,7 @@
 //!                                                          |
 //!                  fixed_priority.rs | edf.rs | global_edf.rs: Verdict { outcome, test, supply, witnesses }
 //!                                                          |
-//! supply.rs | mpr.rs: SupplyBound -------------------------+      design.rs: least Q, best (Q, P), split over vCPUs
+//! supply.rs | pause.rs | mpr.rs: SupplyBound --------------+      design.rs: least Q, best (Q, P), split over vCPUs
 //! ```
 //!
 //! Everything here is computed: no clock, no kernel. Times are whole nanoseconds and all rounding is towards refusal.
@@ -22,6 +22,7 @@ pub mod global_edf;
 pub mod latest;
 pub mod mpr;
 pub mod overhead;
+pub mod pause;
 pub mod supply;
 pub mod task;
 pub mod verdict;

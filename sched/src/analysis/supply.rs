@@ -107,7 +107,7 @@ impl Supply {
         Self::worst_case(any, any)
     }
 
-    fn staircase(&self) -> Staircase {
+    pub(super) fn staircase(&self) -> Staircase {
         let period = nanos(self.period).max(1);
         let budget = nanos(self.budget).min(period);
         let latest = nanos(self.latest).clamp(budget, period);
@@ -157,20 +157,20 @@ impl SupplyBound for Supply {
 }
 
 /// Nothing during the blackout, then a budget at full speed at the beginning of every period.
-struct Staircase {
-    blackout: u64,
-    budget: u64,
-    period: u64,
+pub(super) struct Staircase {
+    pub blackout: u64,
+    pub budget: u64,
+    pub period: u64,
 }
 
 impl Staircase {
-    fn bound(&self, length: Duration) -> Duration {
+    pub fn bound(&self, length: Duration) -> Duration {
         let after = nanos(length).saturating_sub(self.blackout);
         let (periods, into) = (after / self.period, after % self.period);
         Duration::from_nanos(periods * self.budget + into.min(self.budget))
     }
 
-    fn inverse(&self, demand: Duration) -> Option<Duration> {
+    pub fn inverse(&self, demand: Duration) -> Option<Duration> {
         let Some(before) = nanos(demand).checked_sub(1) else {
             return Some(Duration::ZERO);
         };
@@ -182,7 +182,7 @@ impl Staircase {
         length.checked_add(rest).map(Duration::from_nanos)
     }
 
-    fn rate(&self) -> (Duration, Duration) {
+    pub fn rate(&self) -> (Duration, Duration) {
         (
             Duration::from_nanos(self.budget),
             Duration::from_nanos(self.period),
@@ -232,81 +232,51 @@ impl<S: SupplyBound> SupplyBound for Linear<S> {
     }
 }
 
-/// How a server goes on after a pause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resumption {
-    /// As if the time in between had not been.
-    Continued,
-    /// With a new period: another server, as after a migration.
-    Afresh,
-}
+/// Servers in whole units and what they supply, place by place.
+#[cfg(test)]
+pub(super) mod model {
+    use super::*;
+    use proptest::prelude::*;
 
-/// A server that supplies nothing for the length of one pause, wherever in the interval that is.
-///
-/// The least of both parts together is reached when one of them is as long as a blackout: a staircase supplies no more in
-/// one interval than in two that are together as long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paused {
-    /// The server without the pause.
-    pub supply: Supply,
-    /// The length of the pause.
-    pub pause: Duration,
-    /// What comes after it.
-    pub resumption: Resumption,
-}
+    fn ns(value: u64) -> Duration {
+        Duration::from_nanos(value)
+    }
 
-impl Paused {
-    fn staircase(&self) -> Staircase {
-        let again = match self.resumption {
-            Resumption::Continued => 0,
-            Resumption::Afresh => {
-                let afresh = Supply {
-                    phase: Phase::Aligned,
-                    ..self.supply
-                };
-                afresh.staircase().blackout
-            }
+    /// Units in [phase, phase + length), least over every placement of the budgets within `latest`. A period's budget is
+    /// contiguous: its units inside are then least at one of the two ends.
+    pub fn by_enumeration((q, p, latest): (u64, u64, u64), phase: u64, length: u64) -> u64 {
+        let end = phase + length;
+        let inside = |period: u64| {
+            let units = |start: u64| {
+                let from = period * p + start;
+                let unit = |t: &u64| (phase..end).contains(t);
+                (from..from + q).filter(unit).count() as u64
+            };
+            (0..=latest - q).map(units).min().unwrap_or(0)
         };
-        let whole = self.supply.staircase();
-        Staircase {
-            blackout: whole
-                .blackout
-                .saturating_add(nanos(self.pause))
-                .saturating_add(again),
-            ..whole
+        (0..=end / p).map(inside).sum()
+    }
+
+    prop_compose! {
+        pub fn server()(p in 1u64..10, q in 0u64..10, late in 0u64..10) -> (u64, u64, u64) {
+            let q = q.min(p);
+            (q, p, (q + late).min(p))
         }
     }
-}
 
-impl SupplyBound for Paused {
-    fn name(&self) -> String {
-        let pause = crate::reservation::human(self.pause);
-        let then = match self.resumption {
-            Resumption::Continued => "",
-            Resumption::Afresh => " and a new period after it",
-        };
-        format!("{} with a pause of {pause}{then}", self.supply.name())
-    }
-
-    fn bound(&self, length: Duration) -> Duration {
-        self.staircase().bound(length)
-    }
-
-    fn inverse(&self, demand: Duration) -> Option<Duration> {
-        self.staircase().inverse(demand)
-    }
-
-    fn rate(&self) -> (Duration, Duration) {
-        self.staircase().rate()
-    }
-
-    fn lag(&self) -> Duration {
-        Duration::from_nanos(self.staircase().blackout)
+    pub fn supply((q, p, latest): (u64, u64, u64), phase: Phase) -> Supply {
+        Supply {
+            budget: ns(q),
+            period: ns(p),
+            latest: ns(latest),
+            phase,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::model::{by_enumeration, server, supply};
     use super::*;
     use proptest::prelude::*;
 
@@ -341,19 +311,12 @@ mod tests {
     #[test]
     fn every_supply_has_a_name_of_its_own() {
         let (q, p) = (ms(3), ms(5));
-        let paused = |resumption| Paused {
-            supply: Supply::worst_case(q, p),
-            pause: ms(7),
-            resumption,
-        };
         let names = [
             Supply::worst_case(q, p).name(),
             Supply::explicit_deadline(q, p, ms(4)).name(),
             Supply::aligned(q, p).name(),
             Supply::whole_processor().name(),
             Linear(Supply::worst_case(q, p)).name(),
-            paused(Resumption::Continued).name(),
-            paused(Resumption::Afresh).name(),
         ];
         let different: std::collections::BTreeSet<_> = names.iter().collect();
         assert_eq!(different.len(), names.len(), "{names:?}");
@@ -367,37 +330,6 @@ mod tests {
         assert_eq!(Linear(supply).inverse(ns(1)), None);
     }
 
-    /// Units in [phase, phase + length), least over every placement of the budgets within `latest`. A period's budget is
-    /// contiguous: its units inside are then least at one of the two ends.
-    fn by_enumeration((q, p, latest): (u64, u64, u64), phase: u64, length: u64) -> u64 {
-        let end = phase + length;
-        let inside = |period: u64| {
-            let units = |start: u64| {
-                let from = period * p + start;
-                let unit = |t: &u64| (phase..end).contains(t);
-                (from..from + q).filter(unit).count() as u64
-            };
-            (0..=latest - q).map(units).min().unwrap_or(0)
-        };
-        (0..=end / p).map(inside).sum()
-    }
-
-    prop_compose! {
-        fn server()(p in 1u64..10, q in 0u64..10, late in 0u64..10) -> (u64, u64, u64) {
-            let q = q.min(p);
-            (q, p, (q + late).min(p))
-        }
-    }
-
-    fn supply((q, p, latest): (u64, u64, u64), phase: Phase) -> Supply {
-        Supply {
-            budget: ns(q),
-            period: ns(p),
-            latest: ns(latest),
-            phase,
-        }
-    }
-
     proptest! {
         #[test]
         fn the_bound_is_the_least_over_all_phases_and_placements(server in server(), length in 0u64..40) {
@@ -408,26 +340,11 @@ mod tests {
         }
 
         #[test]
-        fn the_bound_with_a_pause_is_the_least_over_all_places_of_the_pause(
-            server in server(), length in 0u64..40, pause in 0u64..12, any: bool,
-        ) {
-            let phase = if any { Phase::Any } else { Phase::Aligned };
-            let phases = if any { server.1 } else { 1 };
-            let rest = length.saturating_sub(pause);
-            let before = |length| (0..phases).map(|phase| by_enumeration(server, phase, length)).min().unwrap_or(0);
-            let paused = |resumption| Paused { supply: supply(server, phase), pause: ns(pause), resumption };
-            prop_assert_eq!(paused(Resumption::Continued).bound(ns(length)), ns(before(rest)));
-            let least = (0..=rest).map(|first| before(first) + by_enumeration(server, 0, rest - first)).min();
-            prop_assert_eq!(paused(Resumption::Afresh).bound(ns(length)), ns(least.unwrap_or(0)));
-        }
-
-        #[test]
         fn the_inverse_is_the_least_length_that_supplies_as_much(server in server(), demand in 0u64..40, any: bool) {
             let supply = supply(server, if any { Phase::Any } else { Phase::Aligned });
-            let all: [&dyn SupplyBound; 3] = [
+            let all: [&dyn SupplyBound; 2] = [
                 &supply,
                 &Linear(supply),
-                &Paused { supply, pause: ns(3), resumption: Resumption::Afresh },
             ];
             for supply in all {
                 let least = (0..1_000).find(|t| supply.bound(ns(*t)) >= ns(demand));
