@@ -36,6 +36,18 @@ pub enum Command {
         /// The specification.
         spec: PathBuf,
     },
+    /// Say whether tasks meet their deadlines in a reservation, or which reservation they need, and by which bound.
+    ///
+    /// FILE has `scheduler` (rm, dm or edf), `runtime` and `period` to judge, `period` alone or neither to design, and
+    /// a `[[task]]` for each task: name, execution, period, and if need be deadline, jitter and offset.
+    Analyze {
+        /// The tasks.
+        #[arg(value_name = "FILE")]
+        tasks: PathBuf,
+        /// Draw demand against supply into this file.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
     /// List the guests that run on this host.
     Ls,
     /// Show one guest: what it was promised, what it got, how its tasks do.

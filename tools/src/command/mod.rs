@@ -1,6 +1,7 @@
 //! The commands: one file each, or one for those that belong together.
 
 mod adapt;
+mod analyze;
 mod bench;
 mod check;
 mod control;
@@ -60,6 +61,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Check { spec } => check::check(&context, &spec),
+        Command::Analyze { tasks, svg } => analyze::analyze(&context, &tasks, svg.as_deref()),
         Command::Ls => control::ls(&context),
         Command::Status { name } => control::status(&context, &name),
         Command::Pause { name } => control::pause(&context, &name),

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod axis;
+pub mod demand_plot;
 mod distribution_key;
 pub mod distribution_plot;
 pub mod edge_plot;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use guest_images::taskset::{Builder, nanos};
 use rt_abi::taskset::{Policy, TaskSet};
 use sched::admission::{Limits, demand};
-use sched::analysis::{self, Phase, Supply, Task};
+use sched::analysis::{self, Phase, Scheduler, Supply, Task};
 use sched::budget::default_surplus;
 use sched::request::VcpuRequest;
 use sched::reservation::Reservation;
@@ -48,8 +48,11 @@ const fn ms(count: u64) -> Duration {
 }
 
 /// The tasks, as the analysis has them.
-pub fn tasks() -> [Task; 2] {
-    [Task::new(ms(30), ms(150)), Task::new(ms(50), ms(200))]
+fn tasks() -> Result<analysis::TaskSet, analysis::TaskSetError> {
+    analysis::TaskSet::new([
+        Task::new("t1", ms(30), ms(150)),
+        Task::new("t2", ms(50), ms(200)),
+    ])
 }
 
 /// The task set of one run.
@@ -183,8 +186,11 @@ impl Configuration {
 
     /// The least budget that suffices.
     pub fn predicted(&self, limits: Limits) -> Duration {
-        let least = analysis::least_budget(&tasks(), PERIOD, |budget| self.supply(budget, limits));
-        least.unwrap_or(PERIOD)
+        let supply = |budget| self.supply(budget, limits);
+        let least = |tasks: analysis::TaskSet| {
+            analysis::least_budget(&tasks, Scheduler::RATE_MONOTONIC, PERIOD, supply)
+        };
+        tasks().ok().and_then(least).unwrap_or(PERIOD)
     }
 
     /// The time all its runs take.
