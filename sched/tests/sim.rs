@@ -316,6 +316,27 @@ fn free_vcpus_share_all_cpus() {
 }
 
 #[test]
+fn who_runs_keeps_its_cpu_when_another_comes_back() {
+    let free = |tasks| Vcpu {
+        cpu: None,
+        ..vcpu(ms(10), ms(10), tasks)
+    };
+    let late = Task {
+        offset: ms(2),
+        ..Task::hog()
+    };
+    // The first comes back to CPU 0 at 10 ms and finds the second there.
+    let vms = vec![
+        Vm::single(free(vec![Task::new(ms(1), ms(10))])),
+        Vm::single(free(vec![late])),
+    ];
+    let outcome = simulated(&Host::new(2, Policy::Deferrable, vms), ms(20));
+    assert_eq!(executions(&outcome, 1), [(2, 20)]);
+    let cpus: Vec<usize> = outcome.vcpus[0].executions.iter().map(|e| e.cpu).collect();
+    assert_eq!((cpus, outcome.events.migrations), (vec![0, 1], 1));
+}
+
+#[test]
 fn bound_vcpus_do_not_leave_their_cpu() {
     let on = |cpu, tasks| Vcpu {
         cpu: Some(cpu),

@@ -168,3 +168,29 @@ impl HostPolicy for ProportionalShare {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{GuestPolicy, Policy, Server, Vcpu, Vm};
+
+    #[test]
+    fn a_sleeper_comes_back_half_a_latency_behind_at_most_and_never_behind_itself() {
+        let times = (Duration::from_nanos(100), Duration::from_nanos(10));
+        let server = Server::new(Duration::from_millis(1), Duration::from_millis(1));
+        let vcpu = || Vm::single(Vcpu::new(server, GuestPolicy::Edf, Vec::new()));
+        let host = Host::new(1, Policy::Deferrable, vec![vcpu(), vcpu()]);
+        let mut policy = ProportionalShare::new(&host, times.0, times.1);
+        let order = |policy: &ProportionalShare, vcpu| policy.claim(vcpu, 0).map(|c| c.order);
+        policy.wake(0, 0);
+        policy.ran(0, 1_000, 1_000);
+        policy.stop(0, 1_000);
+        policy.wake(1, 1_000);
+        assert_eq!(order(&policy, 1), Some(950));
+        policy.ran(1, 1_200, 200);
+        policy.stop(1, 1_200);
+        policy.sleep(1, 1_200);
+        policy.wake(1, 1_200);
+        assert_eq!(order(&policy, 1), Some(1_150));
+    }
+}
