@@ -35,4 +35,5 @@ mod process;
 mod refusal;
 pub mod request;
 pub mod reservation;
+pub mod sim;
 mod vcpu_group;

@@ -101,6 +101,14 @@ pub enum Command {
     /// Repeat an experiment and write a report.
     #[command(subcommand)]
     Experiment(ExperimentCommand),
+    /// Say what response times tasks in VMs would have on a host of a given policy. Runs nothing.
+    Simulate {
+        /// What to simulate: CPUs, policy, VMs with their tasks (README.md has an example).
+        spec: PathBuf,
+        /// Draw the beginning of the schedule into this file.
+        #[arg(long, value_name = "FILE.svg")]
+        gantt: Option<PathBuf>,
+    },
     /// Measure this program, beside its peers where they are installed.
     Bench(BenchArgs),
     /// Print a commented specification.

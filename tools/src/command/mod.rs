@@ -9,6 +9,7 @@ mod demo;
 mod experiment;
 mod host;
 pub mod run;
+mod simulate;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -73,6 +74,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Host(command) => host::host(&context, command),
         Command::Demo { seconds } => demo::demo(&context, seconds),
         Command::Experiment(command) => experiment::experiment(&context, command),
+        Command::Simulate { spec, gantt } => simulate::simulate(&context, &spec, gantt.as_deref()),
         Command::Bench(args) => bench::bench(&context, &args),
         Command::Spec { .. } => {
             say(vmm::spec::EXAMPLE)?;
