@@ -36,3 +36,4 @@ mod refusal;
 pub mod request;
 pub mod reservation;
 mod vcpu_group;
+pub mod vtm;
