@@ -31,10 +31,15 @@ fn measure(kind: &str, constrained: bool) -> Result<(), Box<dyn Error>> {
     let placed = packing.place_all(Policy::default(), &all)?;
     println!("{kind}: all placed in {:?}", monotonic() - started);
 
-    let (mut admitting, mut adapting, mut refusing) =
-        (Histogram::new(), Histogram::new(), Histogram::new());
+    let [mut admitting, mut adapting, mut refusing, mut hurrying] =
+        std::array::from_fn(|_| Histogram::new());
     let small = wanted(RESERVATIONS, 3, constrained)?;
     let large = wanted(RESERVATIONS, 60, constrained)?;
+    let pair = Reservation::new(Duration::from_millis(9), Duration::from_millis(150))?;
+    let urgent = Wanted {
+        server: Server::new(pair, pair.runtime() * 21 / 20)?,
+        ..large
+    };
     for round in 0..ROUNDS {
         let started = monotonic();
         let (id, _) = packing.place(Fit::Worst, small)?;
@@ -51,10 +56,17 @@ fn measure(kind: &str, constrained: bool) -> Result<(), Box<dyn Error>> {
             return Err("60 % fit".into());
         }
         refusing.record(monotonic() - started);
+
+        let started = monotonic();
+        if packing.place(Fit::Worst, urgent).is_ok() {
+            return Err("a deadline right after the runtime fits".into());
+        }
+        hurrying.record(monotonic() - started);
     }
     println!("{kind}: admit                  {}", figures(&admitting));
     println!("{kind}: change                 {}", figures(&adapting));
     println!("{kind}: refuse, with offers    {}", figures(&refusing));
+    println!("{kind}: refuse by demand       {}", figures(&hurrying));
     Ok(())
 }
 

@@ -7,6 +7,9 @@ use super::packing::{Id, Load, Member, Packing, Wanted};
 use super::{Bandwidth, Server};
 use crate::reservation::{PeriodRange, nanos};
 
+/// How many CPUs are looked at for one that has to move. Where D = P the first, which has most room, tells.
+const DESTINATIONS: usize = 8;
+
 /// The nearest that fit. Runtimes and periods are whole microseconds, as users write them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offers {
@@ -156,7 +159,8 @@ impl Packing {
 
     fn destination(&self, from: usize, member: &Member, roomiest: &[usize]) -> Option<u32> {
         let (server, load) = (&member.wanted.server, member.load);
-        let mut others = roomiest.iter().filter(|&&at| at != from);
+        let others = roomiest.iter().filter(|&&at| at != from);
+        let mut others = others.take(DESTINATIONS);
         let found = others.find(|&&at| self.check(at, &[], server, load).is_ok());
         found.map(|&at| self.cpus[at].number)
     }
