@@ -17,7 +17,7 @@ use crate::host_view;
 use crate::kernel::Tid;
 use crate::placement;
 use crate::process::{Process, deadline_threads};
-pub use crate::refusal::{Bound, Refusal};
+pub use crate::refusal::{Bound, Moving, Otherwise, Refusal};
 use crate::request::{Granted, VcpuRequest};
 use crate::reservation::Reservation;
 
@@ -419,6 +419,7 @@ fn still(book: &mut Book, state: &Change) -> Result<(), Refusal> {
 
 /// The grants after `changes`, which are in the book afterwards if all of them fit.
 fn adapted(book: &mut Book, changes: &[Change]) -> Result<Vec<Granted>, Refusal> {
+    let before = book.granted();
     let mut result = Vec::with_capacity(changes.len());
     for change in changes {
         let entry = book.vcpu_mut(&change.vm, change.vcpu);
@@ -428,15 +429,7 @@ fn adapted(book: &mut Book, changes: &[Change]) -> Result<Vec<Granted>, Refusal>
         result.push(entry.granted.clone());
     }
     let host = host_view::read_for(book, &result);
-    let all = book.granted();
-    for changed in &result {
-        let others: Vec<_> = all
-            .iter()
-            .filter(|other| (&other.vm, other.vcpu) != (&changed.vm, changed.vcpu))
-            .cloned()
-            .collect();
-        placement::fits(&host, &others, changed)?;
-    }
+    placement::change(&host, &before, &result)?;
     Ok(result)
 }
 

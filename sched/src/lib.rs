@@ -37,3 +37,4 @@ pub mod request;
 pub mod reservation;
 pub mod sim;
 mod vcpu_group;
+pub mod vtm;

@@ -1,7 +1,11 @@
 //! Which CPU each vCPU gets: pure, over a view of the host and what is granted already.
 
-use crate::admission::{self, Bandwidth, Limits, demand};
-use crate::refusal::{Bound, Refusal};
+use std::cmp::Reverse;
+
+use crate::admission::{
+    self, Bandwidth, Fit, Id, Limits, Packing, Policy, Refused, Server, Shortage, Wanted, demand,
+};
+use crate::refusal::{Bound, Moving, Otherwise, Refusal};
 use crate::request::{AdmissionTest, BackendKind, Granted, Placement, VcpuRequest};
 
 /// One prepared one-CPU partition.
@@ -28,9 +32,9 @@ pub struct HostView {
 
 /// Places all vCPUs of one VM beside `taken`, or none.
 ///
-/// Larger demands are placed first, each in the partition with most room that this VM does not use yet: vCPUs of one
-/// guest that share a CPU delay one another. Without a partition the common root domain is tried if `host.foreign` is
-/// known.
+/// Larger demands are placed first, each in the partition with most room that carries it, those that this VM does not
+/// use yet before the others: vCPUs of one guest that share a CPU delay one another. Without a partition the common root
+/// domain is tried if `host.foreign` is known.
 ///
 /// # Errors
 /// The first vCPU that does not fit, and why.
@@ -40,60 +44,128 @@ pub fn place(
     vm: &str,
     requests: &[VcpuRequest],
 ) -> Result<Vec<Granted>, Refusal> {
+    let policy = Policy::default();
     let mut order: Vec<usize> = (0..requests.len()).collect();
-    order.sort_by_key(|&vcpu| std::cmp::Reverse(demand(&requests[vcpu])));
-    let mut all = taken.to_vec();
-    for vcpu in order {
-        let context = Context { host, vm, vcpu };
-        let granted = context.place_one(&all, &requests[vcpu])?;
-        all.push(granted);
+    if policy.decreasing {
+        order.sort_by_key(|&vcpu| Reverse(demand(&requests[vcpu])));
     }
-    let mut granted = all.split_off(taken.len());
+    let mut plan = Plan::new(host, taken, vm);
+    for vcpu in order {
+        let granted = plan.place_one(policy.fit, vcpu, &requests[vcpu])?;
+        plan.placed.push(granted);
+    }
+    let mut granted = plan.placed;
     granted.sort_by_key(|granted| granted.vcpu);
     Ok(granted)
 }
 
-/// Whether a vCPU still fits where it is after its reservation has changed to that of `changed`.
+/// Whether all of `changed` still fit where they are, all at once, after `granted` was everything.
 ///
-/// Of the host only the limits and the vCPU's own partition are looked at, unless it is placed globally.
+/// Of the host only the limits and the partitions of `changed` are looked at, unless one is placed globally.
 ///
 /// # Errors
-/// The bound that it breaks.
-pub fn fits(host: &HostView, others: &[Granted], changed: &Granted) -> Result<(), Refusal> {
-    let context = Context {
-        host,
-        vm: &changed.vm,
-        vcpu: changed.vcpu,
-    };
-    context.well_formed(&changed.request)?;
-    match changed.placement {
-        Placement::Partition { cpu } => {
-            let view = host.partitions.iter().find(|view| view.cpu == cpu);
-            let view = view.ok_or_else(|| context.refusal(Bound::NoPartition { cpu }))?;
-            context.in_partition(view, others, &changed.request)
-        }
-        Placement::Global => context.globally(others, &changed.request),
-        Placement::Pinned { .. } | Placement::Anywhere => {
-            context.without_promise(others, &changed.request)
+/// The first that does not fit, and the bound that it breaks; those in partitions come first.
+pub fn change(host: &HostView, granted: &[Granted], changed: &[Granted]) -> Result<(), Refusal> {
+    let mut in_partitions = Vec::new();
+    let mut plan = Plan::new(host, granted, "");
+    for (index, new) in changed.iter().enumerate() {
+        plan.vm = &new.vm;
+        plan.well_formed(new.vcpu, &new.request)?;
+        let Placement::Partition { cpu } = new.placement else {
+            continue;
+        };
+        let at = granted.iter().position(|old| is_same(old, new));
+        let id = at.and_then(|at| plan.homes[at]);
+        let server = Server::of(&new.request);
+        let (Some(id), Some(server)) = (id, server) else {
+            return Err(plan.refusal(new.vcpu, Bound::NoPartition { cpu }));
+        };
+        in_partitions.push((index, id, server));
+    }
+    let servers: Vec<_> = in_partitions.iter().map(|&(_, id, s)| (id, s)).collect();
+    plan.packing.change(&servers).map_err(|refused| {
+        let new = &changed[in_partitions[refused.index].0];
+        plan.vm = &new.vm;
+        plan.refused(new.vcpu, &new.request, refused)
+    })?;
+    outside_partitions(host, granted, changed)
+}
+
+fn outside_partitions(
+    host: &HostView,
+    granted: &[Granted],
+    changed: &[Granted],
+) -> Result<(), Refusal> {
+    let inside = |new: &Granted| matches!(new.placement, Placement::Partition { .. });
+    for new in changed.iter().filter(|new| !inside(new)) {
+        let is_changed = |old: &Granted| changed.iter().any(|other| is_same(old, other));
+        let unchanged = granted.iter().filter(|old| !is_changed(old));
+        let others = changed.iter().filter(|other| !is_same(other, new));
+        let others: Vec<_> = unchanged.chain(others).cloned().collect();
+        let plan = Plan::new(host, &others, &new.vm);
+        match new.placement {
+            Placement::Global => plan.globally(new.vcpu, &new.request)?,
+            _ => plan.without_promise(new.vcpu, &new.request)?,
         }
     }
+    Ok(())
 }
 
-/// The vCPU being placed.
-struct Context<'a> {
+fn is_same(one: &Granted, other: &Granted) -> bool {
+    (one.vcpu, &one.vm) == (other.vcpu, &other.vm)
+}
+
+/// The group of the VM that is being placed, in its packing, and that of all others.
+const OWN: usize = 1;
+const OTHERS: usize = 0;
+
+/// A VM being placed.
+struct Plan<'a> {
     host: &'a HostView,
+    taken: &'a [Granted],
     vm: &'a str,
-    vcpu: usize,
+    /// The partitions, with what is taken of them and what this VM has been given so far.
+    packing: Packing,
+    /// Where in the packing each of `taken` is.
+    homes: Vec<Option<Id>>,
+    placed: Vec<Granted>,
 }
 
-impl Context<'_> {
-    fn place_one(&self, taken: &[Granted], request: &VcpuRequest) -> Result<Granted, Refusal> {
-        self.well_formed(request)?;
-        self.online(request)?;
+impl<'a> Plan<'a> {
+    fn new(host: &'a HostView, taken: &'a [Granted], vm: &'a str) -> Self {
+        let partitions = host.partitions.iter();
+        let cpus = partitions.map(|view| (view.cpu, view.foreign));
+        let mut packing = Packing::new(host.limits, cpus);
+        let enter = |granted: &Granted| {
+            let Placement::Partition { cpu } = granted.placement else {
+                return None;
+            };
+            let group = if granted.vm == vm { OWN } else { OTHERS };
+            packing.put(cpu, wanted(&granted.request, group)?)
+        };
+        let homes = taken.iter().map(enter).collect();
+        Self {
+            host,
+            taken,
+            vm,
+            packing,
+            homes,
+            placed: Vec::new(),
+        }
+    }
+
+    fn place_one(
+        &mut self,
+        fit: Fit,
+        vcpu: usize,
+        request: &VcpuRequest,
+    ) -> Result<Granted, Refusal> {
+        self.well_formed(vcpu, request)?;
+        self.online(vcpu, request)?;
         let (placement, test) = match request.backend {
-            BackendKind::Deadline => self.deadline(taken, request)?,
+            BackendKind::Deadline => self.deadline(fit, vcpu, request)?,
             kind => {
-                self.without_promise(taken, request)?;
+                self.without_promise(vcpu, request)?;
                 let pinned = |cpu| Placement::Pinned { cpu };
                 let test = match kind {
                     BackendKind::RtCgroup => AdmissionTest::RtGroups,
@@ -104,7 +176,7 @@ impl Context<'_> {
         };
         Ok(Granted {
             vm: self.vm.to_owned(),
-            vcpu: self.vcpu,
+            vcpu,
             surplus: request.surplus(),
             request: request.clone(),
             placement,
@@ -112,52 +184,42 @@ impl Context<'_> {
         })
     }
 
-    fn well_formed(&self, request: &VcpuRequest) -> Result<(), Refusal> {
+    fn well_formed(&self, vcpu: usize, request: &VcpuRequest) -> Result<(), Refusal> {
         let backend = request.backend;
         if backend.needs_reservation() && request.reservation.is_none() {
-            return Err(self.refusal(Bound::NoReservation { backend }));
+            return Err(self.refusal(vcpu, Bound::NoReservation { backend }));
         }
         match request.fifo_priority {
             Some(priority) if !(1..=99).contains(&priority) => {
-                Err(self.refusal(Bound::FifoPriority { priority }))
+                Err(self.refusal(vcpu, Bound::FifoPriority { priority }))
             }
             _ => Ok(()),
         }
     }
 
-    fn online(&self, request: &VcpuRequest) -> Result<(), Refusal> {
+    fn online(&self, vcpu: usize, request: &VcpuRequest) -> Result<(), Refusal> {
         match request.cpu {
             Some(cpu) if !self.host.online.contains(&cpu) => {
                 let online = self.host.online.clone();
-                Err(self.refusal(Bound::CpuOffline { cpu, online }))
+                Err(self.refusal(vcpu, Bound::CpuOffline { cpu, online }))
             }
             _ => Ok(()),
         }
     }
 
     fn deadline(
-        &self,
-        taken: &[Granted],
+        &mut self,
+        fit: Fit,
+        vcpu: usize,
         request: &VcpuRequest,
     ) -> Result<(Placement, AdmissionTest), Refusal> {
-        let view = match request.cpu {
-            Some(cpu) => {
-                let view = self.host.partitions.iter().find(|view| view.cpu == cpu);
-                Some(view.ok_or_else(|| self.refusal(Bound::NoPartition { cpu }))?)
-            }
-            None => self.roomiest(taken),
-        };
-        let in_partition = view.map(|view| {
-            let placement = Placement::Partition { cpu: view.cpu };
-            self.in_partition(view, taken, request)
-                .map(|()| (placement, AdmissionTest::PartitionedEdf))
-        });
+        let in_partition = self.in_partition(fit, vcpu, request);
         match in_partition {
             Some(Ok(found)) => Ok(found),
             Some(Err(refusal)) if request.cpu.is_some() || self.host.foreign.is_none() => {
                 Err(refusal)
             }
-            in_partition => match (self.globally(taken, request), in_partition) {
+            in_partition => match (self.globally(vcpu, request), in_partition) {
                 (Ok(()), _) => Ok((Placement::Global, AdmissionTest::GlobalEdf)),
                 // With partitions prepared, theirs is the bound the user has to work on.
                 (Err(_), Some(Err(refusal))) => Err(refusal),
@@ -166,66 +228,115 @@ impl Context<'_> {
         }
     }
 
-    /// The partition with the most room left, those this VM does not use yet first.
-    fn roomiest(&self, taken: &[Granted]) -> Option<&PartitionView> {
-        self.host.partitions.iter().min_by_key(|view| {
-            let here = || taken.iter().filter(|g| in_cpu(g, view.cpu));
-            let own = here().filter(|granted| granted.vm == self.vm).count();
-            let used = view.foreign + here().map(|g| demand(&g.request)).sum();
-            (own, used, view.cpu)
+    /// Nothing where there are no partitions to try.
+    fn in_partition(
+        &mut self,
+        fit: Fit,
+        vcpu: usize,
+        request: &VcpuRequest,
+    ) -> Option<Result<(Placement, AdmissionTest), Refusal>> {
+        if self.host.partitions.is_empty() && request.cpu.is_none() {
+            return None;
+        }
+        let found = self.packing.place(fit, wanted(request, OWN)?);
+        Some(match found {
+            Ok((_, cpu)) => Ok((Placement::Partition { cpu }, AdmissionTest::PartitionedEdf)),
+            Err(refused) => Err(self.refused(vcpu, request, refused)),
         })
     }
 
-    fn in_partition(
-        &self,
-        view: &PartitionView,
-        taken: &[Granted],
-        request: &VcpuRequest,
-    ) -> Result<(), Refusal> {
-        let here = taken.iter().filter(|granted| in_cpu(granted, view.cpu));
-        let used = view.foreign + here.map(|granted| demand(&granted.request)).sum();
-        let bound = Bound::PartitionCpu { cpu: view.cpu };
-        admission::partitioned(self.host.limits, used, demand(request))
-            .map_err(|left| self.refusal(bound).short_of(request, left))
-    }
-
-    fn globally(&self, taken: &[Granted], request: &VcpuRequest) -> Result<(), Refusal> {
+    fn globally(&self, vcpu: usize, request: &VcpuRequest) -> Result<(), Refusal> {
         let partitioned = |cpu| self.host.partitions.iter().any(|view| view.cpu == cpu);
         let cpus = self.host.online.iter().filter(|&&cpu| !partitioned(cpu));
         let cpus = u32::try_from(cpus.count()).unwrap_or(u32::MAX);
-        let ours = taken
-            .iter()
+        let ours = self
+            .granted()
             .filter(|granted| granted.placement == Placement::Global)
             .map(|granted| demand(&granted.request));
         let foreign = self.host.foreign.iter().flatten().copied();
         let used: Vec<_> = ours.chain(foreign).collect();
-        admission::global(self.host.limits, cpus, &used, &[demand(request)])
-            .map_err(|left| self.refusal(Bound::Global { cpus }).short_of(request, left))
+        admission::global(self.host.limits, cpus, &used, &[demand(request)]).map_err(|left| {
+            let refusal = self.refusal(vcpu, Bound::Global { cpus });
+            refusal.short_of(request, left)
+        })
     }
 
     /// Real-time groups share one limit (`sched_rt_runtime_us`); the other back ends have none.
-    fn without_promise(&self, taken: &[Granted], request: &VcpuRequest) -> Result<(), Refusal> {
+    fn without_promise(&self, vcpu: usize, request: &VcpuRequest) -> Result<(), Refusal> {
         if request.backend != BackendKind::RtCgroup {
             return Ok(());
         }
-        let groups = taken
-            .iter()
+        let groups = self
+            .granted()
             .filter(|granted| granted.request.backend == BackendKind::RtCgroup);
         let used: Bandwidth = groups.map(|granted| demand(&granted.request)).sum();
         let left = self.host.limits.realtime - used;
         if demand(request) > left {
-            return Err(self.refusal(Bound::RtGroups).short_of(request, left));
+            let refusal = self.refusal(vcpu, Bound::RtGroups);
+            return Err(refusal.short_of(request, left));
         }
         Ok(())
     }
 
-    fn refusal(&self, bound: Bound) -> Refusal {
-        Refusal::new(self.vm, bound).of_vcpu(self.vcpu)
+    fn granted(&self) -> impl Iterator<Item = &Granted> {
+        self.taken.iter().chain(&self.placed)
+    }
+
+    /// What the packing refused, in the words of the host.
+    fn refused(&self, vcpu: usize, request: &VcpuRequest, refused: Refused) -> Refusal {
+        let cpu = refused.cpu.unwrap_or_default();
+        let (bound, needed, available) = match refused.shortage {
+            Shortage::NoCpu => (Bound::NoPartition { cpu }, Bandwidth::ZERO, Bandwidth::ZERO),
+            Shortage::Utilisation { needed, left } => (Bound::PartitionCpu { cpu }, needed, left),
+            Shortage::Demand {
+                within,
+                demand,
+                supply,
+            } => (
+                Bound::PartitionDemand { cpu, within },
+                Bandwidth::ratio(demand, within),
+                Bandwidth::ratio(supply, within),
+            ),
+            Shortage::Undecided { within } => (
+                Bound::PartitionDemand { cpu, within },
+                demand(request),
+                Bandwidth::ZERO,
+            ),
+        };
+        let offers = *refused.offers;
+        let moving = offers.moved.and_then(|step| {
+            let at = self.homes.iter().position(|&home| home == Some(step.id))?;
+            Some(Moving {
+                vm: self.taken[at].vm.clone(),
+                vcpu: self.taken[at].vcpu,
+                from: step.from,
+                to: step.to,
+            })
+        });
+        Refusal {
+            needed,
+            available,
+            nearest: offers.smaller.map(|server| server.reservation()),
+            otherwise: Box::new(Otherwise {
+                longer: offers.longer.map(|server| server.reservation()),
+                cpu: offers.cpu,
+                moving,
+            }),
+            ..self.refusal(vcpu, bound)
+        }
+    }
+
+    fn refusal(&self, vcpu: usize, bound: Bound) -> Refusal {
+        Refusal::new(self.vm, bound).of_vcpu(vcpu)
     }
 }
 
-fn in_cpu(granted: &Granted, cpu: u32) -> bool {
-    granted.placement == Placement::Partition { cpu }
+fn wanted(request: &VcpuRequest, group: usize) -> Option<Wanted> {
+    Some(Wanted {
+        server: Server::of(request)?,
+        group,
+        cpu: request.cpu,
+    })
 }
 
 #[cfg(test)]
@@ -321,6 +432,55 @@ mod tests {
         assert_eq!(refusal.bound, Bound::RtGroups);
     }
 
+    fn pinned(q: u64, cpu: u32) -> VcpuRequest {
+        VcpuRequest {
+            cpu: Some(cpu),
+            ..wants(q, 50)
+        }
+    }
+
+    #[test]
+    fn a_vcpu_that_does_not_fit_on_the_cpu_it_names_is_told_of_another() {
+        let view = host(&[1, 2]);
+        let taken = place(&view, &[], "a", &[pinned(40, 1)]).unwrap();
+        let refusal = place(&view, &taken, "b", &[pinned(20, 1)]).unwrap_err();
+        assert_eq!(refusal.bound, Bound::PartitionCpu { cpu: 1 });
+        assert_eq!(refusal.otherwise.cpu, Some(2));
+        let longer = refusal.otherwise.longer.unwrap();
+        assert!(longer.period() > Duration::from_millis(199));
+        assert!(refusal.to_string().contains("on CPU 2"), "{refusal}");
+    }
+
+    #[test]
+    fn a_vcpu_that_fits_once_another_has_moved_is_told_which() {
+        let view = host(&[1, 2]);
+        let mut taken = place(&view, &[], "a", &[pinned(5, 1), pinned(25, 2)]).unwrap();
+        taken.extend(place(&view, &taken, "b", &[wants(17, 50)]).unwrap());
+        let refusal = place(&view, &taken, "c", &[wants(30, 50)]).unwrap_err();
+        let moving = refusal.otherwise.moving.as_ref().unwrap();
+        let (from, to) = (moving.from, moving.to);
+        assert_eq!((moving.vm.as_str(), moving.vcpu, from, to), ("b", 0, 1, 2));
+        assert!(
+            refusal.to_string().contains("'b' vcpu 0 on CPU 2"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn budget_that_one_change_gives_up_is_there_for_another_of_the_same_call() {
+        let view = host(&[1]);
+        let mut taken = place(&view, &[], "a", &[wants(30, 50)]).unwrap();
+        taken.extend(place(&view, &taken, "b", &[wants(10, 50)]).unwrap());
+        let with = |index: usize, q| Granted {
+            request: wants(q, 50),
+            ..taken[index].clone()
+        };
+        assert!(change(&view, &taken, &[with(1, 30)]).is_err());
+        assert_eq!(change(&view, &taken, &[with(1, 30), with(0, 10)]), Ok(()));
+        let refusal = change(&view, &taken, &[with(0, 20), with(1, 30)]).unwrap_err();
+        assert_eq!(&*refusal.vm, "a");
+    }
+
     #[test]
     fn an_offline_cpu_is_named_with_those_that_are_online() {
         let request = VcpuRequest {
@@ -351,7 +511,7 @@ mod tests {
                 }
             }
             for cpu in 1..=3 {
-                let sum: Bandwidth = taken.iter().filter(|g| in_cpu(g, cpu)).map(|g| demand(&g.request)).sum();
+                let sum: Bandwidth = taken.iter().filter(|g| g.placement == Placement::Partition { cpu }).map(|g| demand(&g.request)).sum();
                 prop_assert!(sum <= host.limits.per_cpu());
             }
         }

@@ -1,13 +1,14 @@
 //! Why a reservation was not admitted: which bound, by how much, and the nearest that fits.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::admission::{Bandwidth, demand, nearest};
 use crate::cpus;
 use crate::request::{BackendKind, VcpuRequest};
-use crate::reservation::Reservation;
+use crate::reservation::{Reservation, human};
 
 /// The bound that a request breaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,13 @@ pub enum Bound {
     PartitionCpu {
         /// The CPU.
         cpu: u32,
+    },
+    /// The supply of one CPU partition in an interval, where deadlines come before the ends of periods.
+    PartitionDemand {
+        /// The CPU.
+        cpu: u32,
+        /// The length of the interval.
+        within: Duration,
     },
     /// The global EDF test over all CPUs outside partitions.
     Global {
@@ -72,7 +80,7 @@ pub enum Bound {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The VM.
-    pub vm: String,
+    pub vm: Box<str>,
     /// The vCPU, where it is about one.
     pub vcpu: Option<usize>,
     /// The bound.
@@ -83,17 +91,45 @@ pub struct Refusal {
     pub available: Bandwidth,
     /// The reservation with the same period that would have been admitted.
     pub nearest: Option<Reservation>,
+    /// What else would have been admitted.
+    #[serde(default)]
+    pub otherwise: Box<Otherwise>,
+}
+
+/// What would have been admitted other than a smaller runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Otherwise {
+    /// The same runtime in a longer period.
+    pub longer: Option<Reservation>,
+    /// The same on another CPU, where one was asked for.
+    pub cpu: Option<u32>,
+    /// The same once another vCPU has left its CPU.
+    pub moving: Option<Moving>,
+}
+
+/// A vCPU that would have to change its CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// Its VM.
+    pub vm: String,
+    /// Which of its vCPUs.
+    pub vcpu: usize,
+    /// Where it is, and what was refused would be.
+    pub from: u32,
+    /// Where it fits too.
+    pub to: u32,
 }
 
 impl Refusal {
     pub(crate) fn new(vm: &str, bound: Bound) -> Self {
         Self {
-            vm: vm.to_owned(),
+            vm: vm.into(),
             vcpu: None,
             bound,
             needed: Bandwidth::ZERO,
             available: Bandwidth::ZERO,
             nearest: None,
+            otherwise: Box::default(),
         }
     }
 
@@ -114,6 +150,7 @@ impl Refusal {
         matches!(
             self.bound,
             Bound::PartitionCpu { .. }
+                | Bound::PartitionDemand { .. }
                 | Bound::Global { .. }
                 | Bound::RtGroups
                 | Bound::NameTaken { .. }
@@ -127,9 +164,29 @@ impl Refusal {
             self.needed, self.available
         )?;
         match self.nearest {
-            Some(nearest) => write!(f, "; the nearest that fits is {nearest}"),
-            None => write!(f, "; nothing with this period fits, stop another VM"),
+            Some(nearest) => write!(f, "; the nearest that fits is {nearest}")?,
+            None => write!(f, "; nothing with this period fits, stop another VM")?,
         }
+        write!(f, "{}", self.otherwise)
+    }
+}
+
+impl fmt::Display for Otherwise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(longer) = self.longer {
+            write!(f, ", or {longer}")?;
+        }
+        if let Some(cpu) = self.cpu {
+            write!(f, ", or the same on CPU {cpu}")?;
+        }
+        if let Some(moving) = &self.moving {
+            let Moving { vm, vcpu, from, to } = moving;
+            write!(
+                f,
+                ", or the same on CPU {from} with '{vm}' vcpu {vcpu} on CPU {to}"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -144,6 +201,9 @@ impl fmt::Display for Refusal {
         write!(f, " ")?;
         match &self.bound {
             Bound::PartitionCpu { cpu } => self.amount(f, &format!("CPU {cpu}")),
+            Bound::PartitionDemand { cpu, within } => {
+                self.amount(f, &format!("CPU {cpu} within {}", human(*within)))
+            }
             Bound::Global { cpus } => {
                 self.amount(f, &format!("the global EDF test over {cpus} CPUs"))
             }

@@ -163,7 +163,7 @@ impl VcpuRequest {
         }
     }
 
-    fn ends_its_own_budgets(&self) -> bool {
+    pub(crate) fn ends_its_own_budgets(&self) -> bool {
         (self.backend, self.enforcement) == (BackendKind::Deadline, Enforcement::Exact)
     }
 }

@@ -77,6 +77,22 @@ fn an_exchange_that_was_made_from_an_earlier_state_is_refused() {
 }
 
 #[test]
+fn a_change_of_several_with_one_unknown_changes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path()).unwrap();
+    let _a = ledger.admit("a", &[group(40)]).unwrap();
+    let before = ledger.entries().unwrap();
+    let both = ["a", "nobody"].map(|vm| Change {
+        vm: vm.to_owned(),
+        vcpu: 0,
+        reservation: group(20).reservation.unwrap(),
+    });
+    let refusal = ledger.adapt_all(&both).unwrap_err();
+    assert_eq!(refusal.bound, Bound::NotAdmitted);
+    assert_eq!(ledger.entries().unwrap(), before);
+}
+
+#[test]
 fn a_second_vm_of_the_same_name_is_refused_while_the_first_lives() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(dir.path()).unwrap();

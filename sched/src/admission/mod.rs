@@ -3,6 +3,14 @@
 //! A CPU partition is one processor under EDF, where utilisation up to the limit is exact (Liu and Layland 1973). Over m
 //! processors of one root domain, global EDF keeps deadlines if U <= m - (m - 1) u_max (Goossens, Funk and Baruah,
 //! Real-Time Systems 25, 2003); the kernel itself only bounds U, which bounds tardiness but promises no (Q, P).
+//!
+//! Which partition a reservation gets is decided by a [`Packing`]; with deadlines before the ends of periods each CPU
+//! passes the processor demand criterion too. What is refused is told what would fit ([`Offers`]).
+
+mod edf;
+mod offers;
+mod packing;
+mod server;
 
 use std::fmt;
 use std::iter::Sum;
@@ -13,6 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::request::VcpuRequest;
 use crate::reservation::{LEAST_RUNTIME, Reservation, nanos};
+
+pub use offers::{Move, Offers};
+pub use packing::{Fit, Id, Packing, Policy, Refused, Shortage, Wanted};
+pub use server::{Server, ServerError};
 
 /// A share of one CPU in units of 2^-20, the kernel's (`BW_SHIFT`, `to_ratio` in kernel/sched/core.c).
 #[derive(
@@ -44,6 +56,11 @@ impl Bandwidth {
     /// This share of each of `count` CPUs.
     pub fn times(self, count: u32) -> Self {
         Self(self.0.saturating_mul(u64::from(count)))
+    }
+
+    /// In units of 2^-20 of a CPU.
+    fn units(self) -> u64 {
+        self.0
     }
 
     /// The runtime that this share of `period` is, rounded down.
