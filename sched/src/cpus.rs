@@ -36,13 +36,15 @@ pub fn format(cpus: &[u32]) -> String {
     parts.join(",")
 }
 
-/// The CPUs that are online.
+/// The CPUs that are online, as the kernel lists them; `None` where it does not.
+pub fn listed_online() -> Option<Vec<u32>> {
+    let list = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    parse(&list).filter(|cpus| !cpus.is_empty())
+}
+
+/// The CPUs that are online; the first one at least is.
 pub fn online() -> Vec<u32> {
-    fs::read_to_string("/sys/devices/system/cpu/online")
-        .ok()
-        .and_then(|list| parse(&list))
-        .filter(|cpus| !cpus.is_empty())
-        .unwrap_or_else(|| vec![0])
+    listed_online().unwrap_or_else(|| vec![0])
 }
 
 #[cfg(test)]

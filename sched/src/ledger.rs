@@ -237,19 +237,11 @@ impl Ledger {
         vm: &str,
         mut admission: impl FnMut(&mut Book) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let decided = self.locked(|book| {
-            let before = book.clone();
-            let first = admission(book);
-            match first {
-                Err(refusal) if refusal.may_be_stale() => {
-                    *book = before;
-                    if book.prune(Process::is_alive) {
-                        return admission(book);
-                    }
-                    Err(refusal)
-                }
-                decided => decided,
+        let decided = self.locked(|book| match on_copy(book, &mut admission) {
+            Err(refusal) if refusal.may_be_stale() && book.prune(Process::is_alive) => {
+                on_copy(book, &mut admission)
             }
+            decided => decided,
         });
         decided.unwrap_or_else(|error| {
             let reason = format!("ledger {}: {error}", self.shared.path.display());
@@ -402,6 +394,17 @@ fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal
             placement::place(&host, &taken, vm, requests)
         }
     }
+}
+
+/// Lets an admission change a copy of the book, which takes its place only if nothing was refused.
+fn on_copy<T>(
+    book: &mut Book,
+    admission: &mut impl FnMut(&mut Book) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let mut changed = book.clone();
+    let granted = admission(&mut changed)?;
+    *book = changed;
+    Ok(granted)
 }
 
 /// Whether a vCPU has this reservation.

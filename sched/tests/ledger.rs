@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -151,18 +152,38 @@ fn child_that_is_killed() {
     std::thread::sleep(Duration::from_secs(60));
 }
 
-#[test]
-fn what_a_killed_process_had_is_free_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+/// A process that has taken its share of the ledger in `dir`.
+fn victim(dir: &Path) -> std::process::Child {
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_that_is_killed", "--ignored"])
-        .env("SCHED_TEST_LEDGER", dir.path())
+        .env("SCHED_TEST_LEDGER", dir)
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    while !dir.path().join("ready").exists() {
+    while !dir.join("ready").exists() {
         std::thread::sleep(Duration::from_millis(2));
     }
+    child
+}
+
+#[test]
+fn a_change_that_does_not_fit_even_without_a_killed_process_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path()).unwrap();
+    let _admitted = ledger.admit("a", &[group(20)]).unwrap();
+    let mut child = victim(dir.path());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = ledger.entries().unwrap()[0].clone();
+    let refused = group(99).reservation.unwrap();
+    assert!(ledger.adapt("a", 0, refused).is_err());
+    assert_eq!(ledger.entries().unwrap(), [before]);
+}
+
+#[test]
+fn what_a_killed_process_had_is_free_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = victim(dir.path());
     let ledger = Ledger::open(dir.path()).unwrap();
     assert!(ledger.check("b", &[group(60)]).is_err());
     assert!(ledger.check("victim", &[group(1)]).is_err());

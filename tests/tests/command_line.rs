@@ -174,7 +174,7 @@ fn a_warning_is_a_line_on_standard_error_unless_warnings_are_off() {
         user.finish(command).expect(0).stderr
     };
     let text = warned("");
-    let line = text.strip_prefix("chronovisor: warning: ledger is damaged");
+    let line = text.strip_prefix("warning: ledger is damaged");
     assert!(line.unwrap().ends_with("ledger.json\n"), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
     assert_eq!(warned("off"), "");

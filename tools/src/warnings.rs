@@ -25,7 +25,7 @@ pub fn show() {
         .init();
 }
 
-/// A line such as `chronovisor: warning: ledger is damaged`.
+/// A line such as `warning: ledger is damaged`.
 struct Line;
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -46,23 +46,24 @@ where
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        write!(writer, "chronovisor: {kind}: ")?;
+        write!(writer, "{kind}: ")?;
         context.format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }
 }
 
 /// Standard error, unless nobody reads it: the thread that warns may be the one that serves a guest, which never waits.
+/// It never fails either: tracing-subscriber would tell of that by `eprintln`, which panics where standard error is gone.
 struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let stderr = io::stderr();
         let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-        match poll(&mut polled, PollTimeout::ZERO) {
-            Ok(1) => Ok(nix::unistd::write(&stderr, line)?),
-            _ => Ok(line.len()),
+        if poll(&mut polled, PollTimeout::ZERO) == Ok(1) {
+            let _ = nix::unistd::write(&stderr, line);
         }
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -83,7 +83,7 @@ pub struct MemoryPlan {
     pub hugepages: bool,
 }
 
-/// Makes guest memory, each page of which is locked as soon as it is there. [`populate`] has them all be there.
+/// Makes guest memory, each page of which is locked as soon as it is there. [`Population`] has them all be there.
 ///
 /// # Errors
 /// [`MemoryError`] when the host has not enough memory, huge pages or lock limit.

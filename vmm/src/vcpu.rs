@@ -18,7 +18,6 @@ use sched::account::Account;
 use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
 use sched::kernel::Tid;
-use sched::ledger::Ledger;
 use sched::request::{BackendKind, Enforcement, Granted, Placement};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedSender;
@@ -143,6 +142,7 @@ pub struct Recruit {
     /// Errands and the assignment; closing it sends the thread home.
     orders: Option<Sender<RecruitOrder>>,
     thread: Option<JoinHandle<()>>,
+    tid: Receiver<Tid>,
 }
 
 enum RecruitOrder {
@@ -156,16 +156,16 @@ impl Recruit {
     ///
     /// # Errors
     /// What the system says to another thread.
-    pub fn start(index: usize, granted: &Granted, ledger: &Ledger) -> std::io::Result<Self> {
+    pub fn start(index: usize, granted: &Granted) -> std::io::Result<Self> {
         let (orders, inbox) = std::sync::mpsc::channel();
-        let (granted, ledger) = (granted.clone(), ledger.clone());
+        let (tell, tid) = std::sync::mpsc::channel();
+        let granted = granted.clone();
         let placement = granted.placement;
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || {
-                // Before it has bandwidth, so that nobody counts that as a stranger's. Without the note others are only
-                // refused more than need be.
-                let _ = ledger.attach(&granted.vm, index, Tid::current());
+                // Whoever started it is there, or has failed and drops it.
+                let _ = tell.send(Tid::current());
                 // A failure shows, with its reason, when the reservation is put in force.
                 let _ = backend::move_ahead(&granted);
                 for order in inbox {
@@ -182,7 +182,13 @@ impl Recruit {
         Ok(Self {
             orders: Some(orders),
             thread: Some(thread),
+            tid,
         })
+    }
+
+    /// The thread, once it runs; `None` if it never will.
+    pub fn tid(&self) -> Option<Tid> {
+        self.tid.recv().ok()
     }
 
     /// Has the thread do something meanwhile, on its own CPU.

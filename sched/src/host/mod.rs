@@ -54,17 +54,23 @@ pub struct HostCheck {
 pub struct Finding(pub String);
 
 impl HostCheck {
-    /// Looks at the host; measures the noise of every online CPU for `noise` each, unless that is zero.
+    /// Looks at the host; measures the noise of every online CPU for `noise` each, unless that is zero. Partitions with
+    /// guests are left out: their budgets are no noise, and they are not to be disturbed.
     pub fn run(kvm: &str, noise: Duration) -> Self {
         let online = cpus::online();
+        let partitions = partition::usable(&online);
+        let mut quiet = online.clone();
+        quiet.retain(|cpu| {
+            let mut own = partitions.iter().filter(|partition| partition.cpu == *cpu);
+            own.all(|partition| partition.threads().is_empty())
+        });
         let measured = if noise.is_zero() {
             Vec::new()
         } else {
-            noise::measure(&online, noise).unwrap_or_default()
+            noise::measure(&quiet, noise).unwrap_or_default()
         };
         let of = |cpu| measured.iter().find(|noise| noise.cpu == cpu).cloned();
         let interrupts = cpu::interrupts();
-        let partitions = partition::usable(&online);
         Self {
             boot_id: boot_id(),
             kernel: text("/proc/version").unwrap_or_default(),
@@ -158,7 +164,9 @@ impl HostCheck {
             .cpus
             .iter()
             .filter(|check| cpus.contains(&check.cpu))
-            .filter_map(|check| check.noise.as_ref());
+            .filter_map(|check| check.noise.as_ref())
+            // What an ordinary thread sees is other threads rather than noise.
+            .filter(|noise| noise.real_time);
         noises.try_for_each(|noise| noise::check(reservation, noise))
     }
 }

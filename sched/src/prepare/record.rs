@@ -48,7 +48,7 @@ impl Setting {
             Err(error) if gone(&error) => return Ok(()),
             now => now.map_err(|source| self.failed("read", source))?,
         };
-        if now != self.after || self.after == self.before {
+        if !self.is_ours(&now) {
             return Ok(());
         }
         let undo = self.undo.as_ref().unwrap_or(&self.before);
@@ -60,6 +60,16 @@ impl Setting {
                 source,
             }),
             written => written.map_err(|source| self.not_written(undo, source)),
+        }
+    }
+
+    /// Whether the value is what was written here. Where that was a word of a list (`undo` takes it away again), the others
+    /// are none of our business.
+    fn is_ours(&self, now: &str) -> bool {
+        let has = |list: &str, word: &str| list.split_whitespace().any(|one| one == word);
+        match self.undo.as_deref().and_then(|undo| undo.strip_prefix('-')) {
+            Some(word) => has(now, word) && !has(&self.before, word),
+            None => now == self.after && self.after != self.before,
         }
     }
 
@@ -221,6 +231,18 @@ mod tests {
         record.store(dir.path()).unwrap();
         let error = Record::load(dir.path()).unwrap_err().to_string();
         assert!(error.contains("version 9"), "{error}");
+    }
+
+    #[test]
+    fn a_word_is_taken_out_of_a_list_that_others_have_changed_since() {
+        let list = |before: &str| Setting {
+            undo: Some("-cpuset".to_owned()),
+            ..setting(PathBuf::new(), before, "cpuset cpu")
+        };
+        assert!(list("cpu").is_ours("cpuset"));
+        assert!(list("").is_ours("cpuset cpu memory"));
+        assert!(!list("cpu").is_ours("cpu"));
+        assert!(!list("cpuset cpu").is_ours("cpuset"));
     }
 
     #[test]

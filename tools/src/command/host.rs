@@ -70,7 +70,10 @@ fn check(context: &Context, noise: Duration) -> Result<(), Failure> {
     std::fs::create_dir_all(&context.run_dir)?;
     let path = kept(&context.run_dir);
     let in_file = |e: std::io::Error| Failure::from(e).while_doing(&path.display().to_string());
-    std::fs::write(&path, serde_json::to_vec(&check)?).map_err(in_file)?;
+    // Aside and renamed: whoever reads it meanwhile reads all of one check.
+    let aside = path.with_extension("new");
+    std::fs::write(&aside, serde_json::to_vec(&check)?).map_err(in_file)?;
+    std::fs::rename(&aside, &path).map_err(in_file)?;
     context.print(&check, HostCheck::to_string)
 }
 

@@ -1,7 +1,7 @@
 //! The guest's end of its control socket.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,13 +36,29 @@ pub struct Socket {
     name: Name,
 }
 
-/// The name of a socket in the file system, which goes with this.
-struct Name(PathBuf);
+/// The name of a socket in the file system, which goes with this, unless it is another socket's by now.
+struct Name {
+    path: PathBuf,
+    inode: Option<u64>,
+}
+
+impl Name {
+    fn of(path: PathBuf) -> Self {
+        let inode = inode(&path);
+        Self { path, inode }
+    }
+}
 
 impl Drop for Name {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if inode(&self.path) == self.inode {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().map(|of| of.ino())
 }
 
 impl Socket {
@@ -64,7 +80,7 @@ impl Socket {
             _ => {}
         }
         let listener = UnixListener::bind(&path).map_err(failed)?;
-        let name = Name(path.clone());
+        let name = Name::of(path.clone());
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self { listener, name })
@@ -87,7 +103,7 @@ impl Server {
         let Socket { listener, name } = socket;
         let listener = tokio::net::UnixListener::from_std(listener).map_err(|source| {
             ControlError::Listen {
-                path: name.0.clone(),
+                path: name.path.clone(),
                 source,
             }
         })?;

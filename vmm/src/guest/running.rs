@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sched::account::AccountSnapshot;
 use sched::backend::{BackendError, CpuReservation, Tid};
 use sched::cpus;
-use sched::ledger::{Admitted, Change, Ledger, Refusal};
+use sched::ledger::{Admitted, Bound, Change, Ledger, Refusal};
 use sched::request::{BackendKind, Granted, Placement};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -137,13 +137,19 @@ impl VcpuHandle {
         self.desk.account().0
     }
 
-    /// Why what it was granted is not in force any more. A thread that has ended needs nothing.
+    /// Why what it was promised is not in force any more. A thread that has ended needs nothing, and a setting that cannot
+    /// be read at the moment proves nothing.
     fn broken(&self) -> Option<BackendError> {
         let (_, reservation) = self.in_force.as_ref()?;
-        match reservation.in_force() {
-            Ok(_) | Err(BackendError::Gone { .. }) => None,
-            Err(error) => Some(error),
-        }
+        let error = reservation.in_force().err()?;
+        let is_broken = match error {
+            BackendError::Displaced { .. } => true,
+            BackendError::NotInForce { .. } | BackendError::GroupNotInForce { .. } => {
+                self.granted.request.reservation.is_some()
+            }
+            _ => false,
+        };
+        is_broken.then_some(error)
     }
 
     /// Its status, with this account.
@@ -233,23 +239,43 @@ impl RunningVm {
         if let Some((vcpu, error)) = broken {
             return Some(format!("vCPU {vcpu}: {error}"));
         }
-        let before = std::mem::replace(online, cpus::online());
-        if before.iter().all(|cpu| online.contains(cpu)) {
+        // No answer now is looked for again at the next look.
+        let now = cpus::listed_online()?;
+        let gone: Vec<_> = online
+            .iter()
+            .filter(|cpu| !now.contains(cpu))
+            .copied()
+            .collect();
+        if gone.is_empty() {
+            *online = now;
             return None;
         }
         // Where a thread may run on any CPU, the kernel takes a CPU away as long as all reservations fit on average.
         let mut vcpus = self.vcpus.iter().enumerate();
-        let refusal = vcpus.find_map(|(vcpu, handle)| self.readmit(vcpu, &handle.granted).err())?;
-        let gone = before.into_iter().filter(|cpu| !online.contains(cpu));
-        let gone = cpus::format(&gone.collect::<Vec<_>>());
-        Some(format!("CPUs {gone} were taken offline: {refusal}"))
+        let refusal = vcpus.find_map(|(vcpu, handle)| self.readmit(vcpu, &handle.granted).err());
+        match refusal {
+            None => {
+                *online = now;
+                None
+            }
+            Some(refusal) if matches!(refusal.bound, Bound::Global { .. }) => {
+                let gone = cpus::format(&gone);
+                Some(format!("CPUs {gone} were taken offline: {refusal}"))
+            }
+            // A transfer is under way, or the ledger cannot be read: seen again at the next look.
+            Some(_) => None,
+        }
     }
 
     fn readmit(&self, vcpu: usize, granted: &Granted) -> Result<(), Refusal> {
         match (granted.placement, granted.request.reservation) {
-            (Placement::Global, Some(same)) => {
-                let admitted = self.ledger.adapt(&self.plan.name, vcpu, same);
-                admitted.map(drop)
+            (Placement::Global, Some(reservation)) => {
+                let same = [Change {
+                    vm: self.plan.name.clone(),
+                    vcpu,
+                    reservation,
+                }];
+                self.ledger.exchange(&same, &same).map(drop)
             }
             _ => Ok(()),
         }
@@ -322,7 +348,14 @@ impl RunningVm {
             reservation,
         };
         // Not if another guest is just taking some of it.
-        let granted = self.ledger.exchange(&[change(old)], &[change(new)])?;
+        let granted = self
+            .ledger
+            .exchange(&[change(old)], &[change(new)])
+            .inspect_err(|refusal| {
+                if matches!(refusal.bound, Bound::Changed) {
+                    self.follow_ledger(vcpu);
+                }
+            })?;
         let granted = granted
             .into_iter()
             .next()
@@ -335,6 +368,22 @@ impl RunningVm {
             return Err(error);
         }
         Ok(self.status_after_change(vcpu))
+    }
+
+    /// Puts in force what the ledger says, where that is something else: whoever changed it may have ended before it said
+    /// so. If somebody is just about to say it, saying it twice does no harm.
+    fn follow_ledger(&mut self, vcpu: usize) {
+        let entries = self.ledger.entries().unwrap_or_default();
+        let entry = entries.iter().find(|entry| entry.vm == self.plan.name);
+        let granted = entry.and_then(|entry| entry.vcpus.get(vcpu));
+        let Some(granted) = granted.map(|vcpu| vcpu.granted.clone()) else {
+            return;
+        };
+        if let Some(new) = granted.request.reservation
+            && let Err(error) = self.put_in_force(vcpu, new, granted)
+        {
+            tracing::warn!("vCPU {vcpu} is not given what the ledger says: {error}");
+        }
     }
 
     /// Puts in force what the ledger grants already, because another process admitted a change of several guests.

@@ -91,7 +91,7 @@ pub fn admit(plan: VmPlan, run_dir: &Path) -> Result<AdmittedVm, StartError> {
     let ledger = Ledger::open(run_dir)?;
     let admitted = ledger.admit(&plan.name, &plan.requests)?;
     let recruit = |(vcpu, granted)| {
-        Recruit::start(vcpu, granted, &ledger).map_err(|source| StartError::Thread { vcpu, source })
+        Recruit::start(vcpu, granted).map_err(|source| StartError::Thread { vcpu, source })
     };
     let recruits = admitted.vcpus().iter().enumerate().map(recruit);
     let recruits = recruits.collect::<Result<_, _>>()?;
@@ -188,6 +188,12 @@ impl BuiltVm {
         let grants = vm.admitted.vcpus();
         let mut handles = Vec::new();
         for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {
+            // Before it has bandwidth, so that nobody counts that as a stranger's. Not by the thread itself: it may have to
+            // wait for its CPU while it has the ledger locked.
+            if let Some(tid) = recruit.tid() {
+                // Without the note others are only refused more than need be.
+                let _ = vm.ledger.attach(&vm.plan.name, index, tid);
+            }
             let desk = Arc::new(Desk::new(Order::Run));
             let (commands, inbox) = mpsc::channel();
             let thread = recruit.assign(Assignment {

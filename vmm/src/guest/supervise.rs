@@ -23,6 +23,8 @@ use crate::vcpu::VcpuEvent;
 
 /// How often records are read, and the watchdog looks.
 const POLL: Duration = Duration::from_millis(20);
+/// After so many of these, the first of which comes at once, all that only serves to start has been done.
+const STARTED: u32 = 2;
 
 /// Who is shown what the guest says.
 pub trait Observer {
@@ -82,7 +84,7 @@ pub async fn supervise(
     let mut alive = Instant::now();
     let mut online = sched::cpus::online();
     show_output(&mut vm, observer);
-    kernel::forget_start_up();
+    let mut polls = 0_u32;
     loop {
         tokio::select! {
             event = vm.events.recv() => match event {
@@ -91,11 +93,12 @@ pub async fn supervise(
                 None => break,
             },
             Some(call) = calls.recv() => {
+                let called = Instant::now();
                 if let Some(event) = serve(&mut vm, call, &mut fate, &mut waiting).await {
                     fate.take(&mut vm, event);
                 }
                 // Serving may have taken seconds in which nobody looked.
-                alive = Instant::now();
+                alive += called.elapsed();
             }
             said = transfer::said(&mut waiting) => {
                 if let Some(transfer) = waiting.take() {
@@ -118,6 +121,10 @@ pub async fn supervise(
                 }
                 if let Some(detail) = vm.broken_promise(&mut online) {
                     fate.stop(&mut vm, End::PromiseBroken { detail });
+                }
+                polls = polls.saturating_add(1);
+                if polls == STARTED {
+                    kernel::forget_start_up();
                 }
             }
         }
