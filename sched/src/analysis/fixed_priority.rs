@@ -16,7 +16,7 @@ use crate::reservation::nanos;
 
 /// The test's name in verdicts.
 pub const TEST: &str =
-    "response time by request bound (Joseph and Pandya 1986; Lehoczky, Sha and Ding 1989)";
+    "response times from request bounds (Joseph and Pandya 1986; Lehoczky, Sha and Ding 1989)";
 
 /// Instants among which the witness of a refusal is looked for.
 const WITNESSES: usize = 4096;
