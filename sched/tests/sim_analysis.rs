@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sched::analysis::{self, Supply, least_budget};
+use sched::analysis::{self, Scheduler, Supply, TaskSet, least_budget};
 use sched::sim::{GuestPolicy, Host, Policy, Run, Server, Task, Vcpu, Vm, simulate};
 
 fn us(value: u64) -> Duration {
@@ -41,9 +41,13 @@ proptest! {
     fn a_task_set_in_its_least_budget_never_misses_beside_neighbours_that_take_all_the_rest(
         tasks in tasks(), period in 500u64..12_000, neighbours in prop::collection::vec(500u64..20_000, 1..4), seed: u64,
     ) {
-        let known: Vec<_> = tasks.iter().map(|task| analysis::Task::new(task.execution, task.period)).collect();
+        let known = tasks.iter().enumerate().map(|(index, task)| {
+            analysis::Task::new(format!("t{index}"), task.execution, task.period)
+        });
+        let known = TaskSet::new(known).unwrap();
         let period = us(period);
-        let budget = least_budget(&known, period, |budget| Supply::worst_case(budget, period));
+        let supply = |budget| Supply::worst_case(budget, period);
+        let budget = least_budget(&known, Scheduler::RATE_MONOTONIC, period, supply);
         // Some need more than there is.
         prop_assume!(budget.is_some_and(|budget| !budget.is_zero()));
         let server = Server::new(budget.unwrap(), period);
