@@ -209,7 +209,7 @@ mod tests {
     fn what_is_gone_stands_on_nothing_any_more() {
         let cpu = Resource::upon(Kind::CPU, "1", []);
         let thread = Resource::upon(Kind::THREAD, "71", [&cpu]);
-        assert_eq!(cpu.above(), [thread.clone()]);
+        assert_eq!(cpu.above(), std::slice::from_ref(&thread));
         drop(thread);
         assert!(cpu.above().is_empty());
     }
