@@ -6,9 +6,10 @@ use std::slice;
 use std::time::Duration;
 
 use sched::backend::apply;
+use sched::framework::Manager;
 use sched::histogram::Histogram;
 use sched::kernel::{Tid, monotonic};
-use sched::ledger::Ledger;
+use sched::ledger::{Change, Ledger};
 use sched::prepare;
 use sched::reservation::{Reservation, VcpuRequest};
 
@@ -25,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn measure(dir: &Path, cpu: u32) -> Result<(), Box<dyn Error>> {
-    let ledger = Ledger::open(dir)?;
+    let mut ledger = Ledger::open(dir)?;
     let ms = Duration::from_millis;
     let pair = [
         Reservation::new(ms(10), ms(40))?,
@@ -36,11 +37,11 @@ fn measure(dir: &Path, cpu: u32) -> Result<(), Box<dyn Error>> {
         cpu: Some(cpu),
         ..VcpuRequest::default()
     };
-    let _neighbour = ledger.admit("neighbour", slice::from_ref(&request))?;
+    let _neighbour = ledger.reserve("neighbour", slice::from_ref(&request))?;
     let (mut admitting, mut applying) = (Histogram::new(), Histogram::new());
     for _ in 0..50 {
         let started = monotonic();
-        let admitted = ledger.admit("vm", slice::from_ref(&request))?;
+        let admitted = ledger.reserve("vm", slice::from_ref(&request))?;
         let granted = admitted.vcpu(0).ok_or("nothing granted")?;
         let done = monotonic();
         admitting.record(done - started);
@@ -53,14 +54,14 @@ fn measure(dir: &Path, cpu: u32) -> Result<(), Box<dyn Error>> {
     println!("admit                          {}", figures(&admitting));
     println!("apply and read back            {}", figures(&applying));
 
-    let admitted = ledger.admit("vm", &[request])?;
+    let admitted = ledger.reserve("vm", &[request])?;
     let granted = admitted.vcpu(0).ok_or("nothing granted")?;
     let mut server = apply(Tid::current(), granted)?;
     let (mut booking, mut setting) = (Histogram::new(), Histogram::new());
     for round in 0..ROUNDS {
         let new = pair[usize::from(round % 2 == 0)];
         let started = monotonic();
-        ledger.adapt("vm", 0, new)?;
+        ledger.adapt(&[Change::new("vm", 0, new)])?;
         let booked = monotonic();
         server.adapt(new)?;
         booking.record(booked - started);

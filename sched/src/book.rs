@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Policy;
 use crate::kernel::Tid;
 use crate::process::Process;
 use crate::request::Granted;
@@ -33,6 +34,9 @@ pub struct VcpuEntry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Book {
     version: u32,
+    /// How VMs are placed.
+    #[serde(default)]
+    pub(crate) policy: Policy,
     pub(crate) entries: Vec<Entry>,
 }
 
@@ -40,6 +44,7 @@ impl Default for Book {
     fn default() -> Self {
         Self {
             version: VERSION,
+            policy: Policy::default(),
             entries: Vec::new(),
         }
     }

@@ -28,6 +28,7 @@ pub mod host;
 mod host_view;
 pub mod kernel;
 pub mod ledger;
+mod levels;
 pub mod noise;
 pub mod partition;
 pub mod placement;
