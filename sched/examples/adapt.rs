@@ -1,4 +1,5 @@
-//! What admission and adaptation cost: `cargo run --release -p sched --example adapt`. Needs root and a second CPU.
+//! What admission and adaptation cost: `cargo run --release -p sched --example adapt [NUMBER OF OTHER VMS]`.
+//! Needs root and a second CPU.
 
 use std::error::Error;
 use std::path::Path;
@@ -20,9 +21,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cpus = sched::cpus::online();
     let cpu = *cpus.last().ok_or("no CPU is online")?;
     prepare::prepare(&dir, &[cpu])?;
-    let measured = measure(&dir, cpu);
+    // A thread of its own: whatever happens, it has left the partition when it has ended.
+    let measured = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| measure(&dir, cpu).map_err(|error| error.to_string()));
+        thread.join()
+    });
     prepare::restore(&dir)?;
-    measured
+    measured.map_err(|_| "the measurement panicked")??;
+    Ok(())
 }
 
 fn measure(dir: &Path, cpu: u32) -> Result<(), Box<dyn Error>> {
@@ -38,6 +44,16 @@ fn measure(dir: &Path, cpu: u32) -> Result<(), Box<dyn Error>> {
         ..VcpuRequest::default()
     };
     let _neighbour = ledger.reserve("neighbour", slice::from_ref(&request))?;
+    let small = VcpuRequest {
+        reservation: Some(Reservation::new(Duration::from_micros(20), ms(1000))?),
+        ..request.clone()
+    };
+    let count = std::env::args()
+        .nth(1)
+        .map_or(Ok(0), |count| count.parse())?;
+    let others = (0..count)
+        .map(|number: u32| ledger.reserve(&format!("other{number}"), slice::from_ref(&small)));
+    let _others = others.collect::<Result<Vec<_>, _>>()?;
     let (mut admitting, mut applying) = (Histogram::new(), Histogram::new());
     for _ in 0..50 {
         let started = monotonic();

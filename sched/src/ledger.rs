@@ -19,6 +19,7 @@ use crate::framework::{Levels, Manager};
 use crate::host_view;
 use crate::kernel::Tid;
 use crate::levels::levels;
+use crate::pages::Pages;
 use crate::partition;
 use crate::placement;
 use crate::process::{Process, deadline_threads};
@@ -81,9 +82,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// This process's entries as last written, should the file be damaged.
-    own: Vec<Entry>,
-    /// The file's length: it is never cut, so that one write replaces everything.
-    length: usize,
+    own: Vec<Arc<Entry>>,
+    pages: Pages,
 }
 
 impl Ledger {
@@ -156,7 +156,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
+    pub fn entries(&self) -> Result<Vec<Arc<Entry>>, LedgerError> {
         self.locked(|book| {
             book.prune(Process::is_alive);
             book.entries.clone()
@@ -202,9 +202,8 @@ impl Ledger {
         state: &mut State,
         work: impl FnOnce(&mut Book) -> T,
     ) -> io::Result<T> {
-        let bytes = self.read(state.length)?;
-        state.length = bytes.len();
-        let mut book = Book::parse(&bytes).unwrap_or_else(|| {
+        let bytes = self.read(state.pages.length())?;
+        let mut book = state.pages.read(&bytes).unwrap_or_else(|| {
             if !bytes.is_empty() {
                 tracing::warn!(path = %self.shared.path.display(), "ledger is damaged: rebuilding it from the live threads");
             }
@@ -212,10 +211,8 @@ impl Ledger {
         });
         book.restore(&state.own);
         let result = work(&mut book);
-        let changed = book.bytes(state.length);
-        if changed != bytes {
+        if let Some(changed) = state.pages.write(&book) {
             self.shared.file.write_all_at(&changed, 0)?;
-            state.length = changed.len();
         }
         let process = self.shared.process;
         state.own.clear();
@@ -276,13 +273,13 @@ impl Manager for Ledger {
         let granted = self.decide(vm, |book| {
             let granted = plan(book, vm, requests)?;
             let vcpus = granted.iter().cloned();
-            book.entries.push(Entry {
+            book.entries.push(Arc::new(Entry {
                 vm: vm.to_owned(),
                 process,
                 vcpus: vcpus
                     .map(|granted| VcpuEntry { granted, tid: None })
                     .collect(),
-            });
+            }));
             Ok(granted)
         })?;
         Ok(Admitted {
@@ -475,10 +472,10 @@ fn rebuilt() -> Book {
         let known = book.entries.iter().position(|entry| entry.vm == vm);
         let at = known.unwrap_or_else(|| {
             let vcpus = Vec::new();
-            book.entries.push(Entry { vm, process, vcpus });
+            book.entries.push(Arc::new(Entry { vm, process, vcpus }));
             book.entries.len() - 1
         });
-        let entry = &mut book.entries[at];
+        let entry = Arc::make_mut(&mut book.entries[at]);
         if let Some(granted) = host_view::granted_by_kernel(&entry.vm, entry.vcpus.len(), &thread) {
             let tid = Some(thread.tid);
             entry.vcpus.push(VcpuEntry { granted, tid });

@@ -1,15 +1,16 @@
 //! The levels of a host: its CPUs, and what the ledger has on them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::book::{Entry, VcpuEntry};
 use crate::framework::{Kind, Levels, Resource};
 
 /// From the CPUs up: threads, vCPUs, VMs. `partitions` are there even if nothing stands on them.
-pub(crate) fn levels(entries: &[Entry], partitions: impl IntoIterator<Item = u32>) -> Levels {
+pub(crate) fn levels(entries: &[Arc<Entry>], partitions: impl IntoIterator<Item = u32>) -> Levels {
     let cpu = |number| (Some(number), Resource::cpu(Some(number)));
     let mut cpus: BTreeMap<_, _> = partitions.into_iter().map(cpu).collect();
-    let mut vm = |entry: &Entry| {
+    let mut vm = |entry: &Arc<Entry>| {
         let vcpus: Vec<_> = entry.vcpus.iter().map(|v| vcpu(&mut cpus, v)).collect();
         Resource::upon(Kind::VM, entry.vm.clone(), &vcpus)
     };
@@ -36,7 +37,7 @@ mod tests {
     use crate::request::{AdmissionTest, Granted, Placement, VcpuRequest};
     use std::time::Duration;
 
-    fn entry(vm: &str, placements: &[Placement]) -> Entry {
+    fn entry(vm: &str, placements: &[Placement]) -> Arc<Entry> {
         let vcpu = |(vcpu, &placement): (usize, &Placement)| VcpuEntry {
             granted: Granted {
                 vm: vm.to_owned(),
@@ -48,11 +49,11 @@ mod tests {
             },
             tid: Some(Tid(70 + i32::try_from(vcpu).unwrap())),
         };
-        Entry {
+        Arc::new(Entry {
             vm: vm.to_owned(),
             process: Process { pid: 7, started: 7 },
             vcpus: placements.iter().enumerate().map(vcpu).collect(),
-        }
+        })
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod kernel;
 pub mod ledger;
 mod levels;
 pub mod noise;
+mod pages;
 pub mod partition;
 pub mod placement;
 pub mod prepare;

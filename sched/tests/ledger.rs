@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
 
+mod support;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use sched::framework::Manager;
 use sched::ledger::{Bound, Change, Ledger};
 use sched::reservation::{BackendKind, Reservation, VcpuRequest};
+use support::Host;
 use system_tests::{Need, requires};
 
 /// Real-time groups share one host-wide limit of 95 %, with or without partitions.
@@ -241,6 +244,8 @@ fn without_the_capability_the_message_names_it() {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
     requires!(Need::Root);
+    // In a partition it would be told of the partition first.
+    let _host = Host::lock();
     // The checkout may be where no other user gets.
     let open_folder = std::fs::Permissions::from_mode(0o755);
     let folder = tempfile::Builder::new()

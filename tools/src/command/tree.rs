@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use sched::admission::{Bandwidth, demand};
 use sched::framework::{Kind, Manager, Resource};
-use sched::ledger::Ledger;
+use sched::ledger::{Ledger, VcpuEntry};
 use sched::request::Granted;
 use serde::Serialize;
 
@@ -32,8 +32,8 @@ pub fn tree(context: &Context) -> Result<u8, Failure> {
     let ledger = Ledger::open(&context.run_dir)?;
     let levels = ledger.resources()?;
     let entries = ledger.entries()?;
-    let vcpus = entries.into_iter().flat_map(|entry| entry.vcpus);
-    let granted = |vcpu: sched::ledger::VcpuEntry| Some((vcpu.tid?.to_string(), vcpu.granted));
+    let vcpus = entries.iter().flat_map(|entry| &entry.vcpus);
+    let granted = |vcpu: &VcpuEntry| Some((vcpu.tid?.to_string(), vcpu.granted.clone()));
     let grants: Grants = vcpus.filter_map(granted).collect();
     let cpus = levels.lowest.iter();
     let cpus: Vec<_> = cpus.map(|cpu| Node::new(cpu, &grants)).collect();
