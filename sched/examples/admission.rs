@@ -37,7 +37,7 @@ fn measure(kind: &str, constrained: bool) -> Result<(), Box<dyn Error>> {
     let large = wanted(RESERVATIONS, 60, constrained)?;
     let pair = Reservation::new(Duration::from_millis(9), Duration::from_millis(150))?;
     let urgent = Wanted {
-        server: Server::new(pair, pair.runtime() * 21 / 20)?,
+        server: Server::from(pair.with_deadline(pair.runtime() * 21 / 20)?),
         ..large
     };
     for round in 0..ROUNDS {
@@ -76,7 +76,7 @@ fn wanted(index: usize, percent: u64, constrained: bool) -> Result<Wanted, Box<d
     let reservation = Reservation::new(period.mul_f64(percent as f64 / 100.0), period)?;
     let deadline = if constrained { period * 3 / 4 } else { period };
     Ok(Wanted {
-        server: Server::new(reservation, deadline)?,
+        server: Server::from(reservation.with_deadline(deadline)?),
         group: index,
         cpu: None,
     })

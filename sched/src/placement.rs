@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use crate::admission::{
     self, Bandwidth, Fit, Id, Limits, Packing, Policy, Refused, Server, Shortage, Wanted, demand,
+    density,
 };
 use crate::refusal::{Bound, Moving, Otherwise, Refusal};
 use crate::request::{AdmissionTest, BackendKind, Granted, Placement, VcpuRequest};
@@ -13,7 +14,7 @@ use crate::request::{AdmissionTest, BackendKind, Granted, Placement, VcpuRequest
 pub struct PartitionView {
     /// Its CPU.
     pub cpu: u32,
-    /// SCHED_DEADLINE threads in it that no ledger entry accounts for.
+    /// SCHED_DEADLINE threads in it that no ledger entry accounts for, as the sum of their densities.
     pub foreign: Bandwidth,
 }
 
@@ -26,7 +27,8 @@ pub struct HostView {
     pub online: Vec<u32>,
     /// The usable partitions.
     pub partitions: Vec<PartitionView>,
-    /// SCHED_DEADLINE threads outside partitions that no ledger entry accounts for; `None` while not looked up.
+    /// SCHED_DEADLINE threads outside partitions that no ledger entry accounts for, by their densities; `None` while not
+    /// looked up.
     pub foreign: Option<Vec<Bandwidth>>,
 }
 
@@ -189,6 +191,10 @@ impl<'a> Plan<'a> {
         if backend.needs_reservation() && request.reservation.is_none() {
             return Err(self.refusal(vcpu, Bound::NoReservation { backend }));
         }
+        let constrained = request.reservation.is_some_and(|r| r.is_constrained());
+        if constrained && backend != BackendKind::Deadline {
+            return Err(self.refusal(vcpu, Bound::NoDeadline { backend }));
+        }
         match request.fifo_priority {
             Some(priority) if !(1..=99).contains(&priority) => {
                 Err(self.refusal(vcpu, Bound::FifoPriority { priority }))
@@ -252,12 +258,12 @@ impl<'a> Plan<'a> {
         let ours = self
             .granted()
             .filter(|granted| granted.placement == Placement::Global)
-            .map(|granted| demand(&granted.request));
+            .map(|granted| density(&granted.request));
         let foreign = self.host.foreign.iter().flatten().copied();
         let used: Vec<_> = ours.chain(foreign).collect();
-        admission::global(self.host.limits, cpus, &used, &[demand(request)]).map_err(|left| {
+        admission::global(self.host.limits, cpus, &used, &[density(request)]).map_err(|left| {
             let refusal = self.refusal(vcpu, Bound::Global { cpus });
-            refusal.short_of(request, left)
+            refusal.short_of(request, density(request), left)
         })
     }
 
@@ -273,7 +279,7 @@ impl<'a> Plan<'a> {
         let left = self.host.limits.realtime - used;
         if demand(request) > left {
             let refusal = self.refusal(vcpu, Bound::RtGroups);
-            return Err(refusal.short_of(request, left));
+            return Err(refusal.short_of(request, demand(request), left));
         }
         Ok(())
     }
@@ -316,7 +322,7 @@ impl<'a> Plan<'a> {
         Refusal {
             needed,
             available,
-            nearest: offers.smaller.map(|server| server.reservation()),
+            nearest: offers.smaller.map(|server| Box::new(server.reservation())),
             otherwise: Box::new(Otherwise {
                 longer: offers.longer.map(|server| server.reservation()),
                 cpu: offers.cpu,

@@ -154,6 +154,9 @@ pub struct AdaptArgs {
     /// New period, such as 50ms.
     #[arg(long, value_name = "P")]
     pub period: Option<Span>,
+    /// New deadline, counted from each period's beginning, such as 40ms; the period to have none before its end.
+    #[arg(long, value_name = "D")]
+    pub deadline: Option<Span>,
     /// Take what it needs more from this guest: both change, or none.
     #[arg(long, value_name = "NAME")]
     pub from: Option<String>,
