@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::packing::{Id, Load, Member, Packing, Wanted};
 use super::{Bandwidth, Server};
+use crate::bisection::last_that_holds;
 use crate::reservation::{PeriodRange, nanos};
 
 /// How many CPUs are looked at for one that has to move. Where D = P the first, which has most room, tells.
@@ -64,11 +65,14 @@ impl Packing {
         let (mut best, mut greatest) = (None, 1);
         for &at in refused.on {
             let fits = |us| self.passes(at, refused, with_runtime(us)?);
-            if greatest + 1 >= too_much || fits(greatest + 1).is_none() {
-                continue;
+            if greatest + 1 >= too_much {
+                break;
             }
-            greatest = boundary(greatest + 1, too_much, |us| fits(us).is_some());
-            best = fits(greatest);
+            let more = last_that_holds(greatest + 1, too_much, |us| fits(us).is_some());
+            if let Some(more) = more {
+                greatest = more;
+                best = with_runtime(more);
+            }
         }
         best
     }
@@ -81,11 +85,14 @@ impl Packing {
         let (mut best, mut shortest) = (None, longest + 1);
         for &at in refused.on {
             let fits = |us| self.passes(at, refused, with_period(us)?);
-            if shortest - 1 <= too_short || fits(shortest - 1).is_none() {
-                continue;
+            if shortest - 1 <= too_short {
+                break;
             }
-            shortest = boundary(shortest - 1, too_short, |us| fits(us).is_some());
-            best = fits(shortest);
+            let less = last_that_holds(shortest - 1, too_short, |us| fits(us).is_some());
+            if let Some(less) = less {
+                shortest = less;
+                best = with_period(less);
+            }
         }
         best
     }
@@ -164,19 +171,6 @@ impl Packing {
         let found = others.find(|&&at| self.check(at, &[], server, load).is_ok());
         found.map(|&at| self.cpus[at].number)
     }
-}
-
-/// The value nearest to `fails` for which `fits` holds and holds no more one step on; it holds for `holds`.
-fn boundary(mut holds: u64, mut fails: u64, fits: impl Fn(u64) -> bool) -> u64 {
-    while holds.abs_diff(fails) > 1 {
-        let middle = holds.midpoint(fails);
-        if fits(middle) {
-            holds = middle;
-        } else {
-            fails = middle;
-        }
-    }
-    holds
 }
 
 /// What to do instead, each with a semicolon before it.
