@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 
-use crate::admission::{Bandwidth, Limits};
+use crate::admission::{Bandwidth, Fit, Limits};
 use crate::book::Book;
 use crate::cpus;
 use crate::kernel::{Policy, Tid, policy};
@@ -18,12 +18,13 @@ use crate::request::{AdmissionTest, BackendKind, Enforcement, Granted, Placement
 use crate::reservation::Reservation;
 
 /// The view without the threads outside partitions, which take a millisecond to find ([`foreign`]).
-pub(crate) fn read(book: &Book) -> HostView {
+pub(crate) fn read(book: &Book, fit: Fit) -> HostView {
     let online = cpus::online();
     let partitions = partition::usable(&online);
     HostView {
         limits: limits(),
         partitions: partitions.iter().map(|p| view(book, p)).collect(),
+        fit,
         online,
         foreign: None,
     }
@@ -33,7 +34,7 @@ pub(crate) fn read(book: &Book) -> HostView {
 pub(crate) fn read_for(book: &Book, granted: &[Granted]) -> HostView {
     let placements = || granted.iter().map(|granted| granted.placement);
     if placements().any(|placement| placement == Placement::Global) {
-        let mut host = read(book);
+        let mut host = read(book, Fit::default());
         host.foreign = Some(foreign(book, &host));
         return host;
     }
@@ -44,6 +45,7 @@ pub(crate) fn read_for(book: &Book, granted: &[Granted]) -> HostView {
     HostView {
         limits: limits(),
         partitions: partitions.map(|p| view(book, &p)).collect(),
+        fit: Fit::default(),
         online: Vec::new(),
         foreign: None,
     }

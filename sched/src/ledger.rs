@@ -11,11 +11,13 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::admission::Fit;
 use crate::book::{Book, recovered_name};
 pub use crate::book::{Entry, VcpuEntry};
 use crate::host_view;
 use crate::kernel::Tid;
 use crate::placement;
+use crate::prepare;
 use crate::process::{Process, deadline_threads};
 pub use crate::refusal::{Bound, Moving, Otherwise, Refusal};
 use crate::request::{Granted, VcpuRequest};
@@ -119,7 +121,8 @@ impl Ledger {
     /// # Errors
     /// As `admit`.
     pub fn check(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
-        self.decide(vm, |book| plan(book, vm, requests))
+        let fit = self.fit();
+        self.decide(vm, |book| plan(book, fit, vm, requests))
     }
 
     /// Reserves for all vCPUs of a VM or for none, in the name of this process.
@@ -128,8 +131,9 @@ impl Ledger {
     /// The bound that the request breaks; nothing was changed then.
     pub fn admit(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Admitted, Refusal> {
         let process = self.shared.process;
+        let fit = self.fit();
         let granted = self.decide(vm, |book| {
-            let granted = plan(book, vm, requests)?;
+            let granted = plan(book, fit, vm, requests)?;
             let vcpus = granted.iter().cloned();
             book.entries.push(Entry {
                 vm: vm.to_owned(),
@@ -228,6 +232,15 @@ impl Ledger {
             action: "write",
             path: self.shared.path.clone(),
             source,
+        })
+    }
+
+    /// The fit that the host was prepared with from this run directory.
+    fn fit(&self) -> Fit {
+        let dir = self.shared.path.parent().unwrap_or(Path::new("."));
+        prepare::fit(dir).unwrap_or_else(|error| {
+            tracing::warn!(%error, "placing by the usual fit");
+            Fit::default()
         })
     }
 
@@ -373,13 +386,13 @@ fn not_admitted(vm: &str, vcpu: usize) -> Refusal {
 
 /// Places a VM beside everything in the book. The host is searched for foreign SCHED_DEADLINE threads only if the
 /// partitions do not suffice.
-fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
+fn plan(book: &Book, fit: Fit, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
     check_name(vm)?;
     if let Some(entry) = book.find(vm) {
         let pid = entry.process.pid;
         return Err(Refusal::new(vm, Bound::NameTaken { pid }));
     }
-    let mut host = host_view::read(book);
+    let mut host = host_view::read(book, fit);
     let taken = book.granted();
     let in_partitions = if host.partitions.is_empty() {
         None

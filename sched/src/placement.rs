@@ -27,6 +27,8 @@ pub struct HostView {
     pub online: Vec<u32>,
     /// The usable partitions.
     pub partitions: Vec<PartitionView>,
+    /// Which of them is tried first.
+    pub fit: Fit,
     /// SCHED_DEADLINE threads outside partitions that no ledger entry accounts for, by their densities; `None` while not
     /// looked up.
     pub foreign: Option<Vec<Bandwidth>>,
@@ -34,8 +36,8 @@ pub struct HostView {
 
 /// Places all vCPUs of one VM beside `taken`, or none.
 ///
-/// Larger demands are placed first, each in the partition with most room that carries it, those that this VM does not
-/// use yet before the others: vCPUs of one guest that share a CPU delay one another. Without a partition the common root
+/// Larger demands are placed first, each in the first partition that carries it in the order of the host's fit, those
+/// that this VM does not use yet before the others: vCPUs of one guest that share a CPU delay one another. Without a partition the common root
 /// domain is tried if `host.foreign` is known.
 ///
 /// # Errors
@@ -46,7 +48,10 @@ pub fn place(
     vm: &str,
     requests: &[VcpuRequest],
 ) -> Result<Vec<Granted>, Refusal> {
-    let policy = Policy::default();
+    let policy = Policy {
+        fit: host.fit,
+        ..Policy::default()
+    };
     let mut order: Vec<usize> = (0..requests.len()).collect();
     if policy.decreasing {
         order.sort_by_key(|&vcpu| Reverse(demand(&requests[vcpu])));
@@ -362,6 +367,7 @@ mod tests {
             limits: Limits::modern(),
             online: (0..4).collect(),
             partitions: partitions.iter().map(view).collect(),
+            fit: Fit::default(),
             foreign: None,
         }
     }
@@ -379,6 +385,20 @@ mod tests {
     fn vcpus_of_one_guest_get_different_cpus_while_there_are_any() {
         let granted = place(&host(&[1, 2]), &[], "a", &[wants(10, 50), wants(10, 50)]).unwrap();
         assert_ne!(granted[0].placement, granted[1].placement);
+    }
+
+    #[test]
+    fn the_fit_of_the_host_decides_which_partition_is_tried_first() {
+        let home = |fit| {
+            let view = HostView {
+                fit,
+                ..host(&[1, 2, 3])
+            };
+            let taken = place(&view, &[], "a", &[pinned(10, 2), pinned(20, 3)]).unwrap();
+            place(&view, &taken, "b", &[wants(10, 50)]).unwrap()[0].placement
+        };
+        let homes = Fit::ALL.map(home);
+        assert_eq!(homes, [1, 3, 1].map(|cpu| Placement::Partition { cpu }));
     }
 
     #[test]

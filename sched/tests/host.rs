@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use sched::admission::Fit;
 use sched::backend::{BackendError, apply};
 use sched::host::HostCheck;
 use sched::kernel::{Policy, policy, set_policy};
@@ -82,7 +83,10 @@ fn preparing_twice_is_preparing_once_and_another_set_is_refused() {
     let _host = Host::lock();
     let prepared = Prepared::last_cpu();
     let cpu = prepared.partition.cpu;
+    assert_eq!(prepare::fit(prepared.run_dir()).unwrap(), Fit::Worst);
+    prepare::choose_fit(prepared.run_dir(), Fit::Best).unwrap();
     let again = prepare::prepare(prepared.run_dir(), &[cpu]).unwrap();
+    assert_eq!(prepare::fit(prepared.run_dir()).unwrap(), Fit::Best);
     assert_eq!(again, std::slice::from_ref(&prepared.partition));
     let other = prepare::prepare(prepared.run_dir(), &[0]);
     assert!(matches!(other, Err(PrepareError::AlreadyPrepared { .. })));

@@ -23,7 +23,7 @@ use crate::request::VcpuRequest;
 use crate::reservation::{Reservation, nanos};
 
 pub use offers::{Move, Offers};
-pub use packing::{Fit, Id, Packing, Policy, Refused, Shortage, Wanted};
+pub use packing::{Fit, Id, Packing, Policy, Refused, Shortage, UnknownFit, Wanted};
 pub use server::Server;
 
 /// A share of one CPU in units of 2^-20, the kernel's (`BW_SHIFT`, `to_ratio` in kernel/sched/core.c).

@@ -6,7 +6,11 @@
 //! by the processor demand criterion. Heuristics and their names: Johnson, Near-optimal bin packing algorithms (1973).
 
 use std::cmp::Reverse;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::edf::{self, Overload, Times};
 use super::offers::Offers;
@@ -14,7 +18,8 @@ use super::{Bandwidth, Limits, Server, partitioned};
 use crate::reservation::human;
 
 /// Which CPU is tried first, of those that carry fewest of the same group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fit {
     /// The one with the lowest number.
     First,
@@ -23,6 +28,44 @@ pub enum Fit {
     /// The one with most room.
     #[default]
     Worst,
+}
+
+impl Fit {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::First, Self::Best, Self::Worst];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Best => "best",
+            Self::Worst => "worst",
+        }
+    }
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No fit has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no fit is called '{name}': use first, best or worst")]
+pub struct UnknownFit {
+    /// The name that was given.
+    pub name: String,
+}
+
+impl FromStr for Fit {
+    type Err = UnknownFit;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFit> {
+        let found = Self::ALL.into_iter().find(|fit| fit.name() == name);
+        found.ok_or_else(|| UnknownFit {
+            name: name.to_owned(),
+        })
+    }
 }
 
 /// How several reservations are placed.

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use self::quiet::Kernel;
 use self::record::{Alone, Record, Setting, VERSION};
+use crate::admission::Fit;
 use crate::cgroup::{self, CgroupError, Hierarchy, Version};
 use crate::cpus;
 use crate::partition::{self, Partition};
@@ -203,6 +204,33 @@ fn undo(record: &Record, run_dir: &Path) -> Result<(), PrepareError> {
     not_undone
 }
 
+/// Chooses which of the prepared partitions is tried first for a vCPU, from now on. Where nothing is prepared there is
+/// nothing to choose from.
+///
+/// It is recorded with the partitions because it is about all of them: whoever is admitted on this host from this run
+/// directory is placed alike, and a guest has no say in it. What is placed already stays.
+///
+/// # Errors
+/// When the record cannot be read or written.
+pub fn choose_fit(run_dir: &Path, fit: Fit) -> Result<(), PrepareError> {
+    let _alone = Alone::wait(run_dir)?;
+    let Some(mut record) = Record::load(run_dir)? else {
+        return Ok(());
+    };
+    record.fit = fit;
+    record.store(run_dir)
+}
+
+/// The fit that was chosen; worst fit otherwise, which leaves every reservation room to grow.
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn fit(run_dir: &Path) -> Result<Fit, PrepareError> {
+    Ok(Record::load(run_dir)?
+        .map(|record| record.fit)
+        .unwrap_or_default())
+}
+
 /// The CPUs that are prepared from this run directory, whether or not they still are valid partitions.
 ///
 /// # Errors
@@ -262,6 +290,7 @@ fn plan(hierarchy: &Hierarchy, cpus: &[u32]) -> Result<Record, PrepareError> {
         cpus: cpus.to_vec(),
         created,
         settings: vec![setting],
+        fit: Fit::default(),
     })
 }
 
@@ -362,5 +391,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(!restore(dir.path()).unwrap());
         assert_eq!(prepared(dir.path()).unwrap(), Vec::<u32>::new());
+        choose_fit(dir.path(), Fit::First).unwrap();
+        assert_eq!(fit(dir.path()).unwrap(), Fit::Worst);
     }
 }

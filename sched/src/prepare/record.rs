@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::PrepareError;
+use crate::admission::Fit;
 
 /// The version of the file's form.
 pub(super) const VERSION: u32 = 1;
@@ -18,6 +19,8 @@ pub(super) struct Record {
     pub(super) cpus: Vec<u32>,
     pub(super) created: Vec<PathBuf>,
     pub(super) settings: Vec<Setting>,
+    #[serde(default)]
+    pub(super) fit: Fit,
 }
 
 /// One setting of the host.
@@ -227,6 +230,7 @@ mod tests {
             cpus: vec![],
             created: vec![],
             settings: vec![],
+            fit: Fit::default(),
         };
         record.store(dir.path()).unwrap();
         let error = Record::load(dir.path()).unwrap_err().to_string();
@@ -282,11 +286,13 @@ mod tests {
             cpus: vec![1],
             created: vec![],
             settings: vec![setting(there.clone(), "7", "5")],
+            fit: Fit::First,
         };
         record.add(&wanted);
         assert_eq!(record.settings, wanted);
         record.apply(dir.path(), wanted.clone()).unwrap();
         let kept = Record::load(dir.path()).unwrap().unwrap();
+        assert_eq!(kept.fit, Fit::First);
         assert_eq!(kept.settings, wanted[..1]);
         assert_eq!(fs::read_to_string(there).unwrap(), "1");
     }

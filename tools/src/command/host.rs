@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sched::admission::Fit;
 use sched::host::HostCheck;
 use sched::request::Granted;
 use serde::Serialize;
@@ -14,6 +15,7 @@ use crate::failure::Failure;
 #[derive(Serialize)]
 struct Prepared {
     cpus: Vec<u32>,
+    fit: Fit,
 }
 
 #[derive(Serialize)]
@@ -24,13 +26,17 @@ struct Restored {
 /// One of the `host` commands.
 pub fn host(context: &Context, command: HostCommand) -> Result<u8, Failure> {
     match command {
-        HostCommand::Prepare { cpus } => {
+        HostCommand::Prepare { cpus, fit } => {
             let partitions = sched::prepare::prepare(&context.run_dir, &cpus)?;
             let cpus = partitions.iter().map(|partition| partition.cpu).collect();
-            context.print(&Prepared { cpus }, |prepared| {
+            if let Some(fit) = fit {
+                sched::prepare::choose_fit(&context.run_dir, fit)?;
+            }
+            let fit = sched::prepare::fit(&context.run_dir)?;
+            context.print(&Prepared { cpus, fit }, |prepared| {
                 format!(
-                    "prepared: one-CPU partitions {:?}; `chronovisor host restore` undoes it",
-                    prepared.cpus
+                    "prepared: one-CPU partitions {:?}, {} fit; `chronovisor host restore` undoes it",
+                    prepared.cpus, prepared.fit
                 )
             })?;
         }
