@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::packing::{Id, Load, Member, Packing, Wanted};
+use super::edf::Times;
+use super::packing::{Id, Load, Member, Packing, Shortage, Wanted};
 use super::{Bandwidth, Server};
 use crate::bisection::last_that_holds;
 use crate::reservation::{PeriodRange, nanos};
@@ -35,16 +36,33 @@ pub struct Move {
     pub to: u32,
 }
 
+/// A CPU that was tried, and what it lacks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tried {
+    pub(super) at: usize,
+    pub(super) shortage: Shortage,
+}
+
+impl Tried {
+    /// The interval in which too much would be due. What does not mend that one need not be looked at further.
+    fn witness(&self) -> Option<u64> {
+        match self.shortage {
+            Shortage::Demand { within, .. } => Some(nanos(within)),
+            _ => None,
+        }
+    }
+}
+
 /// What was refused: on which CPUs, in place of what.
 struct Refused<'a> {
-    on: &'a [usize],
+    on: &'a [Tried],
     wanted: &'a Wanted,
     instead_of: Option<Id>,
 }
 
 impl Packing {
     /// What would fit in place of `wanted`, which does not on the CPUs `on` without `instead_of`.
-    pub(super) fn offers(&self, on: &[usize], wanted: &Wanted, instead_of: Option<Id>) -> Offers {
+    pub(super) fn offers(&self, on: &[Tried], wanted: &Wanted, instead_of: Option<Id>) -> Offers {
         let refused = Refused {
             on,
             wanted,
@@ -63,8 +81,8 @@ impl Packing {
         let with_runtime = |us| server.with_runtime(Duration::from_micros(us));
         let too_much = nanos(server.reservation().runtime()).div_ceil(1_000);
         let (mut best, mut greatest) = (None, 1);
-        for &at in refused.on {
-            let fits = |us| self.passes(at, refused, with_runtime(us)?);
+        for tried in refused.on {
+            let fits = |us| self.passes_there(tried, refused, with_runtime(us)?);
             if greatest + 1 >= too_much {
                 break;
             }
@@ -83,8 +101,8 @@ impl Packing {
         let too_short = nanos(server.reservation().period()) / 1_000;
         let longest = nanos(PeriodRange::of_this_host().longest) / 1_000;
         let (mut best, mut shortest) = (None, longest + 1);
-        for &at in refused.on {
-            let fits = |us| self.passes(at, refused, with_period(us)?);
+        for tried in refused.on {
+            let fits = |us| self.passes_there(tried, refused, with_period(us)?);
             if shortest - 1 <= too_short {
                 break;
             }
@@ -99,11 +117,23 @@ impl Packing {
 
     fn elsewhere(&self, refused: &Refused<'_>) -> Option<u32> {
         let mut others = self.roomiest(Some(refused.wanted.group));
-        others.retain(|at| !refused.on.contains(at));
+        others.retain(|&at| refused.on.iter().all(|tried| tried.at != at));
         let found = others
             .into_iter()
             .find(|&at| self.passes(at, refused, refused.wanted.server).is_some());
         found.map(|at| self.cpus[at].number)
+    }
+
+    /// [`Packing::passes`] where the witness is looked at first.
+    fn passes_there(&self, tried: &Tried, refused: &Refused<'_>, server: Server) -> Option<Server> {
+        let at = tried.at;
+        if let Some(length) = tried.witness() {
+            let others = self.due(at, refused.instead_of, length);
+            if self.overloads(at, others + Times::of(&server).demand(length), length) {
+                return None;
+            }
+        }
+        self.passes(at, refused, server)
     }
 
     fn passes(&self, at: usize, refused: &Refused<'_>, server: Server) -> Option<Server> {
@@ -119,10 +149,10 @@ impl Packing {
     fn after_a_move(&self, refused: &Refused<'_>) -> Option<Move> {
         let destinations = self.roomiest(None);
         let mut best: Option<(Bandwidth, Move)> = None;
-        for &at in refused.on {
+        for tried in refused.on {
             let below = best.map(|(size, _)| size);
             best = self
-                .smallest_move(at, refused, below, &destinations)
+                .smallest_move(tried, refused, below, &destinations)
                 .or(best);
         }
         best.map(|(_, smallest)| smallest)
@@ -131,12 +161,14 @@ impl Packing {
     /// The smallest reservation on a CPU, smaller than `below`, that makes room by leaving and fits elsewhere.
     fn smallest_move(
         &self,
-        at: usize,
+        tried: &Tried,
         refused: &Refused<'_>,
         below: Option<Bandwidth>,
         destinations: &[usize],
     ) -> Option<(Bandwidth, Move)> {
+        let at = tried.at;
         let size = |member: &Member| member.load.bandwidth;
+        let mends = self.mending(tried, refused);
         let may_move = |member: &&Member| {
             let bound = member.wanted.cpu.is_some() || !member.settled;
             !bound && member.wanted.group != refused.wanted.group
@@ -146,6 +178,7 @@ impl Packing {
             .filter(|&&id| Some(id) != refused.instead_of)
             .filter_map(|&id| Some((id, self.member(id).filter(may_move)?)))
             .filter(|(_, member)| below.is_none_or(|below| size(member) < below))
+            .filter(|(_, member)| mends(member))
             .collect();
         members.sort_by_key(|(_, member)| size(member));
         let load = Load::of(&refused.wanted.server);
@@ -162,6 +195,25 @@ impl Packing {
             let from = self.cpus[at].number;
             Some((size(member), Move { id, from, to }))
         })
+    }
+
+    /// Whether a reservation of the CPU mends the witness by leaving.
+    fn mending<'a>(
+        &'a self,
+        tried: &Tried,
+        refused: &Refused<'_>,
+    ) -> impl Fn(&Member) -> bool + 'a {
+        let at = tried.at;
+        let witness = tried.witness().map(|length| {
+            let others = self.due(at, refused.instead_of, length);
+            let wanted = Times::of(&refused.wanted.server).demand(length);
+            (length, others + wanted)
+        });
+        move |member| {
+            witness.is_none_or(|(length, due)| {
+                !self.overloads(at, due - member.times.demand(length), length)
+            })
+        }
     }
 
     fn destination(&self, from: usize, member: &Member, roomiest: &[usize]) -> Option<u32> {
