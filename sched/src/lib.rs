@@ -17,6 +17,7 @@ pub mod account;
 pub mod admission;
 pub mod analysis;
 pub mod backend;
+mod bisection;
 mod book;
 pub mod budget;
 mod capability;

@@ -6,6 +6,7 @@ use sched::request::Granted;
 use sched::reservation::Reservation;
 use vmm::control::{Reply, Request, Transfer, socket_path};
 use vmm::guest::VcpuStatus;
+use vmm::units::Span;
 
 use super::Context;
 use super::control::{ask, status_of, vcpu_text};
@@ -14,19 +15,13 @@ use crate::failure::Failure;
 
 /// Changes a reservation, with budget from another guest if that is asked for.
 pub fn adapt(context: &Context, args: &AdaptArgs) -> Result<u8, Failure> {
-    if args.runtime.or(args.period).is_none() {
+    if args.runtime.or(args.period).or(args.deadline).is_none() {
         return Err(Failure::new(
-            "nothing to change: give --runtime, --period, or both",
+            "nothing to change: give --runtime, --period or --deadline",
         ));
     }
     let before = Held::by(context, &args.name, args.vcpu)?;
-    let runtime = args
-        .runtime
-        .map_or(before.reservation.runtime(), |span| span.duration());
-    let period = args
-        .period
-        .map_or(before.reservation.period(), |span| span.duration());
-    let reservation = Reservation::new(runtime, period)?;
+    let reservation = wanted(args, before.reservation)?;
     let mut promises = vec![before.with(reservation)];
     let request = match &args.from {
         None => Request::Adapt {
@@ -67,6 +62,20 @@ pub fn adapt(context: &Context, args: &AdaptArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// What is asked for. A deadline at the end of the period stays there.
+fn wanted(args: &AdaptArgs, before: Reservation) -> Result<Reservation, Failure> {
+    let given = |span: Option<Span>, kept: Duration| span.map_or(kept, Span::duration);
+    let runtime = given(args.runtime, before.runtime());
+    let period = given(args.period, before.period());
+    let kept = if before.is_constrained() {
+        before.deadline()
+    } else {
+        period
+    };
+    let deadline = given(args.deadline, kept);
+    Ok(Reservation::new(runtime, period)?.with_deadline(deadline)?)
+}
+
 /// The share of a CPU that the guest gets more.
 fn gained(args: &AdaptArgs, before: Reservation, after: Reservation) -> Result<f64, Failure> {
     let gained = after.utilisation() - before.utilisation();
@@ -92,7 +101,7 @@ fn kept(from: &str, before: Reservation, gained: f64) -> Result<Reservation, Fai
             ))
             .refused()
         })?;
-    Ok(Reservation::new(kept, before.period())?)
+    Ok(before.with_runtime(kept)?)
 }
 
 /// What a vCPU was granted, with a reservation in it.
