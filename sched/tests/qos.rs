@@ -170,6 +170,12 @@ fn run(
     events
 }
 
+fn silent() -> Presence {
+    Presence::Silent {
+        reason: "no answer".to_owned(),
+    }
+}
+
 fn refusals(events: &[Event]) -> usize {
     let is_refusal = |event: &&Event| matches!(event, Event::Refused { .. });
     events.iter().filter(is_refusal).count()
@@ -281,7 +287,7 @@ fn a_donor_gets_back_what_it_gave_to_a_job_that_has_gone() {
 }
 
 #[test]
-fn who_is_not_there_is_said_once_and_a_silent_job_is_nothing_new() {
+fn who_is_not_there_or_silent_is_said_once_and_what_was_known_of_a_silent_job_stays() {
     let mut world = World::of(&[("gold", 10, 50)]);
     let mut watch = Watch::new([rule("take", from_donor(4, 40, 8))]);
     let mut seen = world.seen();
@@ -293,15 +299,18 @@ fn who_is_not_there_is_said_once_and_a_silent_job_is_nothing_new() {
         Event::Here { job: job("gold") },
     ];
     assert_eq!(events, expected);
-    seen.insert("gold".to_owned(), Presence::Silent);
-    assert_eq!(watch.step(2 * TICK, &seen, &mut world), []);
+    seen.insert("gold".to_owned(), silent());
+    let events = watch.step(2 * TICK, &seen, &mut world);
+    assert!(matches!(events[..], [Event::Silent { .. }]), "{events:?}");
+    assert_eq!(watch.step(3 * TICK, &seen, &mut world), []);
     // With nobody to take it from there is nothing to do.
     world.miss("gold", 5);
     let mut seen = world.seen();
     seen.insert("donor".to_owned(), Presence::Gone);
-    let events = watch.step(3 * TICK, &seen, &mut world);
+    let events = watch.step(4 * TICK, &seen, &mut world);
+    assert_eq!(events[0], Event::Here { job: job("gold") });
     assert!(
-        matches!(events[..], [Event::Violation { .. }, Event::Held { .. }]),
+        matches!(events[1..], [Event::Violation { .. }, Event::Held { .. }]),
         "{events:?}"
     );
 }
@@ -388,7 +397,7 @@ proptest! {
             world.miss("gold", *new);
             let mut seen = world.seen();
             if (8..10).contains(chance) {
-                seen.insert("gold".to_owned(), Presence::Silent);
+                seen.insert("gold".to_owned(), silent());
             }
             let before = (world.bandwidth(), world.acted.len());
             let events = watch.step(now, &seen, &mut world);

@@ -18,7 +18,7 @@ mod watch;
 
 pub use monitor::{Condition, Evidence, Monitor, Quality, Violation};
 pub use observation::{Observation, Presence, TaskSeen, VcpuSeen};
-pub use strategy::{Donor, Hold, Strategy};
+pub use strategy::{Donor, Hold, LEAST_STEP, Strategy};
 pub use watch::{Cause, Event, Rule, Watch};
 
 use std::fmt;

@@ -11,8 +11,11 @@ use crate::reservation::Reservation;
 pub enum Presence {
     /// This.
     Here(Observation),
-    /// It is there, and did not answer in time.
-    Silent,
+    /// It could not be asked.
+    Silent {
+        /// Why, for the user.
+        reason: String,
+    },
     /// There is no such job.
     Gone,
 }

@@ -14,7 +14,7 @@ use super::{Action, Change, Target};
 use crate::reservation::{Reservation, human, nanos};
 
 /// The least step: what is left of a bound below that is no use to anybody.
-const LEAST_STEP: Duration = Duration::from_micros(1);
+pub const LEAST_STEP: Duration = Duration::from_micros(1);
 
 /// Gives more to a job by steps.
 #[derive(Clone, Debug, PartialEq, Eq)]

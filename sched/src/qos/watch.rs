@@ -41,6 +41,13 @@ pub enum Event {
         /// Its name.
         job: String,
     },
+    /// A job could not be asked. What is known of it stays.
+    Silent {
+        /// Its name.
+        job: String,
+        /// Why.
+        reason: String,
+    },
     /// A quality of service was not kept.
     Violation {
         /// The rule that looked for it.
@@ -115,6 +122,7 @@ struct Working {
 #[derive(Debug, Default)]
 struct Job {
     is_known: bool,
+    is_silent: bool,
     life: Option<u64>,
     /// When a rule last acted on it or saw a violation.
     troubled: Duration,
@@ -162,7 +170,7 @@ impl Watch {
     ) -> Vec<Event> {
         let here = |(name, presence): (&String, &Presence)| match presence {
             Presence::Here(seen) => Some(seen.promises(name).collect::<Vec<_>>()),
-            Presence::Silent | Presence::Gone => None,
+            Presence::Silent { .. } | Presence::Gone => None,
         };
         let mut step = Step {
             now,
@@ -190,9 +198,22 @@ impl Watch {
             let life = match seen.get(name) {
                 Some(Presence::Here(observation)) => Some(observation.life),
                 Some(Presence::Gone) => None,
-                Some(Presence::Silent) | None => continue,
+                Some(Presence::Silent { reason }) => {
+                    if !std::mem::replace(&mut job.is_silent, true) {
+                        step.events.push(Event::Silent {
+                            job: name.clone(),
+                            reason: reason.clone(),
+                        });
+                    }
+                    continue;
+                }
+                None => continue,
             };
+            let was_silent = std::mem::take(&mut job.is_silent);
             if job.is_known && job.life == life {
+                if was_silent && life.is_some() {
+                    step.events.push(Event::Here { job: name.clone() });
+                }
                 continue;
             }
             if job.life.is_some() {
@@ -211,6 +232,7 @@ impl Watch {
             }
             *job = Job {
                 is_known: true,
+                is_silent: false,
                 life,
                 troubled: step.now,
                 rests_until: None,
