@@ -130,13 +130,15 @@ fn a_busy_virtual_cpu_that_gets_half_of_its_promise_is_short_and_an_idle_one_is_
 
 /// Numbers of violations by a look at everything that was ever seen, with the times of those that count no more.
 fn violations_slowly(steps: &[u64], within: u32, count: u64) -> Vec<usize> {
+    let within = usize::try_from(within).unwrap();
     let mut spent = 0;
-    let mut found = Vec::new();
+    let mut found: Vec<usize> = Vec::new();
     for now in 0..steps.len() {
-        let from = spent.max((now + 1).saturating_sub(usize::try_from(within).unwrap() + 1));
+        let from = spent.max(now.saturating_sub(within));
         // What was there at the first look is not known to be new.
         let sum: u64 = steps[from.max(1).min(now + 1)..=now].iter().sum();
-        if sum >= count {
+        let is_new = found.last().is_none_or(|last| now >= last + within);
+        if sum >= count && is_new {
             found.push(now);
             spent = now + 1;
         }

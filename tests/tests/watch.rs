@@ -89,9 +89,8 @@ fn a_guest_that_misses_deadlines_gets_budget_from_its_donor_and_misses_no_more()
     // What had piled up until then is worked off.
     std::thread::sleep(Duration::from_secs(2));
     let (jobs_before, late_before) = jobs(&mut gold);
-    gold.until("30 jobs later", |gold| {
+    gold.until("30 jobs later", |_| {
         let status = user.run(&["--json", "status", "cv-gold"]).expect(0).json();
-        let _ = gold;
         status["records"]["tasks"]["0"]["jobs"].as_u64().unwrap() >= jobs_before + 30
     });
     let (jobs_after, late_after) = jobs(&mut gold);
@@ -153,6 +152,48 @@ fn what_the_host_refuses_is_said_with_the_reason_and_the_next_rule_takes_from_th
     watcher.wait(Duration::from_secs(10)).expect(0);
     // What was changed stays.
     assert_eq!((runtime(&mut gold), runtime(&mut donor)), (12, 12));
+    gold.stop().expect(0);
+    donor.stop().expect(0);
+}
+
+#[test]
+fn what_was_taken_is_given_back_when_it_is_quiet_and_taken_again_when_that_was_too_soon() {
+    requires!(Need::Kvm, NICE);
+    let user = User::new();
+    let mut donor = user.launch("cv-donor", &donor("20ms"), &[]);
+    let mut gold = user.launch("cv-gold", &gold("4ms"), &[]);
+    gold.status();
+    donor.status();
+    let more = "up_to = \"12ms\"\nfrom = \"cv-donor\"\ndown_to = \"4ms\"\ngive_back_after = \"3s\"";
+    let mut watcher = watch(&user, &rule("take", more));
+    watcher.until("acting thrice", |watcher| count(watcher, "done") >= 3);
+    watcher.signal(Signal::SIGINT);
+    let seen = events(&watcher);
+    let millis =
+        |change: &Value, when: &str| change[when]["runtime_ns"].as_u64().unwrap() / 1_000_000;
+    let decided: Vec<_> = seen
+        .iter()
+        .filter(|event| event["event"] == "decision")
+        .map(|event| {
+            let (to, from) = (
+                &event["action"]["transfer"]["to"],
+                &event["action"]["transfer"]["from"],
+            );
+            (
+                event["cause"].as_str().unwrap(),
+                to["job"].as_str().unwrap(),
+                millis(to, "after"),
+                millis(from, "after"),
+            )
+        })
+        .collect();
+    let expected = [
+        ("violation", "cv-gold", 12, 12),
+        ("quiet", "cv-donor", 20, 4),
+        ("violation", "cv-gold", 12, 12),
+    ];
+    assert_eq!(decided[..3], expected, "{seen:?}");
+    watcher.wait(Duration::from_secs(10)).expect(0);
     gold.stop().expect(0);
     donor.stop().expect(0);
 }

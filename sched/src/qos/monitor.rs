@@ -117,6 +117,8 @@ pub struct Monitor {
     last: Option<Observation>,
     failures: VecDeque<Failures>,
     samples: VecDeque<Sample>,
+    /// When the last violation is over as a window, and another may be seen.
+    next: Duration,
 }
 
 /// Failures that were seen at one time.
@@ -145,17 +147,12 @@ impl Monitor {
             last: None,
             failures: VecDeque::new(),
             samples: VecDeque::new(),
+            next: Duration::ZERO,
         }
     }
 
-    /// What it looks for.
-    #[must_use]
-    pub fn condition(&self) -> &Condition {
-        &self.condition
-    }
-
-    /// Takes in what is seen now. What a violation was made of counts for no other one. What happened before the first
-    /// observation of a life counts for nothing.
+    /// Takes in what is seen now. What a violation was made of counts for no other one, and the next one comes no sooner
+    /// than its window is over. What happened before the first observation of a life counts for nothing.
     pub fn observe(&mut self, now: Duration, seen: &Observation) -> Option<Violation> {
         if self
             .last
@@ -176,6 +173,7 @@ impl Monitor {
     pub fn forget(&mut self) {
         self.failures.clear();
         self.samples.clear();
+        self.next = Duration::ZERO;
     }
 
     /// Starts with another life of the job.
@@ -195,9 +193,10 @@ impl Monitor {
         }
         let first = self.failures.front()?.at;
         let number = self.failures.iter().map(|some| some.number).sum();
-        if number < self.condition.count {
+        if number < self.condition.count || now < self.next {
             return None;
         }
+        self.next = now + within;
         let worst = self.failures.drain(..).map(|some| some.worst).max();
         Some(Violation {
             within: now.saturating_sub(first),
