@@ -36,6 +36,7 @@ pub mod partition;
 pub mod placement;
 pub mod prepare;
 mod process;
+pub mod qos;
 mod refusal;
 pub mod request;
 pub mod reservation;

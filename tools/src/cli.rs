@@ -75,6 +75,16 @@ pub enum Command {
     },
     /// Change the reservation of a running guest.
     Adapt(AdaptArgs),
+    /// Watch guests, and adapt them by the rules of a file when they do not get what they need. Ctrl-C ends it; what it
+    /// has changed stays.
+    Watch {
+        /// The rules.
+        #[arg(required_unless_present = "example")]
+        rules: Option<PathBuf>,
+        /// Print commented rules.
+        #[arg(long, conflicts_with = "rules")]
+        example: bool,
+    },
     /// Save a guest into a new folder and end it here; `restore` lets it go on.
     Save {
         /// Its name.

@@ -261,7 +261,8 @@ fn parse_tasks(command_line: &str) -> Result<TaskSet, SpecError> {
 }
 
 /// Whether a VM can have this name.
-pub(crate) fn is_name(name: &str) -> bool {
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     (1..=MAX_NAME).contains(&name.len())
         && name.chars().all(allowed)
