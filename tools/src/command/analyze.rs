@@ -21,8 +21,6 @@ use crate::report::terminal::{self, Screen};
 
 /// What a switch to a server and away from it takes, if the file does not say: a few context switches, with caches.
 const SWITCH: Duration = Duration::from_micros(20);
-/// Periods that are tried when the file gives none.
-const PERIODS: u32 = 200;
 /// Points of a curve: more than a figure has pixels.
 const POINTS: u32 = 1_000;
 
@@ -169,24 +167,13 @@ impl Sheet {
             )),
             (None, None) => {
                 let switch = self.budget_switch.map_or(SWITCH, Span::duration);
-                let longest = set.tasks().iter().map(|task| task.period).min();
-                let longest = longest.unwrap_or(SWITCH);
-                let step = whole_micros(longest / PERIODS);
-                let periods = Periods {
-                    shortest: step,
-                    longest: whole_micros(longest),
-                    step,
-                };
-                let best = best_server(set, scheduler, (periods, switch), Supply::worst_case);
-                let period = best.map_or(longest, |best| best.period);
+                let periods = Periods::up_to_the_shortest_of(set);
+                let best = best_server(set, scheduler, (periods, |_| switch), Supply::worst_case);
+                let period = best.map_or(periods.longest, |best| best.period);
                 Ok((period, Some(switch)))
             }
         }
     }
-}
-
-fn whole_micros(time: Duration) -> Duration {
-    Duration::from_micros((nanos(time) / 1_000).max(1))
 }
 
 #[derive(Serialize)]
@@ -207,8 +194,9 @@ struct FindingAnswer {
     witnesses: Vec<WitnessAnswer>,
 }
 
+/// A witness for machines.
 #[derive(Serialize)]
-struct WitnessAnswer {
+pub struct WitnessAnswer {
     task: String,
     instant_ns: u64,
     demand_ns: u64,

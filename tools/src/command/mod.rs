@@ -8,6 +8,7 @@ mod control;
 mod demo;
 mod experiment;
 mod host;
+mod plan;
 pub mod run;
 mod simulate;
 
