@@ -182,6 +182,12 @@ pub enum HostCommand {
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
     },
+    /// Measure what scheduling costs on this host and how fast it is, for `run`, `check` and `analyze`.
+    Measure {
+        /// The CPU to measure on, made a partition for the time being; the last one if not given.
+        #[arg(long)]
+        cpu: Option<u32>,
+    },
 }
 
 /// `experiment`.

@@ -1,5 +1,6 @@
 //! What was measured of a host for the analysis: what scheduling costs on it, and how fast it is. Kept in a run directory.
 
+use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -77,6 +78,38 @@ pub struct HostFigures {
     pub speed: SpeedFigures,
     /// Whether the program that measured was built with optimisation; figures of others are slower.
     pub optimised: bool,
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let us = |span: Span| span.duration().as_secs_f64() * 1e6;
+        write!(
+            f,
+            "{:.1} us for 99 of 100, median {:.1} us, at most {:.1} us ({} observed)",
+            us(self.p99),
+            us(self.median),
+            us(self.max),
+            self.samples
+        )
+    }
+}
+
+impl fmt::Display for HostFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "measured on     {}", self.origin())?;
+        writeln!(f, "KVM             {}", self.kvm)?;
+        writeln!(f, "timer latency   {}", self.timer_latency)?;
+        writeln!(f, "exits, release  {}", self.exit)?;
+        writeln!(f, "budget switch   {}", self.budget_switch)?;
+        writeln!(f, "speed           {}", self.speed)?;
+        if !self.optimised {
+            writeln!(
+                f,
+                "note: this program was built without optimisation: its speed figures compare with no others"
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// How the figures lie on disk: what they are stands outside of them.
