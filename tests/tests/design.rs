@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use system_tests::requires::Capability;
 use system_tests::user::Guest;
-use system_tests::{Need, User, requires};
+use system_tests::{Need, User, host_figures::keep_figures, requires};
 
 const NEEDS: [Need; 3] = [Need::Kvm, Need::Root, Need::Capability(Capability::SysNice)];
 
@@ -119,36 +119,6 @@ fn a_guest_whose_specification_has_only_tasks_misses_no_deadline_beside_load() {
         );
     }
     drop(load);
-}
-
-/// Keeps figures of this host in the run directory: 100 us and 300 us for each release, 50 us for each budget.
-fn keep_figures(user: &User, change: impl FnOnce(&mut Value)) {
-    let cost =
-        |us: u64| json!({"samples": 9, "median": "1us", "p99": format!("{us}us"), "max": "9ms"});
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap();
-    let model = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap();
-    let kernel = fs::read_to_string("/proc/version").unwrap();
-    let mut kept = json!({
-        "kind": "host-figures",
-        "version": 1,
-        "figures": {
-            "date": "2025-01-02T03-04-05Z",
-            "cpu": 0,
-            "cpu_model": model.trim_start_matches(['\t', ' ', ':']),
-            "kernel": kernel.trim(),
-            "kvm": "any",
-            "budget_switch": cost(50),
-            "timer_latency": cost(100),
-            "exit": cost(300),
-            "speed": {"integer": "10ms", "float": "12ms", "memory": "20ms"},
-            "optimised": true,
-        },
-    });
-    change(&mut kept);
-    fs::write(user.run_dir().join("host-figures.json"), kept.to_string()).unwrap();
 }
 
 fn checked(user: &User, spec: &str) -> Value {

@@ -38,16 +38,9 @@ pub enum Command {
     },
     /// Say whether tasks meet their deadlines in a reservation, or which reservation they need, and by which bound.
     ///
-    /// FILE has `scheduler` (rm, dm or edf), `runtime` and `period` to judge, `period` alone or neither to design, and
-    /// a `[[task]]` for each task: name, execution, period, and if need be deadline, jitter and offset.
-    Analyze {
-        /// The tasks.
-        #[arg(value_name = "FILE")]
-        tasks: PathBuf,
-        /// Draw demand against supply into this file.
-        #[arg(long, value_name = "FILE")]
-        svg: Option<PathBuf>,
-    },
+    /// FILE has a `[[task]]` for each task, `scheduler`, `runtime` and `period` to judge, `period` alone or neither to
+    /// design, and what else is known; `analyze --example` prints all of it with comments.
+    Analyze(AnalyzeArgs),
     /// List the guests that run on this host.
     Ls,
     /// Show one guest: what it was promised, what it got, how its tasks do.
@@ -117,6 +110,20 @@ pub enum Command {
         #[arg(long, required = true)]
         example: bool,
     },
+}
+
+/// `analyze`.
+#[derive(Debug, Args)]
+pub struct AnalyzeArgs {
+    /// The tasks.
+    #[arg(value_name = "FILE", required_unless_present = "example")]
+    pub tasks: Option<PathBuf>,
+    /// Draw demand against supply into this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "example")]
+    pub svg: Option<PathBuf>,
+    /// Print a commented file that can be analysed as it is.
+    #[arg(long, conflicts_with = "tasks")]
+    pub example: bool,
 }
 
 /// `run`.

@@ -42,14 +42,20 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Of measurements; nothing of none.
+    /// Of measurements, in whole microseconds, rounded up; nothing of none.
     pub fn of(times: &Distribution) -> Option<Self> {
-        let at = |quantile| times.quantile(quantile).map(Span::from);
+        let whole = |time: Duration| {
+            let micros = time.as_nanos().div_ceil(1_000);
+            Span::from(Duration::from_micros(
+                u64::try_from(micros).unwrap_or(u64::MAX),
+            ))
+        };
+        let at = |quantile| times.quantile(quantile).map(whole);
         Some(Self {
             samples: times.count(),
             median: at(Quantile::MEDIAN)?,
             p99: at(Quantile::P99)?,
-            max: times.max()?.into(),
+            max: whole(times.max()?),
         })
     }
 }
@@ -82,14 +88,10 @@ pub struct HostFigures {
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let us = |span: Span| span.duration().as_secs_f64() * 1e6;
         write!(
             f,
-            "{:.1} us for 99 of 100, median {:.1} us, at most {:.1} us ({} observed)",
-            us(self.p99),
-            us(self.median),
-            us(self.max),
-            self.samples
+            "{} for 99 of 100, median {}, at most {} ({} observed)",
+            self.p99, self.median, self.max, self.samples
         )
     }
 }

@@ -63,7 +63,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Check { spec } => check::check(&context, &spec),
-        Command::Analyze { tasks, svg } => analyze::analyze(&context, &tasks, svg.as_deref()),
+        Command::Analyze(args) => analyze::analyze(&context, &args),
         Command::Ls => control::ls(&context),
         Command::Status { name } => control::status(&context, &name),
         Command::Pause { name } => control::pause(&context, &name),
