@@ -17,7 +17,7 @@ use sched::budget::surplus_of;
 use sched::request::{BackendKind, Enforcement};
 use sched::reservation::{LEAST_RUNTIME, PeriodRange, Reservation};
 
-use crate::spec::{BUILT_IN_IMAGE, SpecError, VcpuSpec, VmSpec};
+use crate::spec::{BUILT_IN_IMAGE, GuestSpec, SpecError, TaskSpec, VcpuSpec, VmSpec};
 use crate::speed::SpeedFigures;
 use crate::units::Span;
 
@@ -229,6 +229,34 @@ impl VmSpec {
     }
 }
 
+impl GuestSpec {
+    /// What the command line says to `rt-guest`.
+    pub(crate) fn parsed_tasks(&self) -> Result<GuestTasks, SpecError> {
+        let command_line = self.command_line()?;
+        GuestTasks::parse(&command_line).map_err(|error| SpecError::Value {
+            key: "guest.command_line".to_owned(),
+            value: format!("{command_line:?}"),
+            fits: error.to_string(),
+        })
+    }
+
+    /// Priorities of the tasks, where they are not rate monotonic: by their places among all tasks.
+    pub(crate) fn priorities(&self) -> Option<Vec<usize>> {
+        let deadline = |task: &TaskSpec| task.deadline.unwrap_or(task.period);
+        let mut order: Vec<usize> = (0..self.tasks.len()).collect();
+        match self.scheduler.as_deref() {
+            Some("dm") => order.sort_by_key(|&place| deadline(&self.tasks[place])),
+            Some("given") => {}
+            _ => return None,
+        }
+        let mut priorities = vec![0; order.len()];
+        for (rank, place) in order.into_iter().enumerate() {
+            priorities[place] = rank;
+        }
+        Some(priorities)
+    }
+}
+
 /// The periodic tasks of one vCPU, in the order of their ranks; nothing if there are none.
 fn tasks_of(guest: &GuestTasks, vcpu: u16) -> Result<Option<Vec<Task>>, SpecError> {
     let ranks = ranks(guest.policy, guest.tasks());
@@ -350,7 +378,7 @@ impl Costs {
 /// The period with which the tasks take the least bandwidth, what is admitted for enforcing it included; the longest
 /// one if there is none.
 fn best_period(tasks: &TaskSet, scheduler: Scheduler, switch: Duration) -> Duration {
-    let all = Periods::up_to_the_shortest_of(tasks);
+    let all = Periods::suited_to(tasks);
     let range = PeriodRange::of_this_host();
     let periods = Periods {
         shortest: all.shortest.max(range.least),

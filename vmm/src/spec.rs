@@ -291,7 +291,7 @@ impl GuestSpec {
     }
 
     /// The command line: as written, or put together from the tasks.
-    fn command_line(&self) -> Result<String, SpecError> {
+    pub(crate) fn command_line(&self) -> Result<String, SpecError> {
         let structured = self.scheduler.is_some()
             || self.duration.is_some()
             || self.seed.is_some()
@@ -307,16 +307,6 @@ impl GuestSpec {
             }),
             (None, true) => Ok(self.composed_line()),
         }
-    }
-
-    /// What the command line says to `rt-guest`.
-    pub(crate) fn parsed_tasks(&self) -> Result<TaskSet, SpecError> {
-        let command_line = self.command_line()?;
-        TaskSet::parse(&command_line).map_err(|error| SpecError::Value {
-            key: "guest.command_line".to_owned(),
-            value: format!("{command_line:?}"),
-            fits: error.to_string(),
-        })
     }
 
     fn composed_line(&self) -> String {
@@ -335,22 +325,6 @@ impl GuestSpec {
         }));
         words.extend(self.hogs.iter().map(|vcpu| format!("hog={vcpu}")));
         words.join(" ")
-    }
-
-    /// Priorities of the tasks, where they are not rate monotonic: by their places among all tasks.
-    fn priorities(&self) -> Option<Vec<usize>> {
-        let deadline = |task: &TaskSpec| task.deadline.unwrap_or(task.period);
-        let mut order: Vec<usize> = (0..self.tasks.len()).collect();
-        match self.scheduler.as_deref() {
-            Some("dm") => order.sort_by_key(|&place| deadline(&self.tasks[place])),
-            Some("given") => {}
-            _ => return None,
-        }
-        let mut priorities = vec![0; order.len()];
-        for (rank, place) in order.into_iter().enumerate() {
-            priorities[place] = rank;
-        }
-        Some(priorities)
     }
 }
 

@@ -72,20 +72,21 @@ pub struct Periods {
     pub step: Duration,
 }
 
-/// How many periods [`Periods::up_to_the_shortest_of`] has.
+/// How many periods [`Periods::suited_to`] has up to the shortest of a task, and how many times that is the longest.
 const CHOICES: u32 = 200;
+const LONGEST: u32 = 4;
 
 impl Periods {
-    /// 200 periods in whole microseconds, none longer than the shortest of a task: a longer one would have to supply
-    /// nearly all the time.
-    pub fn up_to_the_shortest_of(set: &TaskSet) -> Self {
+    /// 800 periods in whole microseconds, up to four times the shortest of a task. With one longer than that of a task a
+    /// server has to supply nearly all the time, which pays only where tasks need that and a period costs much.
+    pub fn suited_to(set: &TaskSet) -> Self {
         let whole = |time: Duration| duration(steps(time).max(1));
         let shortest = set.tasks().iter().map(|task| task.period).min();
-        let longest = whole(shortest.unwrap_or(BUDGET_STEP));
-        let step = whole(longest / CHOICES);
+        let shortest = shortest.unwrap_or(BUDGET_STEP);
+        let step = whole(shortest / CHOICES);
         Self {
             shortest: step,
-            longest,
+            longest: whole(shortest * LONGEST),
             step,
         }
     }
@@ -316,8 +317,8 @@ mod tests {
 
     #[test]
     fn a_period_that_costs_more_than_the_others_is_not_the_best() {
-        let periods = Periods::up_to_the_shortest_of(&paper());
-        assert_eq!((periods.shortest, periods.longest), (us(750), ms(150)));
+        let periods = Periods::suited_to(&paper());
+        assert_eq!((periods.shortest, periods.longest), (us(750), ms(600)));
         let best = |cost: &dyn Fn(Duration) -> Duration| {
             best_server(&paper(), RM, (periods, cost), Supply::worst_case).unwrap()
         };

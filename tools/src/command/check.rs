@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use sched::framework::Manager;
 use sched::ledger::Ledger;
 use sched::request::Granted;
 use serde::Serialize;
@@ -25,7 +26,7 @@ struct Answer {
 pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
     let planned = read_plan(context, spec)?;
     let ledger = Ledger::open(&context.run_dir)?;
-    let checked = ledger.check(&planned.plan.name, &planned.plan.requests);
+    let checked = ledger.admit(&planned.plan.name, &planned.plan.requests);
     let vcpus = checked.map_err(|refusal| {
         planned.tell();
         Failure::from(refusal).refused()

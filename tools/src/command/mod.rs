@@ -11,6 +11,7 @@ mod host;
 mod plan;
 pub mod run;
 mod simulate;
+mod tree;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -65,6 +66,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Check { spec } => check::check(&context, &spec),
         Command::Analyze(args) => analyze::analyze(&context, &args),
         Command::Ls => control::ls(&context),
+        Command::Tree => tree::tree(&context),
         Command::Status { name } => control::status(&context, &name),
         Command::Pause { name } => control::pause(&context, &name),
         Command::Resume { name } => control::resume(&context, &name),

@@ -315,7 +315,7 @@ impl Sheet {
         let period = match wanted {
             Wanted::Judged { period, .. } | Wanted::Least { period } => period,
             Wanted::Best => {
-                let periods = Periods::up_to_the_shortest_of(&set);
+                let periods = Periods::suited_to(&set);
                 let switch = self.switch(&tasks.charged);
                 let supply = |budget, period| self.supply(budget, period);
                 let best = best_server(&set, scheduler, (periods, |_| switch), supply);
