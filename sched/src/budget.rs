@@ -54,7 +54,7 @@ pub fn default_surplus(reservation: Reservation) -> Duration {
 }
 
 /// [`default_surplus`] where there is room for it.
-pub(crate) fn surplus_of(period: Duration) -> Duration {
+pub fn surplus_of(period: Duration) -> Duration {
     (period / 10).clamp(LEAST_SURPLUS, GREATEST_SURPLUS)
 }
 

@@ -39,16 +39,9 @@ pub enum Command {
     },
     /// Say whether tasks meet their deadlines in a reservation, or which reservation they need, and by which bound.
     ///
-    /// FILE has `scheduler` (rm, dm or edf), `runtime` and `period` to judge, `period` alone or neither to design, and
-    /// a `[[task]]` for each task: name, execution, period, and if need be deadline, jitter and offset.
-    Analyze {
-        /// The tasks.
-        #[arg(value_name = "FILE")]
-        tasks: PathBuf,
-        /// Draw demand against supply into this file.
-        #[arg(long, value_name = "FILE")]
-        svg: Option<PathBuf>,
-    },
+    /// FILE has a `[[task]]` for each task, `scheduler`, `runtime` and `period` to judge, `period` alone or neither to
+    /// design, and what else is known; `analyze --example` prints all of it with comments.
+    Analyze(AnalyzeArgs),
     /// List the guests that run on this host.
     Ls,
     /// Show the levels of this host: its CPUs, the threads on them, their vCPUs, and the VMs these belong to.
@@ -132,6 +125,20 @@ pub enum Command {
     },
 }
 
+/// `analyze`.
+#[derive(Debug, Args)]
+pub struct AnalyzeArgs {
+    /// The tasks.
+    #[arg(value_name = "FILE", required_unless_present = "example")]
+    pub tasks: Option<PathBuf>,
+    /// Draw demand against supply into this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "example")]
+    pub svg: Option<PathBuf>,
+    /// Print a commented file that can be analysed as it is.
+    #[arg(long, conflicts_with = "tasks")]
+    pub example: bool,
+}
+
 /// `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -201,6 +208,12 @@ pub enum HostCommand {
         /// Seconds to measure the noise of every CPU.
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
+    },
+    /// Measure what scheduling costs on this host and how fast it is, for `run`, `check` and `analyze`.
+    Measure {
+        /// The CPU to measure on, made a partition for the time being; the last one if not given.
+        #[arg(long)]
+        cpu: Option<u32>,
     },
 }
 

@@ -12,6 +12,7 @@ use sched::reservation::{Reservation, ReservationError};
 use serde::Deserialize;
 
 use crate::memory::{HUGE_PAGE, MemoryPlan, PAGE};
+use crate::speed::SpeedFigures;
 use crate::units::{ByteSize, Span};
 
 /// Name of the image that comes with the program.
@@ -49,7 +50,7 @@ pub struct GuestSpec {
     pub hugepages: bool,
     /// The command line, for guests other than `rt-guest` or for all of its switches.
     pub command_line: Option<String>,
-    /// Scheduler of `rt-guest`: `rm` or `edf`.
+    /// Scheduler of `rt-guest`: `rm`, `dm`, `given` (priorities in the order of the tasks) or `edf`.
     pub scheduler: Option<String>,
     /// How long `rt-guest` runs.
     pub duration: Option<Span>,
@@ -58,6 +59,8 @@ pub struct GuestSpec {
     /// Periodic tasks of `rt-guest`.
     #[serde(default, rename = "task")]
     pub tasks: Vec<TaskSpec>,
+    /// How fast the host is on which execution times were measured; this one if not given.
+    pub reference: Option<SpeedFigures>,
     /// vCPUs of `rt-guest` that run a busy loop at the lowest priority.
     #[serde(default)]
     pub hogs: Vec<u16>,
@@ -235,7 +238,7 @@ impl VmSpec {
             path => ImageSource::File(PathBuf::from(path)),
         };
         let tasks = match image {
-            ImageSource::BuiltIn => Some(Box::new(parse_tasks(&command_line)?)),
+            ImageSource::BuiltIn => Some(Box::new(self.guest.parsed_tasks()?)),
             ImageSource::File(_) => None,
         };
         let wanted = tasks.as_ref().map_or(1, |tasks| u32::from(tasks.vcpus));
@@ -250,14 +253,6 @@ impl VmSpec {
             watchdog: self.guest.watchdog.map(Span::duration),
         })
     }
-}
-
-fn parse_tasks(command_line: &str) -> Result<TaskSet, SpecError> {
-    TaskSet::parse(command_line).map_err(|error| SpecError::Value {
-        key: "guest.command_line".to_owned(),
-        value: format!("{command_line:?}"),
-        fits: error.to_string(),
-    })
 }
 
 /// Whether a VM can have this name.
@@ -301,7 +296,7 @@ impl GuestSpec {
     }
 
     /// The command line: as written, or put together from the tasks.
-    fn command_line(&self) -> Result<String, SpecError> {
+    pub(crate) fn command_line(&self) -> Result<String, SpecError> {
         let structured = self.scheduler.is_some()
             || self.duration.is_some()
             || self.seed.is_some()
@@ -321,14 +316,18 @@ impl GuestSpec {
 
     fn composed_line(&self) -> String {
         let mut words = Vec::new();
-        words.extend(
-            self.scheduler
-                .as_ref()
-                .map(|scheduler| format!("sched={scheduler}")),
-        );
+        let priorities = self.priorities();
+        words.extend(self.scheduler.as_ref().map(|scheduler| {
+            // `rt-guest` has rate monotonic priorities unless tasks have some of their own.
+            let scheduler = priorities.as_ref().map_or(scheduler.as_str(), |_| "rm");
+            format!("sched={scheduler}")
+        }));
         words.extend(self.duration.map(|duration| format!("duration={duration}")));
         words.extend(self.seed.map(|seed| format!("seed={seed}")));
-        words.extend(self.tasks.iter().map(TaskSpec::word));
+        words.extend(self.tasks.iter().enumerate().map(|(place, task)| {
+            let priority = priorities.as_ref().map(|all| all[place]);
+            task.word() + &priority.map_or_else(String::new, |own| format!(",prio={own}"))
+        }));
         words.extend(self.hogs.iter().map(|vcpu| format!("hog={vcpu}")));
         words.join(" ")
     }
@@ -416,7 +415,8 @@ impl CpuSpec {
                 return Err(SpecError::Missing {
                     key: format!("{key}.{missing}"),
                     fits: format!(
-                        "{} needs both, such as runtime = \"28ms\", period = \"50ms\"",
+                        "{} needs both, such as runtime = \"28ms\", period = \"50ms\", or tasks on this vCPU \
+                          and no runtime",
                         if self.backend.needs_reservation() {
                             format!("backend `{}`", self.backend)
                         } else {

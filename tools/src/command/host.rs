@@ -56,6 +56,7 @@ pub fn host(context: &Context, command: HostCommand) -> Result<u8, Failure> {
             })?;
         }
         HostCommand::Check { seconds } => check(context, Duration::from_secs(seconds))?,
+        HostCommand::Measure { cpu } => measure(context, cpu)?,
     }
     Ok(0)
 }
@@ -85,6 +86,22 @@ fn check(context: &Context, noise: Duration) -> Result<(), Failure> {
     std::fs::write(&aside, serde_json::to_vec(&check)?).map_err(in_file)?;
     std::fs::rename(&aside, &path).map_err(in_file)?;
     context.print(&check, HostCheck::to_string)
+}
+
+/// Measures what the analysis needs to know of this host, and keeps it for the commands that use it.
+fn measure(context: &Context, cpu: Option<u32>) -> Result<(), Failure> {
+    // Shows nothing where standard error is no terminal.
+    let progress = indicatif::ProgressBar::new_spinner();
+    progress.enable_steady_tick(Duration::from_millis(100));
+    let measured = crate::bench::host_figures(context, cpu, |what| {
+        progress.set_message(format!("measuring {what}; 12 s in all"));
+    });
+    progress.finish_and_clear();
+    let figures = measured?;
+    let path = figures.keep(&context.run_dir)?;
+    context.print(&figures, |figures| {
+        format!("{figures}kept in {}", path.display())
+    })
 }
 
 /// Where the last check of this host is kept.

@@ -8,6 +8,7 @@ mod control;
 mod demo;
 mod experiment;
 mod host;
+mod plan;
 pub mod run;
 mod simulate;
 mod tree;
@@ -64,7 +65,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Check { spec } => check::check(&context, &spec),
-        Command::Analyze { tasks, svg } => analyze::analyze(&context, &tasks, svg.as_deref()),
+        Command::Analyze(args) => analyze::analyze(&context, &args),
         Command::Ls => control::ls(&context),
         Command::Tree => tree::tree(&context),
         Command::Status { name } => control::status(&context, &name),
