@@ -35,6 +35,7 @@ pub mod partition;
 pub mod placement;
 pub mod prepare;
 mod process;
+pub mod random;
 mod refusal;
 pub mod request;
 pub mod reservation;
