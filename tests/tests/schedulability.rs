@@ -54,13 +54,7 @@ fn light_sets_are_accepted_overload_never_and_no_acceptance_is_refuted() {
         let points = configuration["points"].as_array().unwrap();
         let (light, over) = (shares(&points[0]), shares(points.last().unwrap()));
         assert_eq!(points[0]["utilisation"], 0.1);
-        for (name, share) in &light {
-            // Global tests refuse a large server beside many CPUs, however little is used.
-            assert!(
-                *share >= 1.0 || name == "multiprocessor",
-                "{name}: {configuration}"
-            );
-        }
+        assert!(light.values().all(|share| *share >= 1.0), "{configuration}");
         assert!(over.values().all(|share| *share <= 0.0), "{configuration}");
         // The linear bound supplies nowhere more than the bound itself.
         for point in points.iter().map(shares) {
@@ -87,7 +81,7 @@ fn light_sets_are_accepted_overload_never_and_no_acceptance_is_refuted() {
 #[test]
 fn a_number_of_sets_that_makes_no_sense_is_refused() {
     let user = User::new();
-    for sets in ["0", "-1", "many", "100001"] {
+    for sets in ["0", "many", "100001"] {
         let ended = user.run(&["experiment", "schedulability", "--sets", sets]);
         assert!(ended.expect(2).stderr.contains("--sets"));
     }

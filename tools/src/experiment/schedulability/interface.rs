@@ -93,8 +93,8 @@ impl Test {
         }
     }
 
-    /// What is simulated to refute an acceptance: under every policy, with releases together and apart (by this seed). The
-    /// aligned test is for releases at beginnings of periods only.
+    /// What is simulated to refute an acceptance: under every policy, with releases together and apart (by this seed).
+    /// The aligned test is for releases at beginnings of periods only.
     pub fn schedules(self, seed: u64) -> impl Iterator<Item = (Kind, Releases)> {
         let apart = (self != Self::Aligned).then_some(Releases::Apart(seed));
         let releases = [Some(Releases::Together), apart].into_iter().flatten();
@@ -197,7 +197,8 @@ fn is_aligned(guest: &Guest) -> bool {
     periods.all(|of_task| of_task.is_multiple_of(period))
 }
 
-/// The largest servers first, each where least is used (worst fit, decreasing). A server comes with whether it suffices.
+/// The largest servers first, each where least is used (worst fit, decreasing). A server comes with whether it
+/// suffices.
 fn placed(guests: &[Guest], cpus: usize, server: impl Fn(&Guest) -> (Server, bool)) -> Interface {
     let mut is_sufficient = true;
     let designed = guests.iter().map(|guest| {
@@ -281,6 +282,7 @@ fn multiprocessor(configuration: &Configuration, workload: &Workload) -> Option<
 mod tests {
     use super::super::configuration::CONFIGURATIONS;
     use super::*;
+    use sched::random::Random;
 
     fn guest(tasks: &[(u64, u64)], period: u64) -> Guest {
         let ms = Duration::from_millis;
@@ -309,13 +311,22 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_before_the_period_accepts_where_the_whole_period_does_not() {
+    fn deadlines_before_periods_lose_no_set_and_gain_some() {
         let edf = CONFIGURATIONS.iter().find(|c| c.key == "edf").unwrap();
-        // Alone, a server can have a deadline as short as its budget.
-        let set = workload(vec![guest(&[(16, 20)], 10)]);
-        assert_eq!(Test::Linear.accept(edf, &set), None);
-        let interface = Test::ExplicitDeadline.accept(edf, &set).unwrap();
-        assert!(interface.servers[0].deadline <= Duration::from_millis(10));
+        let accepted = |set: usize| {
+            let workload = edf.workload(&mut Random::stream(1, set), 0.8);
+            let accepts = |test: Test| test.accept(edf, &workload).is_some();
+            (accepts(Test::Periodic), accepts(Test::ExplicitDeadline))
+        };
+        let sets: Vec<_> = (0..40).map(accepted).collect();
+        assert!(
+            sets.iter()
+                .all(|(periodic, explicit)| *explicit || !periodic)
+        );
+        assert!(
+            sets.iter()
+                .any(|(periodic, explicit)| *explicit && !periodic)
+        );
     }
 
     #[test]

@@ -265,3 +265,27 @@ impl At {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_result_whoever_computes_it() {
+        for configuration in &CONFIGURATIONS {
+            let at = At {
+                configuration,
+                utilisation: 0.7,
+                first_stream: 0,
+            };
+            let counted = |results: &[SetResult]| {
+                let point = at.counted(results);
+                (point.accepted, point.met)
+            };
+            let all = at.all_sets(5, 6).unwrap();
+            let alone: Vec<_> = (0..6).map(|set| at.one_set(5, set).unwrap()).collect();
+            assert_eq!(counted(&all), counted(&alone), "{}", configuration.key);
+            assert!(all.iter().all(|set| set.violations.is_empty()));
+        }
+    }
+}

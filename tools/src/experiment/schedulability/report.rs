@@ -138,9 +138,9 @@ fn summary(results: &Results) -> String {
         }
     };
     format!(
-        "{} random task sets for every utilisation, split into VMs, each vCPU in the least server that a test designs. What \
-         a test accepted was simulated for {} s under every policy for which it holds, with tasks released together and \
-         apart: {} schedules. {verdict}",
+        "{} random task sets for every utilisation, split into VMs, each vCPU in the least server that a test designs. \
+         What a test accepted was simulated for {} s under every policy for which it holds, with tasks released together \
+         and apart: {} schedules. {verdict}",
         results.sets,
         LENGTH.as_secs(),
         results.checked,
@@ -166,9 +166,9 @@ fn section(compared: &Compared, sets: usize) -> Section {
             },
         ],
     };
-    let caption = "Above, what can be promised beforehand; below, what happened when all tasks were released together. The \
-                   servers below are those of the periodic resource model, also where they do not fit; the table's periods are \
-                   harmonic.";
+    let caption = "Above, what can be promised beforehand; below, what happened when all tasks were released together. \
+                   The servers below are those of the periodic resource model, also where they do not fit; the \
+                   table's periods are harmonic.";
     Section {
         heading: capitalised(configuration.name),
         prose: vec![note(configuration, sets)],
@@ -333,4 +333,76 @@ fn raw(results: &Results) -> Value {
         "violations": results.violations,
         "configurations": results.compared.iter().map(compared).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::configuration::CONFIGURATIONS;
+    use super::*;
+
+    fn results(violations: Vec<Violation>) -> Results {
+        let configuration = &CONFIGURATIONS[0];
+        Results {
+            sets: 2,
+            seed: 7,
+            compared: vec![Compared {
+                configuration,
+                points: vec![Point {
+                    utilisation: 0.5,
+                    accepted: vec![1; configuration.tests.len()],
+                    met: vec![2; configuration.policies.len()],
+                }],
+            }],
+            checked: 3,
+            violations,
+        }
+    }
+
+    fn report_of(results: &Results) -> Report {
+        let args = SchedulabilityArgs {
+            quick: true,
+            output: None,
+            sets: Some(2),
+            seed: 7,
+        };
+        report(results, &args)
+    }
+
+    #[test]
+    fn a_refuted_acceptance_is_named_with_what_repeats_it() {
+        let violation = Violation {
+            configuration: "edf",
+            utilisation: 0.7,
+            set: 11,
+            test: "linear-bound",
+            policy: "deadline",
+        };
+        let report = report_of(&results(vec![violation]));
+        assert!(report.summary.contains("1 of these schedules missed"));
+        let checks = report.sections.last().unwrap();
+        let last = checks.prose.last().unwrap();
+        assert_eq!(
+            last,
+            "Set 11 of edf at 70 %: accepted by linear-bound, missed under deadline."
+        );
+        assert!(report.command_line.ends_with("--quick --sets 2 --seed 7"));
+        assert_eq!(report.raw["violations"][0]["set"], 11);
+    }
+
+    #[test]
+    fn fractions_are_the_same_in_table_file_and_result() {
+        let results = results(Vec::new());
+        let report = report_of(&results);
+        assert!(report.summary.contains("None of these schedules"));
+        let point = &report.raw["configurations"][0]["points"][0];
+        assert_eq!(point["tests"]["linear-bound"], 0.5);
+        assert_eq!(point["policies"]["credit"], 1.0);
+        let csv = csv(&results);
+        assert!(csv.contains("\nedf,0.5,test,linear-bound,2,1\n"));
+        assert!(csv.contains("\nedf,0.5,policy,credit,2,2\n"));
+        assert_eq!(
+            report.sections[0].tables[0].rows[0][1],
+            Cell::number(50.0, 0)
+        );
+    }
 }
