@@ -10,8 +10,8 @@
 //!
 //! Policies are compared with all tasks released together. What a test accepts is simulated with that test's own servers
 //! under every policy for which it holds, released together and apart, and must not miss: the experiment fails otherwise.
-//! The converse holds nowhere: a simulated schedule without a miss proves nothing beyond
-//! its length and its releases. Nothing here costs time: no switch, no cache; nothing runs on this host.
+//! The converse holds nowhere: a simulated schedule without a miss proves nothing beyond its length and its releases.
+//! Nothing here costs time: no switch, no cache; nothing runs on this host.
 
 mod configuration;
 mod interface;
