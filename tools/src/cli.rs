@@ -224,6 +224,8 @@ pub enum ExperimentCommand {
     CbsKvm(ExperimentArgs),
     /// The least budget without a miss, measured beside what theory predicts.
     Edge(ExperimentArgs),
+    /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.
+    Schedulability(SchedulabilityArgs),
     /// A process of an experiment.
     #[command(subcommand, hide = true)]
     Part(crate::experiment::part::PartCommand),
@@ -241,6 +243,31 @@ pub struct ExperimentArgs {
     /// The CPU to run on; the last one if not given.
     #[arg(long)]
     pub cpu: Option<u32>,
+}
+
+/// `experiment schedulability`.
+#[derive(Debug, Args)]
+pub struct SchedulabilityArgs {
+    /// Fewer sets and utilisations, for a first look.
+    #[arg(long)]
+    pub quick: bool,
+    /// Folder for the report.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Task sets for every utilisation [default: 300, or 30 with --quick].
+    #[arg(long, value_name = "N", value_parser = sets)]
+    pub sets: Option<usize>,
+    /// The same seed draws the same sets.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// A number of task sets.
+fn sets(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=100_000) => Ok(count),
+        _ => Err("give a number from 1 to 100000".to_owned()),
+    }
 }
 
 /// `bench`.
