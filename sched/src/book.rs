@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admission::Policy;
+use crate::admission::Fit;
 use crate::kernel::Tid;
 use crate::process::Process;
 use crate::request::Granted;
@@ -33,8 +33,8 @@ pub struct VcpuEntry {
 /// All that is promised. Copies share their entries until one is changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Book {
-    /// How VMs are placed.
-    pub(crate) policy: Policy,
+    /// Which partition is tried first for a vCPU.
+    pub(crate) fit: Fit,
     pub(crate) entries: Vec<Arc<Entry>>,
 }
 

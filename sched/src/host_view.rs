@@ -24,6 +24,7 @@ pub(crate) fn read(book: &Book) -> HostView {
     HostView {
         limits: limits(),
         partitions: views(book, partitions.into_iter()),
+        fit: book.fit,
         online,
         foreign: None,
     }
@@ -44,6 +45,7 @@ pub(crate) fn read_for(book: &Book, granted: &[Granted]) -> HostView {
     HostView {
         limits: limits(),
         partitions: views(book, partitions),
+        fit: book.fit,
         online: Vec::new(),
         foreign: None,
     }
@@ -55,7 +57,7 @@ fn views(book: &Book, partitions: impl Iterator<Item = Partition>) -> Vec<Partit
         let threads = partition.threads().into_iter();
         threads
             .filter(|tid| !known.contains(tid))
-            .filter_map(bandwidth_of)
+            .filter_map(density_of)
             .sum()
     };
     partitions
@@ -73,17 +75,23 @@ pub(crate) fn foreign(book: &Book, host: &HostView) -> Vec<Bandwidth> {
     threads
         .filter(|thread| !known.contains(&thread.tid))
         .filter(|thread| !partitioned(host, thread.tid))
-        .filter_map(|thread| bandwidth(thread.policy))
+        .filter_map(|thread| density(thread.policy))
         .collect()
 }
 
 /// What a live SCHED_DEADLINE thread looks like in a ledger entry.
 pub(crate) fn granted_by_kernel(vm: &str, vcpu: usize, thread: &DeadlineThread) -> Option<Granted> {
-    let Policy::Deadline { runtime, period } = thread.policy else {
+    let Policy::Deadline {
+        runtime,
+        deadline,
+        period,
+    } = thread.policy
+    else {
         return None;
     };
+    let reservation = Reservation::new(runtime, period).and_then(|r| r.with_deadline(deadline));
     let request = VcpuRequest {
-        reservation: Some(Reservation::new(runtime, period).ok()?),
+        reservation: Some(reservation.ok()?),
         backend: BackendKind::Deadline,
         // What the kernel has includes any surplus already.
         enforcement: Enforcement::Tick,
@@ -178,13 +186,16 @@ fn kernel_release() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-fn bandwidth_of(tid: Tid) -> Option<Bandwidth> {
-    bandwidth(policy(tid).ok()?)
+fn density_of(tid: Tid) -> Option<Bandwidth> {
+    density(policy(tid).ok()?)
 }
 
-fn bandwidth(policy: Policy) -> Option<Bandwidth> {
+/// At a rate of Q / D a server has demanded no less, in any interval, than it may.
+fn density(policy: Policy) -> Option<Bandwidth> {
     match policy {
-        Policy::Deadline { runtime, period } => Some(Bandwidth::ratio(runtime, period)),
+        Policy::Deadline {
+            runtime, deadline, ..
+        } => Some(Bandwidth::ratio(runtime, deadline)),
         _ => None,
     }
 }

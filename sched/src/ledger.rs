@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::admission::Policy;
+use crate::admission::Fit;
 use crate::book::{Book, recovered_name};
 pub use crate::book::{Entry, VcpuEntry};
 use crate::cpus;
@@ -259,7 +259,8 @@ impl Manager for Ledger {
     type Request = [VcpuRequest];
     type Change = Change;
     type Grant = Granted;
-    type Policy = Policy;
+    /// Which partition is tried first for a vCPU.
+    type Policy = Fit;
     type Held = Admitted;
     type Error = Refusal;
 
@@ -314,14 +315,13 @@ impl Manager for Ledger {
         Ok(levels(&entries, partitions.iter().map(|p| p.cpu)))
     }
 
-    fn policy(&self) -> Policy {
-        let policy = self.locked(|book| book.policy);
-        policy.unwrap_or_default()
+    fn policy(&self) -> Fit {
+        self.locked(|book| book.fit).unwrap_or_default()
     }
 
     /// What is placed already stays where it is.
-    fn set_policy(&mut self, policy: Policy) -> Result<(), Refusal> {
-        self.locked(|book| book.policy = policy)
+    fn set_policy(&mut self, fit: Fit) -> Result<(), Refusal> {
+        self.locked(|book| book.fit = fit)
             .map_err(|error| self.unusable("", &error))
     }
 }
@@ -392,14 +392,14 @@ fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Vec<Granted>,
     let in_partitions = if host.partitions.is_empty() {
         None
     } else {
-        Some(placement::place(&host, book.policy, &taken, vm, requests))
+        Some(placement::place(&host, &taken, vm, requests))
     };
     match in_partitions {
         Some(Ok(granted)) => Ok(granted),
         Some(Err(refusal)) if !refusal.may_be_stale() => Err(refusal),
         _ => {
             host.foreign = Some(host_view::foreign(book, &host));
-            placement::place(&host, book.policy, &taken, vm, requests)
+            placement::place(&host, &taken, vm, requests)
         }
     }
 }

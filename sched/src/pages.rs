@@ -2,7 +2,7 @@
 //! last read or written is neither parsed nor formatted again. A change costs as much with two hundred VMs as with one.
 //!
 //! ```text
-//! {"version":2,"generation":17,"policy":{...},"entries":[
+//! {"version":2,"generation":17,"fit":"worst","entries":[
 //! {"vm":"a",...},
 //! {"vm":"b",...}
 //! ],"end":17}
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admission::Policy;
+use crate::admission::Fit;
 use crate::book::{Book, Entry};
 
 /// The version of the form.
@@ -25,7 +25,7 @@ const VERSION: u32 = 2;
 struct Head {
     version: u32,
     generation: u64,
-    policy: Policy,
+    fit: Fit,
     entries: [(); 0],
 }
 
@@ -43,7 +43,7 @@ struct Line {
 #[derive(Debug, Default)]
 pub(crate) struct Pages {
     generation: u64,
-    policy: Policy,
+    fit: Fit,
     lines: Vec<Line>,
     /// Whether the file is whole.
     is_whole: bool,
@@ -78,10 +78,10 @@ impl Pages {
             }
             self.lines.push(Line::read(line, &mut known)?);
         }
-        (self.generation, self.policy) = (head.generation, head.policy);
+        (self.generation, self.fit) = (head.generation, head.fit);
         self.is_whole = true;
         Some(Book {
-            policy: head.policy,
+            fit: head.fit,
             entries: self
                 .lines
                 .iter()
@@ -94,7 +94,7 @@ impl Pages {
     pub(crate) fn write(&mut self, book: &Book) -> Option<Vec<u8>> {
         let is_same = |(line, entry): (&Line, &Arc<Entry>)| Arc::ptr_eq(&line.entry, entry);
         let is_unchanged = self.is_whole
-            && self.policy == book.policy
+            && self.fit == book.fit
             && self.lines.len() == book.entries.len()
             && self.lines.iter().zip(&book.entries).all(is_same);
         if is_unchanged {
@@ -102,7 +102,7 @@ impl Pages {
         }
         self.generation += 1;
         self.is_whole = true;
-        self.policy = book.policy;
+        self.fit = book.fit;
         let mut known = std::mem::take(&mut self.lines).into_iter();
         let lines = book
             .entries
@@ -126,7 +126,7 @@ impl Pages {
         let head = Head {
             version: VERSION,
             generation: self.generation,
-            policy: self.policy,
+            fit: self.fit,
             entries: [],
         };
         let mut bytes = serde_json::to_vec(&head).unwrap_or_default();

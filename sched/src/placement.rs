@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use crate::admission::{
     self, Bandwidth, Fit, Id, Limits, Packing, Policy, Refused, Server, Shortage, Wanted, demand,
+    density,
 };
 use crate::refusal::{Bound, Moving, Otherwise, Refusal};
 use crate::request::{AdmissionTest, BackendKind, Granted, Placement, VcpuRequest};
@@ -13,7 +14,7 @@ use crate::request::{AdmissionTest, BackendKind, Granted, Placement, VcpuRequest
 pub struct PartitionView {
     /// Its CPU.
     pub cpu: u32,
-    /// SCHED_DEADLINE threads in it that no ledger entry accounts for.
+    /// SCHED_DEADLINE threads in it that no ledger entry accounts for, as the sum of their densities.
     pub foreign: Bandwidth,
 }
 
@@ -26,25 +27,31 @@ pub struct HostView {
     pub online: Vec<u32>,
     /// The usable partitions.
     pub partitions: Vec<PartitionView>,
-    /// SCHED_DEADLINE threads outside partitions that no ledger entry accounts for; `None` while not looked up.
+    /// Which of them is tried first.
+    pub fit: Fit,
+    /// SCHED_DEADLINE threads outside partitions that no ledger entry accounts for, by their densities; `None` while not
+    /// looked up.
     pub foreign: Option<Vec<Bandwidth>>,
 }
 
 /// Places all vCPUs of one VM beside `taken`, or none.
 ///
-/// Larger demands are placed first, each in the partition with most room that carries it, those that this VM does not
-/// use yet before the others: vCPUs of one guest that share a CPU delay one another. Without a partition the common root
+/// Larger demands are placed first, each in the first partition that carries it in the order of the host's fit, those
+/// that this VM does not use yet before the others: vCPUs of one guest that share a CPU delay one another. Without a partition the common root
 /// domain is tried if `host.foreign` is known.
 ///
 /// # Errors
 /// The first vCPU that does not fit, and why.
 pub fn place(
     host: &HostView,
-    policy: Policy,
     taken: &[Granted],
     vm: &str,
     requests: &[VcpuRequest],
 ) -> Result<Vec<Granted>, Refusal> {
+    let policy = Policy {
+        fit: host.fit,
+        ..Policy::default()
+    };
     let mut order: Vec<usize> = (0..requests.len()).collect();
     if policy.decreasing {
         order.sort_by_key(|&vcpu| Reverse(demand(&requests[vcpu])));
@@ -189,6 +196,10 @@ impl<'a> Plan<'a> {
         if backend.needs_reservation() && request.reservation.is_none() {
             return Err(self.refusal(vcpu, Bound::NoReservation { backend }));
         }
+        let constrained = request.reservation.is_some_and(|r| r.is_constrained());
+        if constrained && backend != BackendKind::Deadline {
+            return Err(self.refusal(vcpu, Bound::NoDeadline { backend }));
+        }
         match request.fifo_priority {
             Some(priority) if !(1..=99).contains(&priority) => {
                 Err(self.refusal(vcpu, Bound::FifoPriority { priority }))
@@ -252,12 +263,12 @@ impl<'a> Plan<'a> {
         let ours = self
             .granted()
             .filter(|granted| granted.placement == Placement::Global)
-            .map(|granted| demand(&granted.request));
+            .map(|granted| density(&granted.request));
         let foreign = self.host.foreign.iter().flatten().copied();
         let used: Vec<_> = ours.chain(foreign).collect();
-        admission::global(self.host.limits, cpus, &used, &[demand(request)]).map_err(|left| {
+        admission::global(self.host.limits, cpus, &used, &[density(request)]).map_err(|left| {
             let refusal = self.refusal(vcpu, Bound::Global { cpus });
-            refusal.short_of(request, left)
+            refusal.short_of(request, density(request), left)
         })
     }
 
@@ -273,7 +284,7 @@ impl<'a> Plan<'a> {
         let left = self.host.limits.realtime - used;
         if demand(request) > left {
             let refusal = self.refusal(vcpu, Bound::RtGroups);
-            return Err(refusal.short_of(request, left));
+            return Err(refusal.short_of(request, demand(request), left));
         }
         Ok(())
     }
@@ -316,7 +327,7 @@ impl<'a> Plan<'a> {
         Refusal {
             needed,
             available,
-            nearest: offers.smaller.map(|server| server.reservation()),
+            nearest: offers.smaller.map(|server| Box::new(server.reservation())),
             otherwise: Box::new(Otherwise {
                 longer: offers.longer.map(|server| server.reservation()),
                 cpu: offers.cpu,
@@ -356,6 +367,7 @@ mod tests {
             limits: Limits::modern(),
             online: (0..4).collect(),
             partitions: partitions.iter().map(view).collect(),
+            fit: Fit::default(),
             foreign: None,
         }
     }
@@ -371,27 +383,27 @@ mod tests {
 
     #[test]
     fn vcpus_of_one_guest_get_different_cpus_while_there_are_any() {
-        let granted = place(
-            &host(&[1, 2]),
-            Policy::default(),
-            &[],
-            "a",
-            &[wants(10, 50), wants(10, 50)],
-        )
-        .unwrap();
+        let granted = place(&host(&[1, 2]), &[], "a", &[wants(10, 50), wants(10, 50)]).unwrap();
         assert_ne!(granted[0].placement, granted[1].placement);
     }
 
     #[test]
+    fn the_fit_of_the_host_decides_which_partition_is_tried_first() {
+        let home = |fit| {
+            let view = HostView {
+                fit,
+                ..host(&[1, 2, 3])
+            };
+            let taken = place(&view, &[], "a", &[pinned(10, 2), pinned(20, 3)]).unwrap();
+            place(&view, &taken, "b", &[wants(10, 50)]).unwrap()[0].placement
+        };
+        let homes = Fit::ALL.map(home);
+        assert_eq!(homes, [1, 3, 1].map(|cpu| Placement::Partition { cpu }));
+    }
+
+    #[test]
     fn a_vm_that_does_not_fit_as_a_whole_gets_nothing() {
-        let refusal = place(
-            &host(&[1]),
-            Policy::default(),
-            &[],
-            "a",
-            &[wants(30, 50), wants(20, 50)],
-        )
-        .unwrap_err();
+        let refusal = place(&host(&[1]), &[], "a", &[wants(30, 50), wants(20, 50)]).unwrap_err();
         assert_eq!(refusal.bound, Bound::PartitionCpu { cpu: 1 });
         assert_eq!(refusal.vcpu, Some(1));
         let nearest = refusal.nearest.unwrap();
@@ -405,7 +417,7 @@ mod tests {
             cpu: Some(3),
             ..wants(1, 50)
         };
-        let refusal = place(&host(&[1]), Policy::default(), &[], "a", &[request]).unwrap_err();
+        let refusal = place(&host(&[1]), &[], "a", &[request]).unwrap_err();
         assert_eq!(refusal.bound, Bound::NoPartition { cpu: 3 });
     }
 
@@ -413,9 +425,9 @@ mod tests {
     fn a_full_partition_falls_back_to_the_passed_global_test() {
         let mut view = host(&[1]);
         view.partitions[0].foreign = Limits::modern().per_cpu();
-        assert!(place(&view, Policy::default(), &[], "a", &[wants(10, 50)]).is_err());
+        assert!(place(&view, &[], "a", &[wants(10, 50)]).is_err());
         view.foreign = Some(vec![]);
-        let granted = place(&view, Policy::default(), &[], "a", &[wants(10, 50)]).unwrap();
+        let granted = place(&view, &[], "a", &[wants(10, 50)]).unwrap();
         assert_eq!(granted[0].placement, Placement::Global);
     }
 
@@ -430,7 +442,7 @@ mod tests {
             backend: BackendKind::Other,
             ..VcpuRequest::default()
         };
-        let granted = place(&host(&[]), Policy::default(), &[], "a", &[fifo, other]).unwrap();
+        let granted = place(&host(&[]), &[], "a", &[fifo, other]).unwrap();
         assert_eq!(granted[0].placement, Placement::Pinned { cpu: 2 });
         assert_eq!(granted[1].placement, Placement::Anywhere);
     }
@@ -441,24 +453,8 @@ mod tests {
             backend: BackendKind::RtCgroup,
             ..wants(q, 50)
         };
-        assert!(
-            place(
-                &host(&[]),
-                Policy::default(),
-                &[],
-                "a",
-                &[group(20), group(20)]
-            )
-            .is_ok()
-        );
-        let refusal = place(
-            &host(&[]),
-            Policy::default(),
-            &[],
-            "a",
-            &[group(30), group(20)],
-        )
-        .unwrap_err();
+        assert!(place(&host(&[]), &[], "a", &[group(20), group(20)]).is_ok());
+        let refusal = place(&host(&[]), &[], "a", &[group(30), group(20)]).unwrap_err();
         assert_eq!(refusal.bound, Bound::RtGroups);
     }
 
@@ -472,8 +468,8 @@ mod tests {
     #[test]
     fn a_vcpu_that_does_not_fit_on_the_cpu_it_names_is_told_of_another() {
         let view = host(&[1, 2]);
-        let taken = place(&view, Policy::default(), &[], "a", &[pinned(40, 1)]).unwrap();
-        let refusal = place(&view, Policy::default(), &taken, "b", &[pinned(20, 1)]).unwrap_err();
+        let taken = place(&view, &[], "a", &[pinned(40, 1)]).unwrap();
+        let refusal = place(&view, &taken, "b", &[pinned(20, 1)]).unwrap_err();
         assert_eq!(refusal.bound, Bound::PartitionCpu { cpu: 1 });
         assert_eq!(refusal.otherwise.cpu, Some(2));
         let longer = refusal.otherwise.longer.unwrap();
@@ -484,16 +480,9 @@ mod tests {
     #[test]
     fn a_vcpu_that_fits_once_another_has_moved_is_told_which() {
         let view = host(&[1, 2]);
-        let mut taken = place(
-            &view,
-            Policy::default(),
-            &[],
-            "a",
-            &[pinned(5, 1), pinned(25, 2)],
-        )
-        .unwrap();
-        taken.extend(place(&view, Policy::default(), &taken, "b", &[wants(17, 50)]).unwrap());
-        let refusal = place(&view, Policy::default(), &taken, "c", &[wants(30, 50)]).unwrap_err();
+        let mut taken = place(&view, &[], "a", &[pinned(5, 1), pinned(25, 2)]).unwrap();
+        taken.extend(place(&view, &taken, "b", &[wants(17, 50)]).unwrap());
+        let refusal = place(&view, &taken, "c", &[wants(30, 50)]).unwrap_err();
         let moving = refusal.otherwise.moving.as_ref().unwrap();
         let (from, to) = (moving.from, moving.to);
         assert_eq!((moving.vm.as_str(), moving.vcpu, from, to), ("b", 0, 1, 2));
@@ -506,8 +495,8 @@ mod tests {
     #[test]
     fn budget_that_one_change_gives_up_is_there_for_another_of_the_same_call() {
         let view = host(&[1]);
-        let mut taken = place(&view, Policy::default(), &[], "a", &[wants(30, 50)]).unwrap();
-        taken.extend(place(&view, Policy::default(), &taken, "b", &[wants(10, 50)]).unwrap());
+        let mut taken = place(&view, &[], "a", &[wants(30, 50)]).unwrap();
+        taken.extend(place(&view, &taken, "b", &[wants(10, 50)]).unwrap());
         let with = |index: usize, q| Granted {
             request: wants(q, 50),
             ..taken[index].clone()
@@ -524,7 +513,7 @@ mod tests {
             cpu: Some(9),
             ..wants(1, 50)
         };
-        let text = place(&host(&[1]), Policy::default(), &[], "a", &[request])
+        let text = place(&host(&[1]), &[], "a", &[request])
             .unwrap_err()
             .to_string();
         assert!(text.contains("CPU 9") && text.contains("0-3"), "{text}");
@@ -539,7 +528,7 @@ mod tests {
             let mut taken: Vec<Granted> = Vec::new();
             for (number, vcpus) in vms.iter().enumerate() {
                 let requests: Vec<_> = vcpus.iter().map(|&(q, p)| wants(q, p)).collect();
-                match place(&host, Policy::default(), &taken, &number.to_string(), &requests) {
+                match place(&host, &taken, &number.to_string(), &requests) {
                     Ok(granted) => {
                         prop_assert_eq!(granted.len(), requests.len());
                         taken.extend(granted);

@@ -254,14 +254,25 @@ fn a_reservation_in_force_is_what_the_kernel_has_and_adapts_in_place() {
     let in_force = server.in_force().unwrap();
     assert_eq!(in_force.cpus, [cpu]);
     assert_eq!(in_force.reservation, Some(reservation(10, 40)));
-    let kernel = |q_us, p_ms| Policy::Deadline {
+    let kernel = |q_us, d_ms, p_ms| Policy::Deadline {
         runtime: Duration::from_micros(q_us),
+        deadline: Duration::from_millis(d_ms),
         period: Duration::from_millis(p_ms),
     };
-    assert_eq!(policy(sleeper.tid), Ok(kernel(11_000, 40)));
+    assert_eq!(policy(sleeper.tid), Ok(kernel(11_000, 40, 40)));
     server.adapt(reservation(20, 50)).unwrap();
-    assert_eq!(policy(sleeper.tid), Ok(kernel(21_000, 50)));
-    set_policy(sleeper.tid, kernel(5_000, 50)).unwrap();
+    assert_eq!(policy(sleeper.tid), Ok(kernel(21_000, 50, 50)));
+    let by = |ms| {
+        let earlier = reservation(20, 50).with_deadline(Duration::from_millis(ms));
+        earlier.unwrap()
+    };
+    let in_force = server.adapt(by(30)).unwrap();
+    assert_eq!(in_force.reservation, Some(by(30)));
+    assert_eq!(policy(sleeper.tid), Ok(kernel(21_000, 30, 50)));
+    // No room for a surplus: the kernel's tick enforces.
+    server.adapt(by(20)).unwrap();
+    assert_eq!(policy(sleeper.tid), Ok(kernel(20_000, 20, 50)));
+    set_policy(sleeper.tid, kernel(20_000, 50, 50)).unwrap();
     assert!(matches!(
         server.in_force(),
         Err(BackendError::NotInForce { .. })

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use sched::admission::Fit;
 use sched::framework::Manager;
 use sched::ledger::{Bound, Change, Ledger};
 use sched::reservation::{BackendKind, Reservation, VcpuRequest};
@@ -94,6 +95,15 @@ fn a_change_of_several_with_one_unknown_changes_none() {
     let refusal = ledger.adapt(&both).unwrap_err();
     assert_eq!(refusal.bound, Bound::NotAdmitted);
     assert_eq!(ledger.entries().unwrap(), before);
+}
+
+#[test]
+fn the_fit_is_that_of_all_who_use_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    assert_eq!(ledger.policy(), Fit::Worst);
+    ledger.set_policy(Fit::Best).unwrap();
+    assert_eq!(Ledger::open(dir.path()).unwrap().policy(), Fit::Best);
 }
 
 #[test]

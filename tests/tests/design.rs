@@ -245,6 +245,25 @@ fn every_vcpu_is_given_what_its_own_tasks_need() {
 }
 
 #[test]
+fn a_budget_that_comes_early_in_its_period_may_be_smaller() {
+    requires!(NEEDS[2]);
+    let user = User::new();
+    let of = |deadline: &str| {
+        let told = checked(&user, &spec("", &format!("period = \"50ms\"\n{deadline}")));
+        (runtime(&told, 0), told.to_string())
+    };
+    let (late, told) = of("");
+    assert!(told.contains("Shin and Lee 2003"), "{told}");
+    let (early, told) = of("deadline = \"38ms\"");
+    assert!(early < late - 1_000_000, "{early} {late}");
+    assert!(told.contains("Easwaran, Anand and Lee 2007"), "{told}");
+    assert!(told.contains("\"deadline_ns\":38000000"), "{told}");
+    let without = user.spec("cv-without", &spec("", "deadline = \"38ms\""));
+    let ended = user.run(&["check", &without]).expect(1);
+    assert!(ended.stderr.contains("cpu.period"), "{ended:?}");
+}
+
+#[test]
 fn tasks_that_no_reservation_serves_are_refused_with_the_reason() {
     requires!(NEEDS[2]);
     let user = User::new();

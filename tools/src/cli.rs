@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use sched::admission::Fit;
 use vmm::units::Span;
 
 /// Real-time virtual machines on KVM: CPU time as reservations, admitted before they are promised, enforced by the
@@ -67,6 +68,16 @@ pub enum Command {
     },
     /// Change the reservation of a running guest.
     Adapt(AdaptArgs),
+    /// Watch guests, and adapt them by the rules of a file when they do not get what they need. Ctrl-C ends it; what it
+    /// has changed stays.
+    Watch {
+        /// The rules.
+        #[arg(required_unless_present = "example")]
+        rules: Option<PathBuf>,
+        /// Print commented rules.
+        #[arg(long, conflicts_with = "rules")]
+        example: bool,
+    },
     /// Save a guest into a new folder and end it here; `restore` lets it go on.
     Save {
         /// Its name.
@@ -163,6 +174,9 @@ pub struct AdaptArgs {
     /// New period, such as 50ms.
     #[arg(long, value_name = "P")]
     pub period: Option<Span>,
+    /// New deadline, counted from each period's beginning, such as 40ms; the period to have none before its end.
+    #[arg(long, value_name = "D")]
+    pub deadline: Option<Span>,
     /// Take what it needs more from this guest: both change, or none.
     #[arg(long, value_name = "NAME")]
     pub from: Option<String>,
@@ -182,6 +196,10 @@ pub enum HostCommand {
         /// CPUs to make partitions of, such as 1 or 2,3.
         #[arg(long, value_delimiter = ',', required = true)]
         cpus: Vec<u32>,
+        /// Which partition is tried first for a vCPU: the first one, the one with least room (best) or with most (worst,
+        /// unless chosen otherwise before). It may be chosen anew on a prepared host.
+        #[arg(long)]
+        fit: Option<Fit>,
     },
     /// Undo `prepare`.
     Restore,

@@ -102,14 +102,16 @@ pub enum DesignError {
     },
     /// What the tasks need leaves no room for what enforcing it takes.
     #[error(
-        "no reservation of period {} serves the tasks of vCPU {vcpu}: they need {} of it, a budget switch takes {}, and exact enforcement {} more: try another period",
-        Span::from(*.period), Span::from(*.budget), Span::from(*.switch), Span::from(*.surplus)
+        "no reservation of period {} serves the tasks of vCPU {vcpu} by its deadline of {}: they need {} of it, a budget switch takes {}, and exact enforcement {} more: try another period or deadline",
+        Span::from(*.period), Span::from(*.deadline), Span::from(*.budget), Span::from(*.switch), Span::from(*.surplus)
     )]
     NoRoom {
         /// The vCPU.
         vcpu: u16,
         /// The period.
         period: Duration,
+        /// When the budget has to have come, counted from the beginning of a period.
+        deadline: Duration,
         /// What has to reach the guest.
         budget: Duration,
         /// What a switch takes.
@@ -129,8 +131,8 @@ impl DesignError {
 /// Writes every reservation that is left to be designed into the specification: the least budget for the period that is
 /// given, or the period and budget with the least bandwidth.
 ///
-/// The supply is that of the periodic resource model in the worst phase: a guest's releases know nothing of its server's
-/// periods.
+/// The supply is that of the periodic resource model in the worst phase, or of the explicit-deadline one where a deadline
+/// is written: a guest's releases know nothing of its server's periods.
 ///
 /// # Errors
 /// [`DesignError`].
@@ -152,7 +154,7 @@ pub fn design(spec: &VmSpec, basis: &Basis) -> Result<Designed, DesignError> {
                 speed: designed.speed,
             };
             let charged = costs.charged(tasks, guest.policy)?;
-            let server = costs.server(charged, spec.period_of(vcpu))?;
+            let server = costs.server(charged, spec.times_of(vcpu)?)?;
             designed.write(&server);
             designed.vcpus.push(server);
         }
@@ -206,9 +208,18 @@ impl VmSpec {
         own.or(self.cpu.runtime).is_none()
     }
 
-    fn period_of(&self, vcpu: u16) -> Option<Duration> {
-        let own = self.own(vcpu).and_then(|own| own.period);
-        own.or(self.cpu.period).map(Span::duration)
+    /// The period and the deadline that are written for a vCPU.
+    fn times_of(&self, vcpu: u16) -> Result<(Option<Duration>, Option<Duration>), SpecError> {
+        let own = self.own(vcpu);
+        let period = own.and_then(|own| own.period).or(self.cpu.period);
+        let deadline = own.and_then(|own| own.deadline).or(self.cpu.deadline);
+        if deadline.is_some() && period.is_none() {
+            return Err(SpecError::Missing {
+                key: "cpu.period".to_owned(),
+                fits: "a deadline is one of a period: write both, or none".to_owned(),
+            });
+        }
+        Ok((period.map(Span::duration), deadline.map(Span::duration)))
     }
 
     /// A supply bound can only be claimed of what keeps it.
@@ -332,7 +343,7 @@ impl Costs {
     fn server(
         &self,
         (tasks, scheduler): (TaskSet, Scheduler),
-        wanted: Option<Duration>,
+        (wanted, deadline): (Option<Duration>, Option<Duration>),
     ) -> Result<VcpuDesign, DesignError> {
         let (vcpu, switch) = (self.vcpu, self.overheads.budget_switch);
         let invalid = |source| SpecError::Reservation {
@@ -343,7 +354,9 @@ impl Costs {
             Some(period) => Reservation::new(period, period).map_err(invalid)?.period(),
             None => best_period(&tasks, scheduler, switch),
         };
-        let supply = |budget| Supply::worst_case(budget, period);
+        // A deadline at the end of the period gives the periodic resource model.
+        let deadline = deadline.unwrap_or(period);
+        let supply = |budget| Supply::explicit_deadline(budget, period, deadline);
         let budget = least_budget(&tasks, scheduler, period, supply).ok_or_else(|| {
             let verdict = scheduler.check(&tasks, &supply(period));
             DesignError::Unserved {
@@ -353,10 +366,11 @@ impl Costs {
             }
         })?;
         let surplus = surplus_of(period);
-        if budget + switch + surplus > period {
+        if budget + switch + surplus > deadline {
             return Err(DesignError::NoRoom {
                 vcpu,
                 period,
+                deadline,
                 budget,
                 switch,
                 surplus,
@@ -366,7 +380,9 @@ impl Costs {
         Ok(VcpuDesign {
             vcpu,
             scheduler,
-            reservation: Reservation::new(runtime, period).map_err(invalid)?,
+            reservation: Reservation::new(runtime, period)
+                .and_then(|pair| pair.with_deadline(deadline))
+                .map_err(invalid)?,
             switch,
             chose_period: wanted.is_none(),
             verdict: scheduler.check(&tasks, &supply(budget)),

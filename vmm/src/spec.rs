@@ -97,6 +97,8 @@ pub struct CpuSpec {
     pub runtime: Option<Span>,
     /// P.
     pub period: Option<Span>,
+    /// D: Q is supplied this long after each period's beginning; the period if not given.
+    pub deadline: Option<Span>,
     /// What enforces it.
     #[serde(default)]
     pub backend: BackendKind,
@@ -120,6 +122,8 @@ pub struct VcpuSpec {
     pub runtime: Option<Span>,
     /// P.
     pub period: Option<Span>,
+    /// D.
+    pub deadline: Option<Span>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,
 }
@@ -252,7 +256,8 @@ impl VmSpec {
 }
 
 /// Whether a VM can have this name.
-pub(crate) fn is_name(name: &str) -> bool {
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     (1..=MAX_NAME).contains(&name.len())
         && name.chars().all(allowed)
@@ -381,7 +386,7 @@ impl CpuSpec {
     }
 
     fn request(&self, index: u32, own: &VcpuSpec) -> Result<VcpuRequest, SpecError> {
-        let key = if own.runtime.or(own.period).is_some() {
+        let key = if own.runtime.or(own.period).or(own.deadline).is_some() {
             format!("cpu.vcpu {index}")
         } else {
             "cpu".to_owned()
@@ -389,9 +394,18 @@ impl CpuSpec {
         let reservation = match (own.runtime.or(self.runtime), own.period.or(self.period)) {
             (Some(runtime), Some(period)) => Some(
                 Reservation::new(runtime.duration(), period.duration())
+                    .and_then(|pair| match own.deadline.or(self.deadline) {
+                        Some(deadline) => pair.with_deadline(deadline.duration()),
+                        None => Ok(pair),
+                    })
                     .map_err(|source| SpecError::Reservation { key, source })?,
             ),
-            (None, None) if !self.backend.needs_reservation() => None,
+            (None, None)
+                if !self.backend.needs_reservation()
+                    && own.deadline.or(self.deadline).is_none() =>
+            {
+                None
+            }
             (runtime, _) => {
                 let missing = if runtime.is_none() {
                     "runtime"
@@ -401,9 +415,13 @@ impl CpuSpec {
                 return Err(SpecError::Missing {
                     key: format!("{key}.{missing}"),
                     fits: format!(
-                        "backend `{}` needs both, such as runtime = \"28ms\", period = \"50ms\", or tasks on this vCPU \
-                         and no runtime",
-                        self.backend
+                        "{} needs both, such as runtime = \"28ms\", period = \"50ms\", or tasks on this vCPU \
+                          and no runtime",
+                        if self.backend.needs_reservation() {
+                            format!("backend `{}`", self.backend)
+                        } else {
+                            "a deadline".to_owned()
+                        }
                     ),
                 });
             }
@@ -460,6 +478,18 @@ mod tests {
             (with("runtime = \"2us\"\nperiod = \"5us\""), &["5", "100"]),
             (with("runtime = \"1s\"\nperiod = \"5s\""), &["5000", "4194"]),
             (with("runtime = \"1ms\""), &["cpu.period"]),
+            (
+                with("runtime = \"9ms\"\nperiod = \"50ms\"\ndeadline = \"8ms\""),
+                &["deadline 8 ms", "9 ms"],
+            ),
+            (
+                with("runtime = \"9ms\"\nperiod = \"50ms\"\ndeadline = \"60ms\""),
+                &["deadline 60 ms", "50 ms"],
+            ),
+            (
+                with("backend = \"other\"\ndeadline = \"60ms\""),
+                &["cpu.runtime", "a deadline"],
+            ),
             (with("vcpus = 0\nbackend = \"other\""), &["cpu.vcpus", "0"]),
             (with("backend = \"magic\""), &["magic", "deadline"]),
             ("name = \"a/b\"\n[guest]\n".to_owned(), &["a/b"]),
@@ -485,15 +515,16 @@ mod tests {
     #[test]
     fn a_vcpu_can_differ_from_the_others() {
         let plan = plan(
-            "name = \"a\"\n[guest]\n[cpu]\nvcpus = 2\nruntime = \"1ms\"\nperiod = \"10ms\"\n[[cpu.vcpu]]\nruntime = \"2ms\"\n",
+            "name = \"a\"\n[guest]\n[cpu]\nvcpus = 2\nruntime = \"1ms\"\nperiod = \"10ms\"\ndeadline = \"5ms\"\n[[cpu.vcpu]]\nruntime = \"2ms\"\ndeadline = \"8ms\"\n",
         )
         .unwrap();
         let runtimes: Vec<_> = plan
             .requests
             .iter()
-            .map(|r| r.reservation.unwrap().runtime().as_millis())
+            .map(|r| r.reservation.unwrap())
+            .map(|r| (r.runtime().as_millis(), r.deadline().as_millis()))
             .collect();
-        assert_eq!(runtimes, [2, 1]);
+        assert_eq!(runtimes, [(2, 8), (1, 5)]);
     }
 
     proptest! {

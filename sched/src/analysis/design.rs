@@ -7,6 +7,7 @@ use super::global_edf;
 use super::mpr::Multiprocessor;
 use super::supply::SupplyBound;
 use super::task::TaskSet;
+use crate::bisection::last_that_holds;
 use crate::reservation::nanos;
 
 /// The resolution of budgets.
@@ -22,19 +23,10 @@ fn duration(steps: u64) -> Duration {
 
 /// The least of `0..=greatest` that suffices, if the greatest does. What suffices must do so with more, too.
 fn least(greatest: Duration, suffices: impl Fn(Duration) -> bool) -> Option<Duration> {
-    let (mut low, mut high) = (0, steps(greatest));
-    if !suffices(duration(high)) {
-        return None;
-    }
-    while low < high {
-        let middle = u64::midpoint(low, high);
-        if suffices(duration(middle)) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    Some(duration(high))
+    // Counted from 1, so that there is a step below the least that can suffice.
+    let greatest = steps(greatest).saturating_add(1);
+    let suffices = |at: u64| suffices(duration(at - 1));
+    last_that_holds(greatest, 0, suffices).map(|at| duration(at - 1))
 }
 
 /// The least budget, in steps of [`BUDGET_STEP`], with which `supply` makes the tasks meet their deadlines; `None` if

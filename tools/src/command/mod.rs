@@ -12,6 +12,7 @@ mod plan;
 pub mod run;
 mod simulate;
 mod tree;
+mod watch;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -74,6 +75,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Save { name, folder } => control::save(&context, &name, &folder),
         Command::Restore { spec, folder, show } => run::restore(&context, &spec, &folder, &show),
         Command::Adapt(args) => adapt::adapt(&context, &args),
+        Command::Watch { rules, .. } => watch::watch(&context, rules.as_deref()),
         Command::Host(command) => host::host(&context, command),
         Command::Demo { seconds } => demo::demo(&context, seconds),
         Command::Experiment(command) => experiment::experiment(&context, command),

@@ -216,6 +216,17 @@ impl RunningVm {
     /// Its status now.
     #[must_use]
     pub fn status(&self) -> GuestStatus {
+        self.status_with(VcpuHandle::account)
+    }
+
+    /// Its status as far as it is known without a word from its vCPUs, which are not disturbed: their accounts are the
+    /// last that they left.
+    #[must_use]
+    pub fn seen(&self) -> GuestStatus {
+        self.status_with(|vcpu| vcpu.desk.account().0)
+    }
+
+    fn status_with(&self, account: impl Fn(&VcpuHandle) -> Option<AccountSnapshot>) -> GuestStatus {
         let mut records = self.records.clone();
         records.losses = self.reader.losses();
         GuestStatus {
@@ -227,7 +238,7 @@ impl RunningVm {
             vcpus: self
                 .vcpus
                 .iter()
-                .map(|vcpu| vcpu.status(vcpu.account()))
+                .map(|vcpu| vcpu.status(account(vcpu)))
                 .collect(),
             records,
             serial_lost: self.output.lost(),
