@@ -68,22 +68,25 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// The hierarchy that has `controller` (`cpu` or `cpuset`), looked up once per process.
+    /// The hierarchy that has `controller` (`cpu`, `cpuset` or `freezer`), looked up once per process. Every unified
+    /// hierarchy has a freezer.
     ///
     /// # Errors
     /// [`CgroupError::NotMounted`].
     pub fn of(controller: &'static str) -> Result<&'static Self, CgroupError> {
         static CPU: OnceLock<Option<Hierarchy>> = OnceLock::new();
         static CPUSET: OnceLock<Option<Hierarchy>> = OnceLock::new();
-        let cell = if controller == "cpuset" {
-            &CPUSET
-        } else {
-            &CPU
+        static FREEZER: OnceLock<Option<Hierarchy>> = OnceLock::new();
+        let cell = match controller {
+            "cpuset" => &CPUSET,
+            "freezer" => &FREEZER,
+            _ => &CPU,
         };
         cell.get_or_init(|| {
             let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
             find(&mounts, controller, |root| {
-                fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
+                let file = root.join("cgroup.controllers");
+                fs::read_to_string(file).unwrap_or_default() + " freezer"
             })
         })
         .as_ref()

@@ -34,7 +34,7 @@ pub enum VtmError {
         name: String,
     },
     /// No VTM of this name.
-    #[error("no VTM is called '{name}': {}", known(.known, "create it"))]
+    #[error("no VTM is called '{name}': {}", choose_from(.known, "create it"))]
     NoSuchVtm {
         /// The name.
         name: String,
@@ -48,7 +48,7 @@ pub enum VtmError {
         name: String,
     },
     /// No job of this name.
-    #[error("VTM '{vtm}' has no job called '{job}': {}", known(.known, "add one"))]
+    #[error("VTM '{vtm}' has no job called '{job}': {}", choose_from(.known, "add one"))]
     NoSuchJob {
         /// The VTM.
         vtm: String,
@@ -180,7 +180,7 @@ pub enum VtmError {
     NoNetwork,
 }
 
-fn known(known: &[String], otherwise: &str) -> String {
+fn choose_from(known: &[String], otherwise: &str) -> String {
     if known.is_empty() {
         format!("there is none, {otherwise}")
     } else {
