@@ -519,7 +519,7 @@ fn wrong_reservations_are_refused_with_what_would_do() {
     let _host = Host::lock();
     let mut vtms = half(Suspend::Signals);
     let before = vtms.status();
-    let mut refused =
+    let refused =
         |error: VtmError, words: &str| assert!(error.to_string().contains(words), "{error}");
     refused(
         vtms.create("a", RoundRobin::default()).unwrap_err(),
