@@ -33,7 +33,7 @@ use crate::framework::{Factory, Manager, Resource, Scheduler};
 /// ```
 ///
 /// Dropping it releases every job as it was found: continued, unless somebody else had stopped it, with its own policy,
-/// CPUs and control groups. Should the process die, another one that it has forked does the same.
+/// CPUs and control groups; commands that it has started run on. Should the process die, another one that it has forked does the same.
 #[derive(Debug)]
 pub struct VtmScheduler {
     roster: Arc<Mutex<Roster>>,
