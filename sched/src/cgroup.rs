@@ -229,7 +229,7 @@ pub(crate) fn lock(group: &Path) -> Result<File, CgroupError> {
         .map_err(|source| failed("lock", group, source))
 }
 
-fn failed(action: &str, path: &Path, source: io::Error) -> CgroupError {
+pub(crate) fn failed(action: &str, path: &Path, source: io::Error) -> CgroupError {
     CgroupError::Io {
         action: action.to_owned(),
         path: path.display().to_string(),

@@ -47,6 +47,12 @@ pub enum VtmError {
         /// The name.
         name: String,
     },
+    /// A VTM that has a reservation.
+    #[error("VTM '{name}' has a reservation already: adapt it")]
+    Reserved {
+        /// The name.
+        name: String,
+    },
     /// No job of this name.
     #[error("VTM '{vtm}' has no job called '{job}': {}", choose_from(.known, "add one"))]
     NoSuchJob {
@@ -138,7 +144,7 @@ pub enum VtmError {
         source: io::Error,
     },
     /// A process could not be made a job.
-    #[error("cannot {action} {pid}: {errno}{}", permission(*.errno))]
+    #[error("cannot {action} process {pid}: {}{}", .errno.desc(), permission(*.errno))]
     Process {
         /// What was tried.
         action: &'static str,
@@ -193,6 +199,7 @@ fn permission(errno: Errno) -> &'static str {
         Errno::EPERM => {
             " (needs root, and a cpu control group with a real-time budget: move it to the root group)"
         }
+        Errno::EINVAL => " (the CPU has to be in its cpuset: move it to the root cpuset)",
         _ => "",
     }
 }

@@ -18,16 +18,29 @@
 //! What a job does in the kernel's name (interrupts, kernel threads) is not accounted to it.
 
 mod config;
+mod dispatcher;
 mod error;
+mod freezer;
+mod guardian;
+mod job;
 mod layout;
+mod limit;
+mod link;
+mod processes;
+mod record;
 mod request;
+mod roster;
 mod scheduler;
 mod status;
 pub mod table;
+mod team;
+mod turns;
+mod watcher;
 
 pub use config::{CpuShare, JobSource, Promise, RoundRobin, Rule, Suspend, VtmConfig};
 pub use error::VtmError;
 pub use request::{Need, Quantity, Vtm};
-pub use scheduler::{Team, VtmScheduler};
+pub use scheduler::VtmScheduler;
 pub use status::{Dispatching, JobState, JobStatus, Means, Status, VtmStatus};
 pub use table::{Placement, Policy, Table, TableError};
+pub use team::Team;

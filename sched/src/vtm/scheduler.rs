@@ -1,13 +1,17 @@
 //! Level 1: VTMs share a CPU by a dispatch table.
 
-use std::marker::PhantomData;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::config::{CpuShare, JobSource, Promise, RoundRobin, Rule, VtmConfig};
 use super::error::VtmError;
+use super::job::JobSpec;
 use super::request::Vtm;
+use super::roster::Roster;
 use super::status::Status;
-use crate::framework::{Job, Manager, Resource, Scheduler};
+use super::team::Team;
+use super::watcher::Watcher;
+use crate::framework::{Factory, Manager, Resource, Scheduler};
 
 /// Shares one CPU among VTMs by a dispatch table, from its own real-time thread.
 ///
@@ -31,62 +35,79 @@ use crate::framework::{Job, Manager, Resource, Scheduler};
 /// Dropping it releases every job as it was found: continued, unless somebody else had stopped it, with its own policy,
 /// CPUs and control groups. Should the process die, another one that it has forked does the same.
 #[derive(Debug)]
-pub struct VtmScheduler {}
+pub struct VtmScheduler {
+    roster: Arc<Mutex<Roster>>,
+    watcher: Option<Watcher>,
+}
 
 impl VtmScheduler {
     /// A scheduler without VTMs, and its guardian. Nothing is dispatched before [`Scheduler::schedule`].
     ///
     /// # Errors
     /// When the CPU cannot be had, or real-time scheduling is not permitted.
-    pub fn new(_config: VtmConfig) -> Result<Self, VtmError> {
-        Err(VtmError::NoNetwork)
+    pub fn new(config: VtmConfig) -> Result<Self, VtmError> {
+        let roster = Arc::new(Mutex::new(Roster::new(&config)?));
+        let watcher = Watcher::start(&roster)?;
+        Ok(Self {
+            roster,
+            watcher: Some(watcher),
+        })
     }
 
     /// A VTM without a reservation and without jobs.
     ///
     /// # Errors
     /// When the name is taken or none, or the quantum is zero.
-    pub fn create(&mut self, _name: &str, _rule: RoundRobin) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+    pub fn create(&mut self, name: &str, rule: RoundRobin) -> Result<Resource, VtmError> {
+        self.make((name.to_owned(), rule))
     }
 
     /// Releases a VTM's jobs as they were found, takes back its reservation and forgets it.
     ///
     /// # Errors
     /// When there is no such VTM; what could not be undone is in the log.
-    pub fn release(&mut self, _name: &str) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+    pub fn release(&mut self, name: &str) -> Result<(), VtmError> {
+        self.roster().release(name)
     }
 
     /// Makes a job of a VTM from a process, a process group or a command, and stops it until its turn comes: from then
-    /// on it runs only in the VTM's slots, in real time on the VTM's CPU, and its children with it. Its name is that of its first
-    /// process.
+    /// on it runs only in the VTM's slots, in real time on the VTM's CPU, and its children with it. Returns its name, which is
+    /// the id of its first process.
     ///
     /// # Errors
     /// When there is no such process or it cannot be a job; it is as before then.
-    pub fn add_job(&mut self, _vtm: &str, _source: &JobSource) -> Result<String, VtmError> {
-        Err(VtmError::NoNetwork)
+    pub fn add_job(&mut self, vtm: &str, source: &JobSource) -> Result<String, VtmError> {
+        let spec = JobSpec {
+            source: source.clone(),
+            resource: None,
+        };
+        self.roster().add_job(vtm, None, spec)
     }
 
     /// Releases one job as it was found.
     ///
     /// # Errors
     /// When there is no such VTM or job.
-    pub fn remove_job(&mut self, _vtm: &str, _job: &str) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+    pub fn remove_job(&mut self, vtm: &str, job: &str) -> Result<(), VtmError> {
+        self.roster().remove_job(vtm, job)
     }
 
     /// A VTM: as a job of this scheduler, and as the scheduler of its own jobs.
     ///
     /// # Errors
     /// When there is no such VTM.
-    pub fn team(&mut self, _name: &str) -> Result<Team<'_>, VtmError> {
-        Err(VtmError::NoNetwork)
+    pub fn team(&mut self, name: &str) -> Result<Team<'_>, VtmError> {
+        Team::of(self, name)
     }
 
     /// How everything stands.
     pub fn status(&self) -> Status {
-        unimplemented!()
+        self.roster().status()
+    }
+
+    /// What the roster holds is whole between any two calls: a panic elsewhere leaves it so.
+    pub(super) fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Would reserve a share of the network for a VTM.
@@ -111,6 +132,24 @@ impl VtmScheduler {
     }
 }
 
+impl Drop for VtmScheduler {
+    fn drop(&mut self) {
+        drop(self.watcher.take());
+        self.roster().release_all();
+    }
+}
+
+/// Makes VTMs: a name, and the rule of its jobs.
+impl Factory for VtmScheduler {
+    type Specification = (String, RoundRobin);
+    type Product = Resource;
+    type Error = VtmError;
+
+    fn make(&mut self, (name, rule): (String, RoundRobin)) -> Result<Resource, VtmError> {
+        self.roster().create(&name, rule)
+    }
+}
+
 impl Manager for VtmScheduler {
     type Request = CpuShare;
     type Change = Vtm;
@@ -119,139 +158,67 @@ impl Manager for VtmScheduler {
     type Policy = Rule;
     type Error = VtmError;
 
-    fn admit(&self, _vtm: &str, _share: &CpuShare) -> Result<Promise, VtmError> {
-        Err(VtmError::NoNetwork)
+    fn admit(&self, vtm: &str, share: &CpuShare) -> Result<Promise, VtmError> {
+        let (_, promise) = self.roster().with(vtm, share)?;
+        Ok(promise)
     }
 
     /// The new table is in force from the next slot on, here and in [`Manager::adapt`] and [`Manager::expel`].
-    fn reserve(&mut self, _vtm: &str, _share: &CpuShare) -> Result<Promise, VtmError> {
-        Err(VtmError::NoNetwork)
+    fn reserve(&mut self, vtm: &str, share: &CpuShare) -> Result<Promise, VtmError> {
+        let mut roster = self.roster();
+        let (table, promise) = roster.with(vtm, share)?;
+        roster.follow(Some(table))?;
+        Ok(promise)
     }
 
     /// The VTM and its jobs stay, stopped.
-    fn expel(&mut self, _vtm: &str) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+    fn expel(&mut self, vtm: &str) -> Result<(), VtmError> {
+        self.roster().expel(vtm)
     }
 
-    fn adapt(&mut self, _changes: &[Vtm]) -> Result<Vec<Promise>, VtmError> {
-        Err(VtmError::NoNetwork)
+    fn adapt(&mut self, changes: &[Vtm]) -> Result<Vec<Promise>, VtmError> {
+        self.roster().adapt(changes)
     }
 
     fn resources(&self) -> Result<Vec<Resource>, VtmError> {
-        Err(VtmError::NoNetwork)
+        Ok(vec![self.roster().jobs.below.clone()])
     }
 
-    fn add_resource(&mut self, _resource: &Resource) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+    fn add_resource(&mut self, resource: &Resource) -> Result<(), VtmError> {
+        Err(VtmError::Foreign {
+            resource: resource.clone(),
+            reason: "a VTM scheduler has one CPU: start another one",
+        })
     }
 
-    fn remove_resource(&mut self, _resource: &Resource) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+    fn remove_resource(&mut self, resource: &Resource) -> Result<(), VtmError> {
+        Err(VtmError::Foreign {
+            resource: resource.clone(),
+            reason: "a VTM scheduler has its one CPU until it is dropped",
+        })
     }
 
     fn policy(&self) -> Rule {
-        Rule::default()
+        self.roster().rule
     }
 
-    fn set_policy(&mut self, _rule: Rule) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+    fn set_policy(&mut self, rule: Rule) -> Result<(), VtmError> {
+        self.roster().set_rule(rule)
     }
 }
 
 impl Scheduler for VtmScheduler {
-    fn suspend(&mut self, _vtm: &str) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+    /// Its slots pass idle.
+    fn suspend(&mut self, vtm: &str) -> Result<(), VtmError> {
+        self.roster().suspend(vtm, true)
     }
 
-    fn resume(&mut self, _vtm: &str) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+    fn resume(&mut self, vtm: &str) -> Result<(), VtmError> {
+        self.roster().suspend(vtm, false)
     }
 
     /// Starts the dispatcher.
     fn schedule(&mut self) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-}
-
-/// A VTM: a job of level 1, and at level 2 the scheduler of its own jobs, by round robin. Its [`Manager::reserve`] adds a
-/// job under a name of the caller's choice, `expel` removes one, and `set_policy` changes the round robin.
-#[derive(Debug)]
-pub struct Team<'a> {
-    _scheduler: PhantomData<&'a mut VtmScheduler>,
-}
-
-impl Job for Team<'_> {
-    type Param = Option<CpuShare>;
-    type Error = VtmError;
-
-    fn resource(&self) -> &Resource {
-        unimplemented!()
-    }
-
-    fn sched_param(&self) -> Option<CpuShare> {
-        None
-    }
-
-    fn set_sched_param(&mut self, _share: Option<CpuShare>) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-}
-
-impl Manager for Team<'_> {
-    type Request = JobSource;
-    type Change = (String, JobSource);
-    type Grant = ();
-    type Held = ();
-    type Policy = RoundRobin;
-    type Error = VtmError;
-
-    fn admit(&self, _job: &str, _source: &JobSource) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    fn reserve(&mut self, _job: &str, _source: &JobSource) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    fn expel(&mut self, _job: &str) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    fn adapt(&mut self, _changes: &[(String, JobSource)]) -> Result<Vec<()>, VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    fn resources(&self) -> Result<Vec<Resource>, VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    fn add_resource(&mut self, _resource: &Resource) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    fn remove_resource(&mut self, _resource: &Resource) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    fn policy(&self) -> RoundRobin {
-        RoundRobin::default()
-    }
-
-    fn set_policy(&mut self, _rule: RoundRobin) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-}
-
-impl Scheduler for Team<'_> {
-    fn suspend(&mut self, _job: &str) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    fn resume(&mut self, _job: &str) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    fn schedule(&mut self) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
+        self.roster().schedule()
     }
 }

@@ -103,6 +103,8 @@ pub enum JobState {
     Running,
     /// It waits for its turn, stopped.
     Waiting,
+    /// It was suspended, and has no turns until it is resumed.
+    Suspended,
     /// Somebody else had stopped it before it was added. It has no turns until it is continued.
     Held,
 }

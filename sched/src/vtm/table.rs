@@ -228,6 +228,11 @@ impl Table {
         &self.vtms
     }
 
+    /// What the VTM with this index of [`Table::vtms`] has of each of its periods.
+    pub fn execution(&self, vtm: usize) -> Option<Duration> {
+        Some(times(self.slot, self.tasks.get(vtm)?.execution))
+    }
+
     /// The length of a slot.
     pub fn slot(&self) -> Duration {
         self.slot
