@@ -1,18 +1,16 @@
 //! Making jobs of processes: which can be one, stopping them, and putting them on the CPU in real time.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::sched_setaffinity;
 use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
-use nix::sys::signal::Signal;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::geteuid;
 
@@ -21,12 +19,13 @@ use super::dispatcher::{Handle, JobCount, Stop};
 use super::error::VtmError;
 use super::freezer::{Freezer, Group};
 use super::guardian::Guardian;
+use super::making::Making;
 use super::processes::{Seen, Snapshot, look, threads};
 use super::record::{ProcessRecord, Record, set_of};
 use super::status::Means;
 use crate::cgroup::{CgroupError, Hierarchy};
 use crate::framework::{Factory, Kind, Resource};
-use crate::kernel::{PidFd, SchedAttr, Tid, attributes, join_before_start, set_attributes};
+use crate::kernel::{PidFd, SchedAttr, Tid, attributes, set_attributes};
 use crate::partition::Partition;
 use crate::process::Process;
 
@@ -153,18 +152,7 @@ impl Factory for Jobs {
             Some(hierarchy) => Some(Group::create(hierarchy, id)?),
             None => None,
         };
-        let mut making = Making {
-            jobs: self,
-            record: Record {
-                id,
-                processes: Vec::new(),
-                group,
-                signals: false,
-            },
-            processes: BTreeMap::new(),
-            child: None,
-            means: Means::Signals,
-        };
+        let mut making = Making::begin(self, id, group);
         match making.make(&spec, &found) {
             Ok(freezer) => {
                 let pid = making.record.processes.first().map_or(0, |p| p.process.pid);
@@ -210,7 +198,7 @@ impl Jobs {
     }
 
     /// The groups that a process is in and will be taken out of.
-    fn homes(&self, pid: i32) -> Result<Vec<PathBuf>, CgroupError> {
+    pub(super) fn homes(&self, pid: i32) -> Result<Vec<PathBuf>, CgroupError> {
         let mut homes = Vec::new();
         if let Some(hierarchy) = self.hierarchy() {
             homes.push(hierarchy.group_of(Tid(pid), "freezer")?);
@@ -377,186 +365,6 @@ impl Jobs {
             cpu_last: cpu,
         })
     }
-}
-
-/// A job that is being made.
-struct Making<'a> {
-    jobs: &'a mut Jobs,
-    record: Record,
-    processes: BTreeMap<i32, Tracked>,
-    child: Option<Child>,
-    means: Means,
-}
-
-impl Making<'_> {
-    fn make(&mut self, spec: &JobSpec, found: &[Seen]) -> Result<Option<Arc<Freezer>>, VtmError> {
-        let freezer = match &self.record.group {
-            Some(group) => Some(Arc::new(group.freezer()?)),
-            None => None,
-        };
-        if let JobSource::Command(words) = &spec.source {
-            let seen = self.start(words)?;
-            let homes = self.jobs.homes(nix::unistd::getpid().as_raw())?;
-            self.note(&[seen], Some(&homes))?;
-        } else {
-            self.note(found, None)?;
-        }
-        self.choose_means();
-        self.jobs.guardian.job(&self.record)?;
-        self.stop(0)?;
-        self.take_children(freezer.as_deref())?;
-        self.record
-            .processes
-            .iter()
-            .try_for_each(|process| self.jobs.enlist(process))?;
-        Ok(freezer)
-    }
-
-    /// Starts a command in the job's group.
-    fn start(&mut self, words: &[String]) -> Result<Seen, VtmError> {
-        let (program, arguments) = words.split_first().ok_or(VtmError::EmptyCommand)?;
-        let failed = |source| VtmError::Start {
-            program: program.clone(),
-            source,
-        };
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .process_group(0);
-        if let Some(group) = &self.record.group {
-            let file = open(&group.processes_file()).map_err(failed)?;
-            join_before_start(&mut command, vec![file]);
-        }
-        let child = self.child.insert(command.spawn().map_err(failed)?);
-        let pid = i32::try_from(child.id()).unwrap_or_default();
-        look(pid).ok_or_else(|| failed(std::io::Error::other("it ended at once")))
-    }
-
-    /// Enters processes as they are now.
-    fn note(&mut self, found: &[Seen], homes: Option<&[PathBuf]>) -> Result<(), VtmError> {
-        for seen in found {
-            let pid = seen.process.pid;
-            let homes = match homes {
-                Some(homes) => homes.to_vec(),
-                None => self.jobs.homes(pid)?,
-            };
-            let record = match ProcessRecord::of(seen.process, seen.stopped, homes) {
-                Err(Errno::ESRCH) if !self.record.processes.is_empty() => continue,
-                record => record.map_err(|errno| VtmError::Process {
-                    action: "read the policy of",
-                    pid,
-                    errno,
-                })?,
-            };
-            match Jobs::track(&record) {
-                Err(VtmError::Process {
-                    errno: Errno::ESRCH,
-                    ..
-                }) if !self.record.processes.is_empty() => {}
-                tracked => {
-                    self.processes.insert(pid, tracked?);
-                    self.record.processes.push(record);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Signals for a process that is alone, and the freezer where there is one for others, and for those that somebody else
-    /// may continue at any time.
-    fn choose_means(&mut self) {
-        let alone = self.processes.len() == 1 && !self.processes.values().all(|p| p.held);
-        let signals = self.jobs.suspend == Suspend::Auto && alone;
-        self.means = if self.record.group.is_some() && !signals {
-            Means::Freezer
-        } else {
-            Means::Signals
-        };
-        self.record.signals |= self.means == Means::Signals;
-    }
-
-    /// Stops the processes from number `first` on, or brings them where they are going to be frozen.
-    fn stop(&mut self, first: usize) -> Result<(), VtmError> {
-        for record in &self.record.processes[first..] {
-            let pid = record.process.pid;
-            let tracked = self.processes.get(&pid);
-            if let (Means::Signals, Some(process), false) = (self.means, tracked, record.held) {
-                match process.fd.signal(Signal::SIGSTOP) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(errno) => {
-                        return Err(VtmError::Process {
-                            action: "stop",
-                            pid,
-                            errno,
-                        });
-                    }
-                }
-            }
-            match &self.record.group {
-                Some(group) => match group.join(pid) {
-                    Err(_) if !record.process.is_alive() => {}
-                    joined => joined?,
-                },
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Children that were born before all was stopped.
-    fn take_children(&mut self, freezer: Option<&Freezer>) -> Result<(), VtmError> {
-        for _ in 0..100 {
-            if let (Means::Freezer, Some(freezer)) = (self.means, freezer) {
-                let frozen = freezer.freeze();
-                frozen.map_err(|source| VtmError::SetUp {
-                    action: "freeze a job",
-                    source,
-                })?;
-            }
-            let Some(group) = &self.record.group else {
-                return Ok(());
-            };
-            let new = |pid: &i32| !self.processes.contains_key(pid);
-            let new: Vec<Seen> = group
-                .members()
-                .into_iter()
-                .filter(new)
-                .filter_map(look)
-                .collect();
-            if new.is_empty() {
-                return Ok(());
-            }
-            let first = self.record.processes.len();
-            // They were born in the group: their parent's homes are theirs.
-            let homes = self
-                .record
-                .processes
-                .first()
-                .map(|parent| parent.homes.clone());
-            self.note(&new, homes.as_deref())?;
-            self.choose_means();
-            self.jobs.guardian.job(&self.record)?;
-            self.stop(first)?;
-        }
-        Ok(())
-    }
-
-    /// Leaves everything as it was found; a command that was started is ended.
-    fn undo(mut self) {
-        if let Some(child) = &mut self.child {
-            // It has ended already, or is ended now.
-            let _ = child.kill();
-        }
-        self.jobs.undo(&self.record);
-        if let Some(mut child) = self.child {
-            let _ = child.wait();
-        }
-    }
-}
-
-fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).open(path)
 }
 
 /// This process and those that it descends from.

@@ -26,6 +26,8 @@ mod job;
 mod layout;
 mod limit;
 mod link;
+mod making;
+mod membership;
 mod processes;
 mod record;
 mod request;
