@@ -1,4 +1,4 @@
-//! `vtm`: virtual task machines by script, by shell and as a service, on real processes.
+//! `vtm`: virtual task machines by script and as a service, on real processes.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
 
@@ -6,36 +6,23 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Deserializer, Value};
+use system_tests::process::{LIMIT, until};
 use system_tests::requires::Capability;
 use system_tests::user::{Ended, Guest};
-use system_tests::{Need, User, requires};
+use system_tests::{Busy, Need, User, requires};
 
 const NICE: Need = Need::Capability(Capability::SysNice);
-const LIMIT: Duration = Duration::from_secs(40);
-const NAP: Duration = Duration::from_millis(10);
 
 /// The last CPU, on which the tests' VTMs are.
 fn cpu() -> String {
-    let count = thread::available_parallelism().unwrap().get();
+    let count = std::thread::available_parallelism().unwrap().get();
     (count - 1).to_string()
-}
-
-#[track_caller]
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < LIMIT, "not {what}");
-        thread::sleep(NAP);
-    }
 }
 
 /// Runs a script to its end.
@@ -52,58 +39,6 @@ fn script(user: &User, options: &[&str], lines: &[&str]) -> Ended {
         .args(["--slot", "8ms"])
         .env("CHRONOVISOR_RUN_DIR", user.run_dir());
     user.finish(command)
-}
-
-/// A process that is always busy, ended on drop.
-struct Busy(Child);
-
-impl Busy {
-    fn start() -> Self {
-        let mut command = Command::new("sh");
-        command.args(["-c", "while :; do :; done"]);
-        Self(command.spawn().unwrap())
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Its state (proc(5)).
-    fn state(&self) -> char {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        let (_, rest) = stat.rsplit_once(") ").unwrap();
-        rest.chars().next().unwrap()
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.state() == 'T'
-    }
-
-    /// Its policy (sched(7)).
-    fn policy(&self) -> String {
-        let told = Command::new("chrt")
-            .args(["--pid", &self.pid().to_string()])
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&told.stdout).into_owned()
-    }
-
-    /// That it is as if nothing had ever been done to it.
-    #[track_caller]
-    fn is_free(&self) {
-        until("free", || {
-            !self.is_stopped() && self.policy().contains("SCHED_OTHER")
-        });
-        thread::sleep(NAP * 5);
-        assert!(!self.is_stopped());
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// `vtm` with lines given one by one.
@@ -159,7 +94,6 @@ impl Session {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        use std::os::unix::process::ExitStatusExt;
         let status = status.unwrap();
         status
             .code()
@@ -280,7 +214,7 @@ fn whichever_way_it_ends_no_process_stays_stopped() {
         let busy = Busy::start();
         let mut session = Session::start(&user);
         session.take(&busy);
-        assert!(!busy.policy().contains("SCHED_OTHER"), "{}", busy.policy());
+        assert!(!busy.is_ordinary());
         // In the middle of a command, too.
         session.say("wait 60s");
         kill(
@@ -289,7 +223,7 @@ fn whichever_way_it_ends_no_process_stays_stopped() {
         )
         .unwrap();
         assert_eq!(session.end(), 128 + signal as i32);
-        busy.is_free();
+        busy.assert_free();
     }
     let busy = Busy::start();
     let mut session = Session::start(&user);
@@ -297,7 +231,7 @@ fn whichever_way_it_ends_no_process_stays_stopped() {
     session.say("release gold");
     session.say("status");
     session.hear("0.0 % promised");
-    busy.is_free();
+    busy.assert_free();
     session.say("quit");
     assert_eq!(session.end(), 0);
 }
@@ -368,7 +302,7 @@ fn a_service_obeys_commands_and_programs_until_it_is_told_to_quit() {
     let quit = ask(&user, &["quit"]).expect(0);
     assert!(!busy.is_stopped(), "{quit:?}");
     service.wait(LIMIT).expect(0);
-    busy.is_free();
+    busy.assert_free();
     assert!(!socket.exists());
 }
 
@@ -387,7 +321,7 @@ fn the_socket_of_a_dead_service_is_replaced_and_that_of_a_live_one_is_not() {
 
     first.signal(Signal::SIGKILL);
     first.wait(LIMIT).expect(128 + Signal::SIGKILL as i32);
-    busy.is_free();
+    busy.assert_free();
     ask(&user, &["status"]).expect(1);
     let third = serve(&user);
     let status = ask(&user, &["status"]).expect(0).stdout;
@@ -395,6 +329,82 @@ fn the_socket_of_a_dead_service_is_replaced_and_that_of_a_live_one_is_not() {
     third.signal(Signal::SIGTERM);
     third.wait(LIMIT).expect(0);
 }
+
+/// Words, the exit status, and what is said.
+const WRONG: &[(&[&str], i32, &str)] = &[
+    (&["craete", "silver"], 2, "'create'"),
+    (
+        &["create", "gold"],
+        3,
+        "there is a VTM called 'gold' already",
+    ),
+    (&["create", "../gold"], 3, "'../gold' is no usable name"),
+    (&["reserve", "rest", "-8ms", "40ms"], 2, "-8ms"),
+    (
+        &["reserve", "rest", "0ms", "40ms"],
+        3,
+        "execution time of 'rest' is zero",
+    ),
+    (
+        &["reserve", "rest", "8ms", "0ms"],
+        3,
+        "period of 'rest' is zero",
+    ),
+    (
+        &["reserve", "rest", "8ms", "99999999999999999999s"],
+        2,
+        "99999999999999999999s",
+    ),
+    (
+        &["reserve", "rest", "8ms", "18446744073s"],
+        3,
+        "longer than",
+    ),
+    (
+        &["reserve", "rest", "9ms", "40ms"],
+        3,
+        "not a multiple of the slot of 8 ms",
+    ),
+    (&["reserve", "rest", "140%", "40ms"], 3, "140 %"),
+    (&["reserve", "rest", "-1%", "40ms"], 3, "-1 %"),
+    (&["reserve", "rest", "NaN%", "40ms"], 3, "NaN %"),
+    (
+        &["reserve", "rest", "48ms", "40ms"],
+        3,
+        "longer than its period",
+    ),
+    (&["reserve", "rest", "24ms", "40ms"], 3, "does not fit"),
+    (
+        &["reserve", "silver", "8ms", "40ms"],
+        3,
+        "no VTM is called 'silver': use one of gold, rest",
+    ),
+    (
+        &["adapt", "gold", "16ms", "40ms", "rest", "40ms", "40ms"],
+        3,
+        "rest",
+    ),
+    (&["add", "gold", "2147483647"], 3, "no process 2147483647"),
+    (&["add", "gold", "-7"], 3, "-7"),
+    (&["add", "gold", "1"], 3, "1 is no id"),
+    (
+        &["add", "gold", "--", "/no/such/program"],
+        3,
+        "/no/such/program",
+    ),
+    (&["add", "silver", "--", "true"], 3, "silver"),
+    (&["rm", "gold", "7"], 3, "no job called '7'"),
+    (
+        &["network", "reserve", "gold", "6Mbit/s"],
+        3,
+        "not configured",
+    ),
+    (
+        &["network_adapt", "gold", "6Mbit/s", "rest", "4Mbit/s"],
+        3,
+        "not configured",
+    ),
+];
 
 #[test]
 fn what_is_wrong_is_named_and_changes_nothing() {
@@ -409,235 +419,11 @@ fn what_is_wrong_is_named_and_changes_nothing() {
         status["data"]["vtms"].clone()
     };
     let before = shares();
-    let nobody = i32::MAX.to_string();
-    let wrong: &[(&[&str], i32, &str)] = &[
-        (&["craete", "silver"], 2, "'create'"),
-        (
-            &["create", "gold"],
-            3,
-            "there is a VTM called 'gold' already",
-        ),
-        (&["create", "../gold"], 3, "'../gold' is no usable name"),
-        (&["reserve", "rest", "-8ms", "40ms"], 2, "-8ms"),
-        (
-            &["reserve", "rest", "0ms", "40ms"],
-            3,
-            "execution time of 'rest' is zero",
-        ),
-        (
-            &["reserve", "rest", "8ms", "0ms"],
-            3,
-            "period of 'rest' is zero",
-        ),
-        (
-            &["reserve", "rest", "8ms", "99999999999999999999s"],
-            2,
-            "99999999999999999999s",
-        ),
-        (
-            &["reserve", "rest", "8ms", "18446744073s"],
-            3,
-            "longer than",
-        ),
-        (
-            &["reserve", "rest", "9ms", "40ms"],
-            3,
-            "not a multiple of the slot of 8 ms",
-        ),
-        (&["reserve", "rest", "140%", "40ms"], 3, "140 %"),
-        (&["reserve", "rest", "-1%", "40ms"], 3, "-1 %"),
-        (&["reserve", "rest", "NaN%", "40ms"], 3, "NaN %"),
-        (
-            &["reserve", "rest", "48ms", "40ms"],
-            3,
-            "longer than its period",
-        ),
-        (&["reserve", "rest", "24ms", "40ms"], 3, "does not fit"),
-        (
-            &["reserve", "silver", "8ms", "40ms"],
-            3,
-            "no VTM is called 'silver': use one of gold, rest",
-        ),
-        (
-            &["adapt", "gold", "16ms", "40ms", "rest", "40ms", "40ms"],
-            3,
-            "rest",
-        ),
-        (&["add", "gold", &nobody], 3, "no process 2147483647"),
-        (&["add", "gold", "-7"], 3, "-7"),
-        (&["add", "gold", "1"], 3, "1 is no id"),
-        (
-            &["add", "gold", "--", "/no/such/program"],
-            3,
-            "/no/such/program",
-        ),
-        (&["add", "silver", "--", "true"], 3, "silver"),
-        (&["rm", "gold", "7"], 3, "no job called '7'"),
-        (
-            &["network", "reserve", "gold", "6Mbit/s"],
-            3,
-            "not configured",
-        ),
-        (
-            &["network_adapt", "gold", "6Mbit/s", "rest", "4Mbit/s"],
-            3,
-            "not configured",
-        ),
-    ];
-    for (words, code, reason) in wrong {
+    for (words, code, reason) in WRONG {
         let ended = ask(&user, words).expect(*code);
         assert!(ended.stderr.contains(reason), "{words:?}: {ended:?}");
     }
     assert_eq!(shares(), before);
     service.signal(Signal::SIGINT);
     service.wait(LIMIT).expect(0);
-}
-
-/// The shell at a terminal.
-struct Terminal {
-    child: Child,
-    keys: fs::File,
-    shown: Arc<Mutex<String>>,
-}
-
-impl Terminal {
-    fn open(user: &User) -> Self {
-        let size = Winsize {
-            ws_row: 24,
-            ws_col: 80,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let pair = openpty(&size, None).unwrap();
-        let shell = user.command(&["vtm", "--cpu", &cpu(), "--slot", "8ms"]);
-        let mut command = Command::new("setsid");
-        command
-            .arg("--ctty")
-            .arg(shell.get_program())
-            .args(shell.get_args())
-            .env("CHRONOVISOR_RUN_DIR", user.run_dir())
-            .env("XDG_STATE_HOME", user.path("state"))
-            .env("TERM", "xterm")
-            .stdin(pair.slave.try_clone().unwrap())
-            .stdout(pair.slave.try_clone().unwrap())
-            .stderr(pair.slave);
-        let child = command.spawn().unwrap();
-        let keys = fs::File::from(pair.master);
-        let shown = Arc::new(Mutex::new(String::new()));
-        let (mut screen, seen) = (keys.try_clone().unwrap(), Arc::clone(&shown));
-        thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            // The end of the shell is an error here.
-            while let Ok(length @ 1..) = screen.read(&mut bytes) {
-                let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
-                seen.lock().unwrap().push_str(&text);
-            }
-        });
-        Self { child, keys, shown }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    /// Waits until this is shown, and forgets what was shown.
-    #[track_caller]
-    fn see(&self, expected: &str) {
-        let begun = Instant::now();
-        loop {
-            let mut shown = self.shown.lock().unwrap();
-            if let Some(at) = shown.find(expected) {
-                shown.drain(..at + expected.len());
-                return;
-            }
-            assert!(begun.elapsed() < LIMIT, "{expected} is not in {shown}");
-            drop(shown);
-            thread::sleep(NAP);
-        }
-    }
-
-    #[track_caller]
-    fn ends(&mut self) -> Option<i32> {
-        let mut status = None;
-        until("ended", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap().code()
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[test]
-fn the_shell_completes_words_remembers_lines_and_releases_at_ctrl_c() {
-    requires!(NICE, Need::Program("chrt"), Need::Program("setsid"));
-    let user = User::new();
-    let busy = Busy::start();
-    let mut terminal = Terminal::open(&user);
-    terminal.see("vtm> ");
-    terminal.press("cre\tgold\r");
-    terminal.press("reser\tgo\t8ms 40ms\r");
-    terminal.see("gold: 8ms of every 40ms (20.0 %)");
-    terminal.press("reserve gold -8ms 40ms\r");
-    terminal.see("error: ");
-    terminal.press(&format!("add gold {}\r", busy.pid()));
-    terminal.see(&format!("job {}", busy.pid()));
-    terminal.press("schedule\r");
-    until("stopped in its turn", || busy.is_stopped());
-    // The job's name is completed.
-    terminal.press("rm g\t\t\r");
-    busy.is_free();
-    terminal.press(&format!("add gold {}\r", busy.pid()));
-    terminal.see(&format!("job {}", busy.pid()));
-    // Ctrl-Z stops nothing.
-    terminal.press("\u{1a}");
-    terminal.press("help add\r");
-    terminal.see("Usage");
-    terminal.press("\u{3}");
-    assert_eq!(terminal.ends(), Some(0));
-    busy.is_free();
-    let history = fs::read_to_string(user.path("state/chronovisor/vtm-history")).unwrap();
-    assert!(history.contains("create gold"), "{history}");
-
-    // The line before, from the history; and Ctrl-C while a command takes its time.
-    let mut terminal = Terminal::open(&user);
-    terminal.see("vtm> ");
-    terminal.press("\u{1b}[A\r");
-    terminal.see("Usage");
-    terminal.press("create gold\rreserve gold 8ms 40ms\r");
-    terminal.press(&format!("add gold {}\rschedule\r", busy.pid()));
-    until("stopped in its turn", || busy.is_stopped());
-    terminal.press("wait 60s\r");
-    terminal.see("wait 60s");
-    thread::sleep(Duration::from_millis(300));
-    terminal.press("\u{3}");
-    assert_eq!(terminal.ends(), Some(128 + Signal::SIGINT as i32));
-    busy.is_free();
-
-    // A signal from elsewhere while a line is edited.
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let mut terminal = Terminal::open(&user);
-        terminal.see("vtm> ");
-        terminal.press(&format!("create gold\radd gold {}\r", busy.pid()));
-        terminal.see("job ");
-        terminal.press("rese");
-        terminal.see("rese");
-        kill(
-            Pid::from_raw(terminal.child.id().try_into().unwrap()),
-            signal,
-        )
-        .unwrap();
-        let status = terminal.ends();
-        assert!(
-            [Some(0), Some(128 + signal as i32)].contains(&status),
-            "{status:?}"
-        );
-        busy.is_free();
-    }
 }
