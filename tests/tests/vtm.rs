@@ -143,6 +143,28 @@ fn a_script_draws_the_table_of_the_paper() {
 }
 
 #[test]
+fn of_vtms_with_the_same_period_the_one_reserved_first_comes_first() {
+    requires!(NICE);
+    let user = User::new();
+    let lines = [
+        "create one",
+        "create other",
+        "reserve other 8ms 32ms",
+        "reserve one 8ms 32ms",
+        "table",
+        "release other",
+        "create other",
+        "reserve other 8ms 32ms",
+        "table",
+    ];
+    let drawn = script(&user, &[], &lines).expect(0).stdout;
+    let bars: Vec<&str> = drawn.lines().filter(|line| line.contains('#')).collect();
+    let (other, one) = ("  other  #...", "  one    ...#");
+    assert_eq!(bars[..2], [other, one], "{drawn}");
+    assert_eq!(bars[2..], ["  one    #...", "  other  ...#"], "{drawn}");
+}
+
+#[test]
 fn a_command_that_is_always_busy_gets_its_share_and_no_more() {
     requires!(NICE);
     let user = User::new();

@@ -4,9 +4,12 @@ pub mod vtm;
 
 use std::path::PathBuf;
 
-/// Where sockets and ledger lie if nobody says otherwise.
+/// Where sockets and ledger lie if the command line does not say otherwise.
 #[must_use]
 pub fn default_run_dir() -> PathBuf {
+    if let Some(folder) = std::env::var_os("CHRONOVISOR_RUN_DIR") {
+        return folder.into();
+    }
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/run/chronovisor");
     }

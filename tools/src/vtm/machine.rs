@@ -79,6 +79,8 @@ pub enum CommandError {
 #[derive(Debug)]
 pub struct VtmMachine {
     scheduler: VtmScheduler,
+    /// The VTMs with a share, in the order in which they got it: by that order the table places those of one priority.
+    reserved: Vec<String>,
 }
 
 impl VtmMachine {
@@ -86,11 +88,15 @@ impl VtmMachine {
     /// found.
     #[must_use]
     pub fn new(scheduler: VtmScheduler) -> Self {
-        Self { scheduler }
+        Self {
+            scheduler,
+            reserved: Vec::new(),
+        }
     }
 
     fn reserve(&mut self, share: &Share) -> Result<Reply, CommandError> {
         let promise = self.scheduler.reserve(&share.vtm, &cpu_share(share))?;
+        self.reserved.push(share.vtm.clone());
         Ok(Reply::Promised(vec![promised(&share.vtm, promise)]))
     }
 
@@ -124,8 +130,10 @@ impl VtmMachine {
 
     fn table(&self) -> Result<Reply, CommandError> {
         let status = self.scheduler.status();
-        let shares = status.vtms.iter();
-        let shares = shares.filter_map(|vtm| Some(vtm.share?.of(&vtm.name)));
+        let shares = self.reserved.iter().filter_map(|name| {
+            let vtm = status.vtms.iter().find(|vtm| vtm.name == *name)?;
+            Some(vtm.share?.of(name))
+        });
         let shares: Vec<_> = shares.collect();
         let rule = status.rule;
         let table = Table::new(status.slot, rule.policy, rule.placement, &shares)?;
@@ -185,7 +193,10 @@ impl Machine for VtmMachine {
                     .collect();
                 self.scheduler.network_adapt(&changes)?;
             }
-            Command::Release { vtm } => self.scheduler.release(&vtm)?,
+            Command::Release { vtm } => {
+                self.scheduler.release(&vtm)?;
+                self.reserved.retain(|name| *name != vtm);
+            }
             // The owner of the machine drops it.
             Command::Quit {} => {}
         }

@@ -52,6 +52,8 @@ pub enum Word {
         changes: Vec<String>,
     },
     /// Make a job of a process, a process group or a command; its children belong to it.
+    ///
+    /// A command is started by whoever has the VTMs: a service starts it as its own user. It runs on when it is let go.
     #[command(visible_alias = "add_resource")]
     Add(AddArgs),
     /// Let go of a job as it was found.
