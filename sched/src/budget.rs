@@ -10,6 +10,10 @@
 //! - Only the kernel knows when a budget began: after a sleep its wake-up rule may start a new period with a full budget
 //!   (Documentation/scheduler/sched-deadline.rst, section 2.2). A timer that counts CPU time since the last yield would
 //!   end that budget early and steal supply, so the kernel's remaining budget is read each time.
+//! - Where the deadline comes before the period's end, a wake-up before it gives no full budget but Q / D of the time
+//!   left (the revised wake-up rule: Abeni, Lipari and Lelli, Constant bandwidth server revisited, EWiLi 2014;
+//!   `update_dl_revised_wakeup` in kernel/sched/deadline.c), surplus and all. To take the whole surplus off would be to
+//!   steal supply, so only its part in such a budget is.
 //! - If the kernel's budget ends first, the thread is throttled, comes back with a fresh budget, and a yield decided
 //!   before that would throw the fresh budget away: a gap of 2P - Q. Hence the surplus, and no yield without a reading.
 
@@ -39,18 +43,18 @@ const GREATEST_SURPLUS: Duration = Duration::from_millis(1);
 /// What the kernel is given beyond Q.
 ///
 /// A tenth of the period, between 250 us and 1 ms: it has to cover the time from the timer's expiry to the yield,
-/// including interrupts and, for a vCPU, the exit from guest mode. Zero where Q + surplus would exceed the period; the
+/// including interrupts and, for a vCPU, the exit from guest mode. Zero where Q + surplus would exceed the deadline; the
 /// kernel's tick enforces alone there.
 pub fn default_surplus(reservation: Reservation) -> Duration {
     let surplus = surplus_of(reservation.period());
-    if reservation.runtime() + surplus > reservation.period() {
+    if reservation.runtime() + surplus > reservation.deadline() {
         return Duration::ZERO;
     }
     surplus
 }
 
 /// [`default_surplus`] where there is room for it.
-pub(crate) fn surplus_of(period: Duration) -> Duration {
+pub fn surplus_of(period: Duration) -> Duration {
     (period / 10).clamp(LEAST_SURPLUS, GREATEST_SURPLUS)
 }
 
@@ -147,6 +151,36 @@ pub struct BudgetTimer {
     lead: Nanos,
     way_out: WayOut,
     armed: Armed,
+    /// Where the deadline comes before the period's end: what the budget began with, or less.
+    begun: Option<Begun>,
+}
+
+/// The budget in force, which a wake-up may have cut.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    /// What it began with, as far as is known: it was no less.
+    least: Nanos,
+    /// How often the thread had slept then.
+    sleeps: Option<i64>,
+}
+
+impl Begun {
+    /// Follows the budget to a reading of it. `last` is what was left at the reading before.
+    fn follow(&mut self, reading: Reading, last: Nanos, full: Nanos) {
+        if reading.sleeps.is_none() || reading.sleeps != self.sleeps {
+            self.least = reading.remaining.clamp(0, full);
+            self.sleeps = reading.sleeps;
+        } else if reading.remaining > last {
+            // Only a wake-up cuts a budget.
+            self.least = full;
+        }
+    }
+
+    /// The part of the surplus in it.
+    fn part(self, surplus: Nanos, full: Nanos) -> Nanos {
+        let part = i128::from(surplus) * i128::from(self.least) / i128::from(full.max(1));
+        i64::try_from(part).unwrap_or(surplus)
+    }
 }
 
 /// How long it takes from the end of a budget to the reading of it, as a running mean.
@@ -198,6 +232,7 @@ impl BudgetTimer {
             lead: 0,
             way_out: WayOut::default(),
             armed: Armed::default(),
+            begun: None,
         };
         budget.adapt(surplus, lead)?;
         Ok(budget)
@@ -210,7 +245,18 @@ impl BudgetTimer {
     pub fn adapt(&mut self, surplus: Duration, lead: Nanos) -> Result<(), BudgetError> {
         let tid = Tid::current();
         let runtime = match policy(tid) {
-            Ok(Policy::Deadline { runtime, .. }) => runtime,
+            Ok(Policy::Deadline {
+                runtime,
+                deadline,
+                period,
+            }) => {
+                let unknown = Begun {
+                    least: 0,
+                    sleeps: None,
+                };
+                self.begun = (deadline < period).then_some(unknown);
+                runtime
+            }
             Ok(_) => return Err(BudgetError::NoReservation { tid }),
             Err(source) => return Err(BudgetError::Policy { tid, source }),
         };
@@ -228,23 +274,16 @@ impl BudgetTimer {
             return;
         }
         let (cpu_clock, reading) = (thread_cpu_time(), self.kernel.read());
-        match reading.map(|remaining| {
-            (
-                remaining,
-                decide(remaining, self.surplus, self.effective_lead()),
-            )
-        }) {
-            Some((remaining, Decision::Rearm(after))) => self.start(cpu_clock, remaining, after),
+        let Some(reading) = reading else {
+            return self.start(cpu_clock, self.full, self.whole_budget());
+        };
+        let surplus = self.surplus_in(reading);
+        let after = match decide(reading.remaining, surplus, self.effective_lead(surplus)) {
+            Decision::Rearm(after) => after,
             // The budget is already used up: fire at once, and let the expiry decide.
-            Some((remaining, Decision::Yield)) => {
-                self.start(
-                    cpu_clock,
-                    remaining,
-                    Duration::from_nanos(GRAIN.unsigned_abs()),
-                );
-            }
-            None => self.start(cpu_clock, self.full, self.whole_budget()),
-        }
+            Decision::Yield => Duration::from_nanos(GRAIN.unsigned_abs()),
+        };
+        self.start(cpu_clock, reading.remaining, after);
     }
 
     /// Handles one expiry: yields if the budget is used up, and arms the timer again either way.
@@ -252,24 +291,23 @@ impl BudgetTimer {
         account.expired();
         let cpu_clock = thread_cpu_time();
         account.consumed(cpu_clock);
-        let Some(remaining) = self.kernel.read() else {
+        let Some(reading) = self.kernel.read() else {
             // Without a reading a yield might throw a fresh budget away; the kernel's own enforcement still holds.
             account.unreadable();
             self.start(cpu_clock, self.full, self.whole_budget());
             return Expiry::Rearmed;
         };
+        let (remaining, surplus) = (reading.remaining, self.surplus_in(reading));
+        let lead = self.effective_lead(surplus);
         let ran = signed_nanos(cpu_clock.saturating_sub(self.armed.cpu_clock));
         if ran >= self.armed.remaining {
             account.overran();
         }
-        if let Decision::Rearm(after) = decide(remaining, self.surplus, self.effective_lead()) {
+        if let Decision::Rearm(after) = decide(remaining, surplus, lead) {
             self.start(cpu_clock, remaining, after);
             return Expiry::Rearmed;
         }
-        let late = self
-            .surplus
-            .saturating_add(self.effective_lead())
-            .saturating_sub(remaining);
+        let late = surplus.saturating_add(lead).saturating_sub(remaining);
         self.way_out.measured(late, self.surplus / 4);
         let before = monotonic();
         std::thread::yield_now();
@@ -278,6 +316,15 @@ impl BudgetTimer {
         account.yielded(Duration::from_nanos(supply), blackout);
         self.arm();
         Expiry::Yielded { blackout }
+    }
+
+    /// The part of the surplus that the budget in force has.
+    fn surplus_in(&mut self, reading: Reading) -> Nanos {
+        let Some(begun) = &mut self.begun else {
+            return self.surplus;
+        };
+        begun.follow(reading, self.armed.remaining, self.full);
+        begun.part(self.surplus, self.full)
     }
 
     /// Whether the thread ends its budgets at all; without a surplus the kernel does.
@@ -299,14 +346,23 @@ impl BudgetTimer {
     }
 
     /// The lead asked for, less the way back in, within half the surplus.
-    fn effective_lead(&self) -> Nanos {
-        (self.lead - self.way_out.mean).max(-self.surplus / 2)
+    fn effective_lead(&self, surplus: Nanos) -> Nanos {
+        (self.lead - self.way_out.mean).max(-surplus / 2)
     }
 
     fn whole_budget(&self) -> Duration {
-        let rest = self.full - self.surplus - self.effective_lead();
+        let rest = self.full - self.surplus - self.effective_lead(self.surplus);
         Duration::from_nanos(rest.max(GRAIN).unsigned_abs())
     }
+}
+
+/// What the kernel says of a thread's budget.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    /// Nanoseconds left, the surplus included, as of the kernel's last accounting.
+    remaining: Nanos,
+    /// How often the thread has slept so far.
+    sleeps: Option<i64>,
 }
 
 /// The kernel's own remaining budget of one thread, from its `sched` file in /proc, kept open.
@@ -321,12 +377,15 @@ impl RemainingBudget {
         Ok(Self { file })
     }
 
-    /// Nanoseconds left, the surplus included, as of the kernel's last accounting; `None` if not shown.
-    fn read(&mut self) -> Option<Nanos> {
-        // The whole file is 1.5 to 3 kB; the field is in its first half.
+    /// `None` if not shown.
+    fn read(&mut self) -> Option<Reading> {
+        // The whole file is 1.5 to 3 kB; the fields are in its first half.
         let mut text = [0u8; 4096];
         let length = self.file.read_at(&mut text, 0).ok()?;
-        field(&text[..length], b"dl.runtime")
+        Some(Reading {
+            remaining: field(&text[..length], b"dl.runtime")?,
+            sleeps: field(&text[..length], b"nr_voluntary_switches"),
+        })
     }
 }
 
@@ -379,7 +438,37 @@ mod tests {
     }
 
     #[test]
+    fn of_a_budget_that_a_wake_up_cut_only_its_part_of_the_surplus_is_taken_off() {
+        let reading = |remaining, sleeps| Reading {
+            remaining,
+            sleeps: Some(sleeps),
+        };
+        let mut begun = Begun {
+            least: 11 * MS,
+            sleeps: Some(3),
+        };
+        let mut part = |reading, last| {
+            begun.follow(reading, last, 11 * MS);
+            begun.part(MS, 11 * MS)
+        };
+        // Ten of eleven are for the thread.
+        assert_eq!(part(reading(9 * MS, 3), 11 * MS), MS);
+        // A sleep: at least what is left was given.
+        assert_eq!(part(reading(5 * MS + 500_000, 4), 9 * MS), MS / 2);
+        assert_eq!(part(reading(2 * MS, 4), 5 * MS + 500_000), MS / 2);
+        // More than before and no sleep: a new period.
+        assert_eq!(part(reading(10 * MS, 4), 2 * MS), MS);
+    }
+
+    #[test]
     fn a_reservation_of_nearly_the_whole_period_has_no_surplus() {
+        let by = |deadline| {
+            let pair = Reservation::new(Duration::from_millis(40), Duration::from_millis(50));
+            let pair = pair.unwrap().with_deadline(Duration::from_micros(deadline));
+            default_surplus(pair.unwrap())
+        };
+        assert_eq!(by(40_999), Duration::ZERO);
+        assert_eq!(by(41_000), Duration::from_millis(1));
         let whole = Reservation::new(Duration::from_millis(50), Duration::from_millis(50)).unwrap();
         assert_eq!(default_surplus(whole), Duration::ZERO);
     }
@@ -399,6 +488,21 @@ mod tests {
         fn the_surplus_never_takes_a_reservation_past_its_period(q in 1024u64..50_000_000, p in 100_000u64..50_000_000) {
             let made = Reservation::new(Duration::from_nanos(q.min(p)), Duration::from_nanos(p)).unwrap();
             prop_assert!(made.runtime() + default_surplus(made) <= made.period());
+        }
+
+        #[test]
+        fn a_cut_budget_supplies_no_less_than_one_without_surplus_that_is_cut_alike(
+            q in 1024i64..50_000_000, left in 0i64..=1000, ran in 0i64..=1000,
+        ) {
+            let surplus = (q / 10).min(MS);
+            let full = q + surplus;
+            // (D - t) / D thousandths of it at the wake-up, some of which have run when the timer sees it.
+            let cut = full * left / 1000;
+            let seen = cut - cut * ran / 1000;
+            let mut begun = Begun { least: full, sleeps: Some(0) };
+            begun.follow(Reading { remaining: seen, sleeps: Some(1) }, full, full);
+            let supplied = cut - begun.part(surplus, full);
+            prop_assert!(supplied >= q * left / 1000 - 1);
         }
     }
 }

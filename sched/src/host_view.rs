@@ -23,7 +23,8 @@ pub(crate) fn read(book: &Book) -> HostView {
     let partitions = partition::usable(&online);
     HostView {
         limits: limits(),
-        partitions: partitions.iter().map(|p| view(book, p)).collect(),
+        partitions: views(book, partitions.into_iter()),
+        fit: book.fit,
         online,
         foreign: None,
     }
@@ -43,40 +44,54 @@ pub(crate) fn read_for(book: &Book, granted: &[Granted]) -> HostView {
     });
     HostView {
         limits: limits(),
-        partitions: partitions.map(|p| view(book, &p)).collect(),
+        partitions: views(book, partitions),
+        fit: book.fit,
         online: Vec::new(),
         foreign: None,
     }
 }
 
-fn view(book: &Book, partition: &Partition) -> PartitionView {
-    let threads = partition.threads().into_iter();
-    PartitionView {
-        cpu: partition.cpu,
-        foreign: threads
-            .filter(|&tid| !book.knows(tid))
-            .filter_map(bandwidth_of)
-            .sum(),
-    }
+fn views(book: &Book, partitions: impl Iterator<Item = Partition>) -> Vec<PartitionView> {
+    let known = book.threads();
+    let foreign = |partition: &Partition| {
+        let threads = partition.threads().into_iter();
+        threads
+            .filter(|tid| !known.contains(tid))
+            .filter_map(density_of)
+            .sum()
+    };
+    partitions
+        .map(|partition| PartitionView {
+            cpu: partition.cpu,
+            foreign: foreign(&partition),
+        })
+        .collect()
 }
 
 /// The SCHED_DEADLINE threads outside partitions that the book does not account for.
 pub(crate) fn foreign(book: &Book, host: &HostView) -> Vec<Bandwidth> {
+    let known = book.threads();
     let threads = deadline_threads().into_iter();
     threads
-        .filter(|thread| !book.knows(thread.tid))
+        .filter(|thread| !known.contains(&thread.tid))
         .filter(|thread| !partitioned(host, thread.tid))
-        .filter_map(|thread| bandwidth(thread.policy))
+        .filter_map(|thread| density(thread.policy))
         .collect()
 }
 
 /// What a live SCHED_DEADLINE thread looks like in a ledger entry.
 pub(crate) fn granted_by_kernel(vm: &str, vcpu: usize, thread: &DeadlineThread) -> Option<Granted> {
-    let Policy::Deadline { runtime, period } = thread.policy else {
+    let Policy::Deadline {
+        runtime,
+        deadline,
+        period,
+    } = thread.policy
+    else {
         return None;
     };
+    let reservation = Reservation::new(runtime, period).and_then(|r| r.with_deadline(deadline));
     let request = VcpuRequest {
-        reservation: Some(Reservation::new(runtime, period).ok()?),
+        reservation: Some(reservation.ok()?),
         backend: BackendKind::Deadline,
         // What the kernel has includes any surplus already.
         enforcement: Enforcement::Tick,
@@ -174,13 +189,16 @@ fn kernel_release() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-fn bandwidth_of(tid: Tid) -> Option<Bandwidth> {
-    bandwidth(policy(tid).ok()?)
+fn density_of(tid: Tid) -> Option<Bandwidth> {
+    density(policy(tid).ok()?)
 }
 
-fn bandwidth(policy: Policy) -> Option<Bandwidth> {
+/// At a rate of Q / D a server has demanded no less, in any interval, than it may.
+fn density(policy: Policy) -> Option<Bandwidth> {
     match policy {
-        Policy::Deadline { runtime, period } => Some(Bandwidth::ratio(runtime, period)),
+        Policy::Deadline {
+            runtime, deadline, ..
+        } => Some(Bandwidth::ratio(runtime, deadline)),
         _ => None,
     }
 }

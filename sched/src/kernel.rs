@@ -62,14 +62,16 @@ pub enum Policy {
         /// 1..=99.
         priority: u8,
     },
-    /// SCHED_DEADLINE with a deadline equal to the period.
+    /// SCHED_DEADLINE.
     Deadline {
         /// The kernel's runtime.
         runtime: Duration,
-        /// The kernel's deadline and period.
+        /// The kernel's deadline, relative to the beginning of a period.
+        deadline: Duration,
+        /// The kernel's period.
         period: Duration,
     },
-    /// A policy this crate never sets (SCHED_BATCH, SCHED_RR, an unequal deadline...).
+    /// A policy this crate never sets (SCHED_BATCH, SCHED_RR...).
     Foreign {
         /// `sched_attr.sched_policy`.
         number: u32,
@@ -113,11 +115,15 @@ pub fn set_policy(tid: Tid, policy: Policy) -> Result<(), Errno> {
             attr.priority = u32::from(priority);
             attr.flags = RESET_ON_FORK;
         }
-        Policy::Deadline { runtime, period } => {
+        Policy::Deadline {
+            runtime,
+            deadline,
+            period,
+        } => {
             attr.policy = SCHED_DEADLINE;
             attr.flags = RESET_ON_FORK;
             attr.runtime = nanos(runtime);
-            attr.deadline = nanos(period);
+            attr.deadline = nanos(deadline);
             attr.period = nanos(period);
         }
         Policy::Foreign { .. } => return Err(Errno::EINVAL),
@@ -190,6 +196,7 @@ pub fn policy(tid: Tid) -> Result<Policy, Errno> {
         },
         SCHED_DEADLINE => Policy::Deadline {
             runtime: Duration::from_nanos(attr.runtime),
+            deadline: Duration::from_nanos(attr.deadline),
             period: Duration::from_nanos(attr.period),
         },
         number => Policy::Foreign { number },

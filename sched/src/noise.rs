@@ -96,7 +96,7 @@ pub struct TooFine {
 
 /// Refuses a promise that the host's own noise would break.
 ///
-/// A gap as long as Q can take a whole budget, and one as long as P - Q can make any budget late; the gap that one period
+/// A gap as long as Q can take a whole budget, and one as long as D - Q can make any budget late; the gap that one period
 /// in a thousand suffers has to be shorter than both.
 ///
 /// # Errors
@@ -104,7 +104,7 @@ pub struct TooFine {
 pub fn check(reservation: Reservation, noise: &CpuNoise) -> Result<(), TooFine> {
     let (runtime, period) = (reservation.runtime(), reservation.period());
     let gap = noise.gap_at(period);
-    if gap <= runtime && gap <= period - runtime {
+    if gap <= runtime && gap <= reservation.deadline() - runtime {
         return Ok(());
     }
     Err(TooFine {

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use crate::admission::{
     self, Bandwidth, Fit, Id, Limits, Packing, Policy, Refused, Server, Shortage, Wanted, demand,
+    density,
 };
 use crate::refusal::{Bound, Moving, Otherwise, Refusal};
 use crate::request::{AdmissionTest, BackendKind, Granted, Placement, VcpuRequest};
@@ -13,7 +14,7 @@ use crate::request::{AdmissionTest, BackendKind, Granted, Placement, VcpuRequest
 pub struct PartitionView {
     /// Its CPU.
     pub cpu: u32,
-    /// SCHED_DEADLINE threads in it that no ledger entry accounts for.
+    /// SCHED_DEADLINE threads in it that no ledger entry accounts for, as the sum of their densities.
     pub foreign: Bandwidth,
 }
 
@@ -26,14 +27,17 @@ pub struct HostView {
     pub online: Vec<u32>,
     /// The usable partitions.
     pub partitions: Vec<PartitionView>,
-    /// SCHED_DEADLINE threads outside partitions that no ledger entry accounts for; `None` while not looked up.
+    /// Which of them is tried first.
+    pub fit: Fit,
+    /// SCHED_DEADLINE threads outside partitions that no ledger entry accounts for, by their densities; `None` while not
+    /// looked up.
     pub foreign: Option<Vec<Bandwidth>>,
 }
 
 /// Places all vCPUs of one VM beside `taken`, or none.
 ///
-/// Larger demands are placed first, each in the partition with most room that carries it, those that this VM does not
-/// use yet before the others: vCPUs of one guest that share a CPU delay one another. Without a partition the common root
+/// Larger demands are placed first, each in the first partition that carries it in the order of the host's fit, those
+/// that this VM does not use yet before the others: vCPUs of one guest that share a CPU delay one another. Without a partition the common root
 /// domain is tried if `host.foreign` is known.
 ///
 /// # Errors
@@ -44,7 +48,10 @@ pub fn place(
     vm: &str,
     requests: &[VcpuRequest],
 ) -> Result<Vec<Granted>, Refusal> {
-    let policy = Policy::default();
+    let policy = Policy {
+        fit: host.fit,
+        ..Policy::default()
+    };
     let mut order: Vec<usize> = (0..requests.len()).collect();
     if policy.decreasing {
         order.sort_by_key(|&vcpu| Reverse(demand(&requests[vcpu])));
@@ -189,6 +196,10 @@ impl<'a> Plan<'a> {
         if backend.needs_reservation() && request.reservation.is_none() {
             return Err(self.refusal(vcpu, Bound::NoReservation { backend }));
         }
+        let constrained = request.reservation.is_some_and(|r| r.is_constrained());
+        if constrained && backend != BackendKind::Deadline {
+            return Err(self.refusal(vcpu, Bound::NoDeadline { backend }));
+        }
         match request.fifo_priority {
             Some(priority) if !(1..=99).contains(&priority) => {
                 Err(self.refusal(vcpu, Bound::FifoPriority { priority }))
@@ -252,12 +263,12 @@ impl<'a> Plan<'a> {
         let ours = self
             .granted()
             .filter(|granted| granted.placement == Placement::Global)
-            .map(|granted| demand(&granted.request));
+            .map(|granted| density(&granted.request));
         let foreign = self.host.foreign.iter().flatten().copied();
         let used: Vec<_> = ours.chain(foreign).collect();
-        admission::global(self.host.limits, cpus, &used, &[demand(request)]).map_err(|left| {
+        admission::global(self.host.limits, cpus, &used, &[density(request)]).map_err(|left| {
             let refusal = self.refusal(vcpu, Bound::Global { cpus });
-            refusal.short_of(request, left)
+            refusal.short_of(request, density(request), left)
         })
     }
 
@@ -273,7 +284,7 @@ impl<'a> Plan<'a> {
         let left = self.host.limits.realtime - used;
         if demand(request) > left {
             let refusal = self.refusal(vcpu, Bound::RtGroups);
-            return Err(refusal.short_of(request, left));
+            return Err(refusal.short_of(request, demand(request), left));
         }
         Ok(())
     }
@@ -316,7 +327,7 @@ impl<'a> Plan<'a> {
         Refusal {
             needed,
             available,
-            nearest: offers.smaller.map(|server| server.reservation()),
+            nearest: offers.smaller.map(|server| Box::new(server.reservation())),
             otherwise: Box::new(Otherwise {
                 longer: offers.longer.map(|server| server.reservation()),
                 cpu: offers.cpu,
@@ -356,6 +367,7 @@ mod tests {
             limits: Limits::modern(),
             online: (0..4).collect(),
             partitions: partitions.iter().map(view).collect(),
+            fit: Fit::default(),
             foreign: None,
         }
     }
@@ -373,6 +385,20 @@ mod tests {
     fn vcpus_of_one_guest_get_different_cpus_while_there_are_any() {
         let granted = place(&host(&[1, 2]), &[], "a", &[wants(10, 50), wants(10, 50)]).unwrap();
         assert_ne!(granted[0].placement, granted[1].placement);
+    }
+
+    #[test]
+    fn the_fit_of_the_host_decides_which_partition_is_tried_first() {
+        let home = |fit| {
+            let view = HostView {
+                fit,
+                ..host(&[1, 2, 3])
+            };
+            let taken = place(&view, &[], "a", &[pinned(10, 2), pinned(20, 3)]).unwrap();
+            place(&view, &taken, "b", &[wants(10, 50)]).unwrap()[0].placement
+        };
+        let homes = Fit::ALL.map(home);
+        assert_eq!(homes, [1, 3, 1].map(|cpu| Placement::Partition { cpu }));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admission::{Bandwidth, demand, nearest};
+use crate::admission::{Bandwidth, nearest};
 use crate::cpus;
 use crate::request::{BackendKind, VcpuRequest};
 use crate::reservation::{Reservation, human};
@@ -50,6 +50,11 @@ pub enum Bound {
         /// The back end.
         backend: BackendKind,
     },
+    /// The back end knows no deadline before the end of the period.
+    NoDeadline {
+        /// The back end.
+        backend: BackendKind,
+    },
     /// No such SCHED_FIFO priority.
     FifoPriority {
         /// What was asked for.
@@ -90,7 +95,7 @@ pub struct Refusal {
     /// What is left.
     pub available: Bandwidth,
     /// The reservation with the same period that would have been admitted.
-    pub nearest: Option<Reservation>,
+    pub nearest: Option<Box<Reservation>>,
     /// What else would have been admitted.
     #[serde(default)]
     pub otherwise: Box<Otherwise>,
@@ -138,10 +143,15 @@ impl Refusal {
         self
     }
 
-    pub(crate) fn short_of(mut self, request: &VcpuRequest, left: Bandwidth) -> Self {
-        self.needed = demand(request);
+    pub(crate) fn short_of(
+        mut self,
+        request: &VcpuRequest,
+        needed: Bandwidth,
+        left: Bandwidth,
+    ) -> Self {
+        self.needed = needed;
         self.available = left;
-        self.nearest = nearest(request, left);
+        self.nearest = nearest(request, left).map(Box::new);
         self
     }
 
@@ -163,7 +173,7 @@ impl Refusal {
             "needs {} (surplus included) but {whose} has {} left",
             self.needed, self.available
         )?;
-        match self.nearest {
+        match &self.nearest {
             Some(nearest) => write!(f, "; the nearest that fits is {nearest}")?,
             None => write!(f, "; nothing with this period fits, stop another VM")?,
         }
@@ -220,6 +230,10 @@ impl fmt::Display for Refusal {
             Bound::NoReservation { backend } => {
                 write!(f, "needs a runtime and a period for back end {backend}")
             }
+            Bound::NoDeadline { backend } => write!(
+                f,
+                "has a deadline before the end of its period, which back end {backend} cannot keep: leave the deadline out, or use deadline"
+            ),
             Bound::FifoPriority { priority } => {
                 write!(f, "asks for SCHED_FIFO priority {priority}: use 1 to 99")
             }

@@ -111,6 +111,16 @@ pub enum Placement {
     Anywhere,
 }
 
+impl Placement {
+    /// The one CPU, where there is one.
+    pub fn cpu(self) -> Option<u32> {
+        match self {
+            Self::Partition { cpu } | Self::Pinned { cpu } => Some(cpu),
+            Self::Global | Self::Anywhere => None,
+        }
+    }
+}
+
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,7 +136,7 @@ impl fmt::Display for Placement {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VcpuRequest {
-    /// (Q, P); needed by deadline, rt-cgroup and cfs-quota.
+    /// (Q, P), and a deadline that only SCHED_DEADLINE keeps if before the end of P; needed by deadline, rt-cgroup and cfs-quota.
     pub reservation: Option<Reservation>,
     /// The mechanism.
     pub backend: BackendKind,
@@ -172,9 +182,10 @@ impl VcpuRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdmissionTest {
-    /// EDF on one CPU: the sum of utilisations stays within the kernel's limit (Liu and Layland 1973).
+    /// EDF on one CPU: the sum of utilisations stays within the kernel's limit (Liu and Layland 1973), and with deadlines
+    /// before the ends of periods the demand within the supply (Baruah, Rosier and Howell 1990).
     PartitionedEdf,
-    /// Global EDF: U <= m - (m - 1) u_max (Goossens, Funk and Baruah 2003).
+    /// Global EDF: U <= m - (m - 1) u_max (Goossens, Funk and Baruah 2003), of densities (Bertogna, Cirinei and Lipari 2005).
     GlobalEdf,
     /// The runtime of all real-time groups stays within the kernel's real-time limit.
     RtGroups,

@@ -1,4 +1,4 @@
-//! The pair (Q, P): a runtime of Q in every period of P.
+//! The pair (Q, P): a runtime of Q in every period of P, by a deadline D after each period's beginning.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -17,19 +17,23 @@ const DEFAULT_LEAST_PERIOD: Duration = Duration::from_micros(100);
 /// The kernel's default for `kernel.sched_deadline_period_max_us`: 2^22 us, about 4.19 s.
 const DEFAULT_LONGEST_PERIOD: Duration = Duration::from_micros(1 << 22);
 
-/// A hard reservation: `runtime` of CPU time in every `period`, never more.
+/// A hard reservation: `runtime` of CPU time in every `period`, never more, supplied `deadline` after the period's
+/// beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct Reservation {
     runtime: Duration,
+    deadline: Duration,
     period: Duration,
 }
 
-/// How a reservation is written down: whole nanoseconds.
+/// How a reservation is written down: whole nanoseconds. A deadline that is the period is left out.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
     runtime_ns: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deadline_ns: Option<u64>,
     period_ns: u64,
 }
 
@@ -66,6 +70,22 @@ pub enum ReservationError {
         /// The period asked for.
         period: Duration,
     },
+    /// D < Q.
+    #[error("deadline {} is shorter than the runtime of {}: lengthen the deadline or lower the runtime", human(*.deadline), human(*.runtime))]
+    DeadlineTooShort {
+        /// The deadline asked for.
+        deadline: Duration,
+        /// Q.
+        runtime: Duration,
+    },
+    /// D > P.
+    #[error("deadline {} is longer than the period of {}: shorten the deadline or lengthen the period", human(*.deadline), human(*.period))]
+    DeadlineTooLong {
+        /// The deadline asked for.
+        deadline: Duration,
+        /// P.
+        period: Duration,
+    },
 }
 
 /// The periods a kernel accepts.
@@ -95,7 +115,8 @@ impl PeriodRange {
 }
 
 impl Reservation {
-    /// A reservation of `runtime` in every `period`, within what this host's kernel accepts.
+    /// A reservation of `runtime` in every `period`, within what this host's kernel accepts, with the deadline at the
+    /// period's end.
     ///
     /// # Errors
     /// When the kernel would not take the pair as SCHED_DEADLINE parameters.
@@ -125,7 +146,47 @@ impl Reservation {
         if runtime > period {
             return Err(ReservationError::RuntimeAbovePeriod { runtime, period });
         }
-        Ok(Self { runtime, period })
+        Ok(Self {
+            runtime,
+            deadline: period,
+            period,
+        })
+    }
+
+    /// The same with Q supplied this long after each period's beginning.
+    ///
+    /// # Errors
+    /// Unless Q <= D <= P.
+    pub fn with_deadline(self, deadline: Duration) -> Result<Self, ReservationError> {
+        let (runtime, period) = (self.runtime, self.period);
+        if deadline < runtime {
+            return Err(ReservationError::DeadlineTooShort { deadline, runtime });
+        }
+        if deadline > period {
+            return Err(ReservationError::DeadlineTooLong { deadline, period });
+        }
+        Ok(Self { deadline, ..self })
+    }
+
+    /// The same with another Q.
+    ///
+    /// # Errors
+    /// Unless 1024 ns <= Q <= D.
+    pub fn with_runtime(self, runtime: Duration) -> Result<Self, ReservationError> {
+        Self::new(runtime, self.period)?.with_deadline(self.deadline)
+    }
+
+    /// The same with another P. A deadline at the end of the period stays there.
+    ///
+    /// # Errors
+    /// When the kernel would not take the period, or it is shorter than Q or D.
+    pub fn with_period(self, period: Duration) -> Result<Self, ReservationError> {
+        let new = Self::new(self.runtime, period)?;
+        if self.is_constrained() {
+            new.with_deadline(self.deadline)
+        } else {
+            Ok(new)
+        }
     }
 
     /// Q: the CPU time in every period.
@@ -133,7 +194,17 @@ impl Reservation {
         self.runtime
     }
 
-    /// P: the period, which is the relative deadline too.
+    /// D: the deadline, counted from the period's beginning.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// Whether the deadline comes before the period's end.
+    pub fn is_constrained(&self) -> bool {
+        self.deadline < self.period
+    }
+
+    /// P: the period.
     pub fn period(&self) -> Duration {
         self.period
     }
@@ -146,7 +217,11 @@ impl Reservation {
 
 impl fmt::Display for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "({}, {})", human(self.runtime), human(self.period))
+        write!(f, "({}, {}", human(self.runtime), human(self.period))?;
+        if self.is_constrained() {
+            write!(f, ", deadline {}", human(self.deadline))?;
+        }
+        write!(f, ")")
     }
 }
 
@@ -154,10 +229,14 @@ impl TryFrom<Wire> for Reservation {
     type Error = ReservationError;
 
     fn try_from(wire: Wire) -> Result<Self, ReservationError> {
-        Self::new(
+        let pair = Self::new(
             Duration::from_nanos(wire.runtime_ns),
             Duration::from_nanos(wire.period_ns),
-        )
+        )?;
+        match wire.deadline_ns {
+            Some(deadline) => pair.with_deadline(Duration::from_nanos(deadline)),
+            None => Ok(pair),
+        }
     }
 }
 
@@ -165,6 +244,9 @@ impl From<Reservation> for Wire {
     fn from(reservation: Reservation) -> Self {
         Self {
             runtime_ns: nanos(reservation.runtime),
+            deadline_ns: reservation
+                .is_constrained()
+                .then(|| nanos(reservation.deadline)),
             period_ns: nanos(reservation.period),
         }
     }
@@ -257,11 +339,38 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_deadline_outside_runtime_and_period_is_refused_with_both_values() {
+        let pair = Reservation::within(ms(10), ms(50), PeriodRange::DEFAULT).unwrap();
+        let text = |deadline| pair.with_deadline(deadline).unwrap_err().to_string();
+        assert!(text(ms(9)).contains("9 ms is shorter than the runtime of 10 ms"));
+        assert!(text(ms(51)).contains("51 ms is longer than the period of 50 ms"));
+        let constrained = pair.with_deadline(ms(30)).unwrap();
+        assert_eq!(constrained.to_string(), "(10 ms, 50 ms, deadline 30 ms)");
+        assert!(constrained.with_runtime(ms(31)).is_err());
+        assert!(constrained.with_period(ms(29)).is_err());
+        assert_eq!(constrained.with_period(ms(40)).unwrap().deadline(), ms(30));
+        assert_eq!(pair.with_period(ms(40)).unwrap().deadline(), ms(40));
+    }
+
+    #[test]
+    fn what_was_written_down_without_a_deadline_is_due_at_the_end_of_the_period() {
+        let read = |text| serde_json::from_str::<Reservation>(text);
+        let pair = read(r#"{"runtime_ns":10000000,"period_ns":50000000}"#).unwrap();
+        assert_eq!(pair.deadline(), ms(50));
+        assert!(!serde_json::to_string(&pair).unwrap().contains("deadline"));
+        assert!(read(r#"{"runtime_ns":10000000,"deadline_ns":9,"period_ns":50000000}"#).is_err());
+    }
+
     proptest! {
         #[test]
-        fn a_reservation_survives_being_written_down(q in 1024u64..4_194_304_000, p in 100_000u64..4_194_304_000) {
+        fn a_reservation_survives_being_written_down(
+            q in 1024u64..4_194_304_000, p in 100_000u64..4_194_304_000, slack in 0u64..4_194_304_000,
+        ) {
             let pair = (Duration::from_nanos(q.min(p)), Duration::from_nanos(p));
             let made = Reservation::within(pair.0, pair.1, PeriodRange::DEFAULT).unwrap();
+            let deadline = Duration::from_nanos((q.min(p) + slack).min(p));
+            let made = made.with_deadline(deadline).unwrap();
             let text = serde_json::to_string(&made).unwrap();
             prop_assert_eq!(serde_json::from_str::<Reservation>(&text).unwrap(), made);
         }

@@ -64,8 +64,16 @@ fn reserved<T: Send + 'static>(
     prepared: &Prepared,
     work: impl FnOnce(&mut Rig) -> T + Send + 'static,
 ) -> (T, Budgets) {
+    reserved_as(Reservation::new(Q, P).unwrap(), prepared, work)
+}
+
+fn reserved_as<T: Send + 'static>(
+    reservation: Reservation,
+    prepared: &Prepared,
+    work: impl FnOnce(&mut Rig) -> T + Send + 'static,
+) -> (T, Budgets) {
     let request = VcpuRequest {
-        reservation: Some(Reservation::new(Q, P).unwrap()),
+        reservation: Some(reservation),
         ..VcpuRequest::default()
     };
     let granted = Granted {
@@ -153,6 +161,58 @@ fn a_thread_that_sleeps_is_never_robbed_of_the_budget_its_wake_up_began() {
 }
 
 #[test]
+fn with_a_deadline_before_the_end_of_the_period_budgets_are_the_same() {
+    requires_partitions!();
+    let _host = Host::lock();
+    let prepared = Prepared::last_cpu();
+    let constrained = Reservation::new(Q, P).unwrap().with_deadline(P / 2);
+    let (share, account) = reserved_as(constrained.unwrap(), &prepared, |rig| {
+        let (started, cpu) = (monotonic(), thread_cpu_time());
+        let _ = rig.spin(|| monotonic() - started > 50 * P);
+        (thread_cpu_time() - cpu).as_secs_f64() / (monotonic() - started).as_secs_f64()
+    });
+    assert!((0.248..0.258).contains(&share), "{share} {account:?}");
+    assert!(account.yields >= 48, "{account:?}");
+    assert!(account.deviation.least_ns > -100_000, "{account:?}");
+}
+
+#[test]
+fn a_budget_that_a_wake_up_before_the_deadline_has_cut_is_not_cut_again_by_the_whole_surplus() {
+    requires_partitions!();
+    let _host = Host::lock();
+    let prepared = Prepared::last_cpu();
+    // Dense, so that the kernel's rule cuts: Q / D of the time to the deadline.
+    let (runtime, deadline) = (Duration::from_millis(20), Duration::from_millis(25));
+    let period = Duration::from_millis(50);
+    let dense = Reservation::new(runtime, period).unwrap();
+    let dense = dense.with_deadline(deadline).unwrap();
+    let (shortfalls, account) = reserved_as(dense, &prepared, move |rig| {
+        let mut shortfalls = Vec::new();
+        for round in 0..12u32 {
+            // A wake-up after the end of a period starts a new one.
+            thread::sleep(2 * period);
+            let released = monotonic();
+            let pause = Duration::from_millis(11 + u64::from(round % 4));
+            thread::sleep(pause);
+            // The thread wakes with a budget for what is left; it is at least as much as without surplus.
+            let woken = monotonic() - released;
+            let (first, _) =
+                rig.spin(|| monotonic() - released > period - Duration::from_millis(1));
+            let due = deadline.saturating_sub(woken).mul_f64(0.8);
+            shortfalls.push(due.saturating_sub(first));
+        }
+        shortfalls
+    });
+    // An interrupt or two. The whole surplus would be half a millisecond more than its part.
+    let mut sorted = shortfalls.clone();
+    sorted.sort_unstable();
+    assert!(
+        sorted[sorted.len() / 2] < Duration::from_micros(200),
+        "{shortfalls:?} {account:?}"
+    );
+}
+
+#[test]
 fn a_late_expiry_is_counted_as_an_overrun_and_costs_no_further_period() {
     requires_partitions!();
     let _host = Host::lock();
@@ -179,7 +239,11 @@ fn an_adapted_reservation_moves_the_end_of_the_budget() {
     let _host = Host::lock();
     let prepared = Prepared::last_cpu();
     let ((), account) = reserved(&prepared, |rig| {
-        let kernel = |runtime| sched::kernel::Policy::Deadline { runtime, period: P };
+        let kernel = |runtime| sched::kernel::Policy::Deadline {
+            runtime,
+            deadline: P,
+            period: P,
+        };
         let surplus = Duration::from_millis(1);
         sched::kernel::set_policy(Tid::current(), kernel(2 * Q + surplus)).unwrap();
         rig.timer.adapt(surplus, 0).unwrap();

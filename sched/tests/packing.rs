@@ -25,7 +25,7 @@ fn us(value: u64) -> Duration {
 
 fn server((runtime, deadline, period): Task) -> Server {
     let reservation = Reservation::new(us(runtime * 1000), us(period * 1000)).unwrap();
-    Server::new(reservation, us(deadline * 1000)).unwrap()
+    Server::from(reservation.with_deadline(us(deadline * 1000)).unwrap())
 }
 
 fn wanted(task: Task, group: usize) -> Wanted {
@@ -180,7 +180,7 @@ proptest! {
         prop_assert!(!fits(&wanted.server));
 
         let at = |q: Duration, d: Duration, p: Duration| {
-            Server::new(Reservation::new(q, p).unwrap(), d).unwrap()
+            Server::from(Reservation::new(q, p).unwrap().with_deadline(d).unwrap())
         };
         let (_, d, p) = last;
         let (d, p) = (us(d * 1000), us(p * 1000));
@@ -322,7 +322,10 @@ fn a_deadline_that_cannot_be_met_is_refused_with_the_interval_although_there_is_
     );
     let text = refused.to_string();
     assert!(text.contains("25 ms would be due within 20 ms"), "{text}");
-    assert!(text.contains("(10 ms, 100 ms) by 20 ms fits"), "{text}");
+    assert!(
+        text.contains("(10 ms, 100 ms, deadline 20 ms) fits"),
+        "{text}"
+    );
 }
 
 #[test]

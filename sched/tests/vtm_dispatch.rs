@@ -209,7 +209,9 @@ fn a_cpu_is_for_vtms_or_for_virtual_machines_and_free_again_afterwards() {
         Err(VtmError::NoPartition { .. })
     ));
     let machine = ledger
-        .admit(
+        .clone()
+        .clone()
+        .reserve(
             "machine",
             &[VcpuRequest {
                 cpu: Some(cpu),
@@ -227,7 +229,8 @@ fn a_cpu_is_for_vtms_or_for_virtual_machines_and_free_again_afterwards() {
     let mut vtms = VtmScheduler::new(on(cpu)).unwrap();
     assert!(
         ledger
-            .admit(
+            .clone()
+            .reserve(
                 "machine",
                 &[VcpuRequest {
                     cpu: Some(cpu),
@@ -245,7 +248,9 @@ fn a_cpu_is_for_vtms_or_for_virtual_machines_and_free_again_afterwards() {
     drop(vtms);
     assert_eq!(jobs::Look::at(job.pid()), before);
     let again = ledger
-        .admit(
+        .clone()
+        .clone()
+        .reserve(
             "machine",
             &[VcpuRequest {
                 cpu: Some(cpu),

@@ -5,6 +5,7 @@
 
 pub mod built;
 pub mod emulated_host;
+pub mod host_figures;
 pub mod process;
 pub mod requires;
 pub mod user;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use sched::admission::Fit;
 use vmm::units::Span;
 
 /// Real-time virtual machines on KVM: CPU time as reservations, admitted before they are promised, enforced by the
@@ -38,18 +39,13 @@ pub enum Command {
     },
     /// Say whether tasks meet their deadlines in a reservation, or which reservation they need, and by which bound.
     ///
-    /// FILE has `scheduler` (rm, dm or edf), `runtime` and `period` to judge, `period` alone or neither to design, and
-    /// a `[[task]]` for each task: name, execution, period, and if need be deadline, jitter and offset.
-    Analyze {
-        /// The tasks.
-        #[arg(value_name = "FILE")]
-        tasks: PathBuf,
-        /// Draw demand against supply into this file.
-        #[arg(long, value_name = "FILE")]
-        svg: Option<PathBuf>,
-    },
+    /// FILE has a `[[task]]` for each task, `scheduler`, `runtime` and `period` to judge, `period` alone or neither to
+    /// design, and what else is known; `analyze --example` prints all of it with comments.
+    Analyze(AnalyzeArgs),
     /// List the guests that run on this host.
     Ls,
+    /// Show the levels of this host: its CPUs, the threads on them, their vCPUs, and the VMs these belong to.
+    Tree,
     /// Show one guest: what it was promised, what it got, how its tasks do.
     Status {
         /// Its name.
@@ -72,6 +68,16 @@ pub enum Command {
     },
     /// Change the reservation of a running guest.
     Adapt(AdaptArgs),
+    /// Watch guests, and adapt them by the rules of a file when they do not get what they need. Ctrl-C ends it; what it
+    /// has changed stays.
+    Watch {
+        /// The rules.
+        #[arg(required_unless_present = "example")]
+        rules: Option<PathBuf>,
+        /// Print commented rules.
+        #[arg(long, conflicts_with = "rules")]
+        example: bool,
+    },
     /// Save a guest into a new folder and end it here; `restore` lets it go on.
     Save {
         /// Its name.
@@ -125,6 +131,20 @@ pub enum Command {
     },
 }
 
+/// `analyze`.
+#[derive(Debug, Args)]
+pub struct AnalyzeArgs {
+    /// The tasks.
+    #[arg(value_name = "FILE", required_unless_present = "example")]
+    pub tasks: Option<PathBuf>,
+    /// Draw demand against supply into this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "example")]
+    pub svg: Option<PathBuf>,
+    /// Print a commented file that can be analysed as it is.
+    #[arg(long, conflicts_with = "tasks")]
+    pub example: bool,
+}
+
 /// `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -160,6 +180,9 @@ pub struct AdaptArgs {
     /// New period, such as 50ms.
     #[arg(long, value_name = "P")]
     pub period: Option<Span>,
+    /// New deadline, counted from each period's beginning, such as 40ms; the period to have none before its end.
+    #[arg(long, value_name = "D")]
+    pub deadline: Option<Span>,
     /// Take what it needs more from this guest: both change, or none.
     #[arg(long, value_name = "NAME")]
     pub from: Option<String>,
@@ -179,6 +202,10 @@ pub enum HostCommand {
         /// CPUs to make partitions of, such as 1 or 2,3.
         #[arg(long, value_delimiter = ',', required = true)]
         cpus: Vec<u32>,
+        /// Which partition is tried first for a vCPU: the first one, the one with least room (best) or with most (worst,
+        /// unless chosen otherwise before). It may be chosen anew on a prepared host.
+        #[arg(long)]
+        fit: Option<Fit>,
     },
     /// Undo `prepare`.
     Restore,
@@ -187,6 +214,12 @@ pub enum HostCommand {
         /// Seconds to measure the noise of every CPU.
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
+    },
+    /// Measure what scheduling costs on this host and how fast it is, for `run`, `check` and `analyze`.
+    Measure {
+        /// The CPU to measure on, made a partition for the time being; the last one if not given.
+        #[arg(long)]
+        cpu: Option<u32>,
     },
 }
 

@@ -8,6 +8,7 @@ mod command;
 mod console;
 mod experiment;
 mod failure;
+mod host_figures;
 mod report;
 mod warnings;
 

@@ -12,6 +12,7 @@ use sched::reservation::{Reservation, ReservationError};
 use serde::Deserialize;
 
 use crate::memory::{HUGE_PAGE, MemoryPlan, PAGE};
+use crate::speed::SpeedFigures;
 use crate::units::{ByteSize, Span};
 
 /// Name of the image that comes with the program.
@@ -49,7 +50,7 @@ pub struct GuestSpec {
     pub hugepages: bool,
     /// The command line, for guests other than `rt-guest` or for all of its switches.
     pub command_line: Option<String>,
-    /// Scheduler of `rt-guest`: `rm` or `edf`.
+    /// Scheduler of `rt-guest`: `rm`, `dm`, `given` (priorities in the order of the tasks) or `edf`.
     pub scheduler: Option<String>,
     /// How long `rt-guest` runs.
     pub duration: Option<Span>,
@@ -58,6 +59,8 @@ pub struct GuestSpec {
     /// Periodic tasks of `rt-guest`.
     #[serde(default, rename = "task")]
     pub tasks: Vec<TaskSpec>,
+    /// How fast the host is on which execution times were measured; this one if not given.
+    pub reference: Option<SpeedFigures>,
     /// vCPUs of `rt-guest` that run a busy loop at the lowest priority.
     #[serde(default)]
     pub hogs: Vec<u16>,
@@ -94,6 +97,8 @@ pub struct CpuSpec {
     pub runtime: Option<Span>,
     /// P.
     pub period: Option<Span>,
+    /// D: Q is supplied this long after each period's beginning; the period if not given.
+    pub deadline: Option<Span>,
     /// What enforces it.
     #[serde(default)]
     pub backend: BackendKind,
@@ -117,6 +122,8 @@ pub struct VcpuSpec {
     pub runtime: Option<Span>,
     /// P.
     pub period: Option<Span>,
+    /// D.
+    pub deadline: Option<Span>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,
 }
@@ -231,7 +238,7 @@ impl VmSpec {
             path => ImageSource::File(PathBuf::from(path)),
         };
         let tasks = match image {
-            ImageSource::BuiltIn => Some(Box::new(parse_tasks(&command_line)?)),
+            ImageSource::BuiltIn => Some(Box::new(self.guest.parsed_tasks()?)),
             ImageSource::File(_) => None,
         };
         let wanted = tasks.as_ref().map_or(1, |tasks| u32::from(tasks.vcpus));
@@ -248,16 +255,9 @@ impl VmSpec {
     }
 }
 
-fn parse_tasks(command_line: &str) -> Result<TaskSet, SpecError> {
-    TaskSet::parse(command_line).map_err(|error| SpecError::Value {
-        key: "guest.command_line".to_owned(),
-        value: format!("{command_line:?}"),
-        fits: error.to_string(),
-    })
-}
-
 /// Whether a VM can have this name.
-pub(crate) fn is_name(name: &str) -> bool {
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     (1..=MAX_NAME).contains(&name.len())
         && name.chars().all(allowed)
@@ -296,7 +296,7 @@ impl GuestSpec {
     }
 
     /// The command line: as written, or put together from the tasks.
-    fn command_line(&self) -> Result<String, SpecError> {
+    pub(crate) fn command_line(&self) -> Result<String, SpecError> {
         let structured = self.scheduler.is_some()
             || self.duration.is_some()
             || self.seed.is_some()
@@ -316,14 +316,18 @@ impl GuestSpec {
 
     fn composed_line(&self) -> String {
         let mut words = Vec::new();
-        words.extend(
-            self.scheduler
-                .as_ref()
-                .map(|scheduler| format!("sched={scheduler}")),
-        );
+        let priorities = self.priorities();
+        words.extend(self.scheduler.as_ref().map(|scheduler| {
+            // `rt-guest` has rate monotonic priorities unless tasks have some of their own.
+            let scheduler = priorities.as_ref().map_or(scheduler.as_str(), |_| "rm");
+            format!("sched={scheduler}")
+        }));
         words.extend(self.duration.map(|duration| format!("duration={duration}")));
         words.extend(self.seed.map(|seed| format!("seed={seed}")));
-        words.extend(self.tasks.iter().map(TaskSpec::word));
+        words.extend(self.tasks.iter().enumerate().map(|(place, task)| {
+            let priority = priorities.as_ref().map(|all| all[place]);
+            task.word() + &priority.map_or_else(String::new, |own| format!(",prio={own}"))
+        }));
         words.extend(self.hogs.iter().map(|vcpu| format!("hog={vcpu}")));
         words.join(" ")
     }
@@ -382,7 +386,7 @@ impl CpuSpec {
     }
 
     fn request(&self, index: u32, own: &VcpuSpec) -> Result<VcpuRequest, SpecError> {
-        let key = if own.runtime.or(own.period).is_some() {
+        let key = if own.runtime.or(own.period).or(own.deadline).is_some() {
             format!("cpu.vcpu {index}")
         } else {
             "cpu".to_owned()
@@ -390,9 +394,18 @@ impl CpuSpec {
         let reservation = match (own.runtime.or(self.runtime), own.period.or(self.period)) {
             (Some(runtime), Some(period)) => Some(
                 Reservation::new(runtime.duration(), period.duration())
+                    .and_then(|pair| match own.deadline.or(self.deadline) {
+                        Some(deadline) => pair.with_deadline(deadline.duration()),
+                        None => Ok(pair),
+                    })
                     .map_err(|source| SpecError::Reservation { key, source })?,
             ),
-            (None, None) if !self.backend.needs_reservation() => None,
+            (None, None)
+                if !self.backend.needs_reservation()
+                    && own.deadline.or(self.deadline).is_none() =>
+            {
+                None
+            }
             (runtime, _) => {
                 let missing = if runtime.is_none() {
                     "runtime"
@@ -402,8 +415,13 @@ impl CpuSpec {
                 return Err(SpecError::Missing {
                     key: format!("{key}.{missing}"),
                     fits: format!(
-                        "backend `{}` needs both, such as runtime = \"28ms\", period = \"50ms\"",
-                        self.backend
+                        "{} needs both, such as runtime = \"28ms\", period = \"50ms\", or tasks on this vCPU \
+                          and no runtime",
+                        if self.backend.needs_reservation() {
+                            format!("backend `{}`", self.backend)
+                        } else {
+                            "a deadline".to_owned()
+                        }
                     ),
                 });
             }
@@ -460,6 +478,18 @@ mod tests {
             (with("runtime = \"2us\"\nperiod = \"5us\""), &["5", "100"]),
             (with("runtime = \"1s\"\nperiod = \"5s\""), &["5000", "4194"]),
             (with("runtime = \"1ms\""), &["cpu.period"]),
+            (
+                with("runtime = \"9ms\"\nperiod = \"50ms\"\ndeadline = \"8ms\""),
+                &["deadline 8 ms", "9 ms"],
+            ),
+            (
+                with("runtime = \"9ms\"\nperiod = \"50ms\"\ndeadline = \"60ms\""),
+                &["deadline 60 ms", "50 ms"],
+            ),
+            (
+                with("backend = \"other\"\ndeadline = \"60ms\""),
+                &["cpu.runtime", "a deadline"],
+            ),
             (with("vcpus = 0\nbackend = \"other\""), &["cpu.vcpus", "0"]),
             (with("backend = \"magic\""), &["magic", "deadline"]),
             ("name = \"a/b\"\n[guest]\n".to_owned(), &["a/b"]),
@@ -485,15 +515,16 @@ mod tests {
     #[test]
     fn a_vcpu_can_differ_from_the_others() {
         let plan = plan(
-            "name = \"a\"\n[guest]\n[cpu]\nvcpus = 2\nruntime = \"1ms\"\nperiod = \"10ms\"\n[[cpu.vcpu]]\nruntime = \"2ms\"\n",
+            "name = \"a\"\n[guest]\n[cpu]\nvcpus = 2\nruntime = \"1ms\"\nperiod = \"10ms\"\ndeadline = \"5ms\"\n[[cpu.vcpu]]\nruntime = \"2ms\"\ndeadline = \"8ms\"\n",
         )
         .unwrap();
         let runtimes: Vec<_> = plan
             .requests
             .iter()
-            .map(|r| r.reservation.unwrap().runtime().as_millis())
+            .map(|r| r.reservation.unwrap())
+            .map(|r| (r.runtime().as_millis(), r.deadline().as_millis()))
             .collect();
-        assert_eq!(runtimes, [2, 1]);
+        assert_eq!(runtimes, [(2, 8), (1, 5)]);
     }
 
     proptest! {

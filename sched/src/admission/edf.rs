@@ -16,7 +16,7 @@ const RATE_SHIFT: u32 = 60;
 const MOST_STEPS: u32 = 10_000;
 
 /// Q with its surplus, D and P in nanoseconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Times {
     runtime: u64,
     deadline: u64,
@@ -47,7 +47,7 @@ impl Times {
     }
 
     /// The demand bound function.
-    fn demand(self, length: u64) -> u128 {
+    pub(super) fn demand(self, length: u64) -> u128 {
         let Some(after_first) = length.checked_sub(self.deadline) else {
             return 0;
         };
@@ -104,11 +104,22 @@ fn last_deadline(servers: &[Times], before: u64) -> Option<u64> {
     deadlines.max()
 }
 
+/// Whether an interval in which `demand` is due is too short for it.
+pub(super) fn overloads(demand: u128, capacity: Bandwidth, length: u64) -> bool {
+    time_for(demand, capacity) > length
+}
+
 /// How long the CPU takes for `demand`.
 fn time_for(demand: u128, capacity: Bandwidth) -> u64 {
     let speed = u128::from(capacity.units());
     if speed == 0 {
         return u64::MAX;
+    }
+    // Up to some hours of demand, a division that the processor has.
+    if let Ok(demand) = u64::try_from(demand)
+        && demand <= u64::MAX >> Bandwidth::SHIFT
+    {
+        return (demand << Bandwidth::SHIFT).div_ceil(capacity.units());
     }
     u64::try_from((demand << Bandwidth::SHIFT).div_ceil(speed)).unwrap_or(u64::MAX)
 }

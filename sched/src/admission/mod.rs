@@ -20,11 +20,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::request::VcpuRequest;
-use crate::reservation::{LEAST_RUNTIME, Reservation, nanos};
+use crate::reservation::{Reservation, nanos};
 
 pub use offers::{Move, Offers};
-pub use packing::{Fit, Id, Packing, Policy, Refused, Shortage, Wanted};
-pub use server::{Server, ServerError};
+pub use packing::{Fit, Id, Packing, Policy, Refused, Shortage, UnknownFit, Wanted};
+pub use server::Server;
 
 /// A share of one CPU in units of 2^-20, the kernel's (`BW_SHIFT`, `to_ratio` in kernel/sched/core.c).
 #[derive(
@@ -107,6 +107,16 @@ pub fn demand(request: &VcpuRequest) -> Bandwidth {
     })
 }
 
+/// What a request takes of its CPU while its deadline is near: (Q + surplus) / D; nothing without a reservation.
+pub fn density(request: &VcpuRequest) -> Bandwidth {
+    request.reservation.map_or(Bandwidth::ZERO, |reservation| {
+        Bandwidth::ratio(
+            reservation.runtime() + request.surplus(),
+            reservation.deadline(),
+        )
+    })
+}
+
 /// What one kernel lets SCHED_DEADLINE have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -141,9 +151,10 @@ pub fn partitioned(limits: Limits, taken: Bandwidth, wanted: Bandwidth) -> Resul
     if wanted > left { Err(left) } else { Ok(()) }
 }
 
-/// Global EDF over `cpus` processors: whether `wanted` fits beside `taken`, both lists of single tasks.
+/// Global EDF over `cpus` processors: whether `wanted` fits beside `taken`, both lists of single tasks' densities.
 ///
-/// The fair servers are tasks of the same scheduler and count as such.
+/// With deadlines before the ends of periods the bound holds for densities in place of utilisations (Bertogna, Cirinei
+/// and Lipari, Improved schedulability analysis of EDF on multiprocessor platforms, ECRTS 2005). The fair servers are tasks of the same scheduler and count as such.
 ///
 /// # Errors
 /// What is left for one task of the size of the largest wanted.
@@ -163,19 +174,16 @@ pub fn global(
     Ok(())
 }
 
-/// The reservation with the same period that fits into `left`, if the kernel would take it.
+/// The reservation with the same period and deadline whose density fits into `left`, if the kernel would take it.
 ///
 /// `request` tells whether some of it is surplus.
 pub fn nearest(request: &VcpuRequest, left: Bandwidth) -> Option<Reservation> {
-    let period = request.reservation?.period();
-    let surplus = request.surplus_at(period);
-    let runtime = left.of(period).checked_sub(surplus)?;
+    let reservation = request.reservation?;
+    let surplus = request.surplus_at(reservation.period());
+    let runtime = left.of(reservation.deadline()).checked_sub(surplus)?;
     // Whole microseconds: what a user would write.
     let runtime = Duration::from_nanos(nanos(runtime) / 1_000 * 1_000);
-    if runtime < LEAST_RUNTIME {
-        return None;
-    }
-    Reservation::new(runtime, period).ok()
+    reservation.with_runtime(runtime).ok()
 }
 
 #[cfg(test)]
@@ -243,7 +251,7 @@ mod tests {
             };
             prop_assert!(fits(offer), "{offer} does not fit into {left}");
             let more = offer.runtime() + Duration::from_micros(3);
-            if let Ok(more) = Reservation::new(more, offer.period()) {
+            if let Ok(more) = offer.with_runtime(more) {
                 prop_assert!(!fits(more), "{more} fits too");
             }
         }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::packing::{Id, Load, Member, Packing, Wanted};
+use super::edf::Times;
+use super::packing::{Id, Load, Member, Packing, Shortage, Wanted};
 use super::{Bandwidth, Server};
+use crate::bisection::last_that_holds;
 use crate::reservation::{PeriodRange, nanos};
 
 /// How many CPUs are looked at for one that has to move. Where D = P the first, which has most room, tells.
@@ -34,16 +36,33 @@ pub struct Move {
     pub to: u32,
 }
 
+/// A CPU that was tried, and what it lacks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tried {
+    pub(super) at: usize,
+    pub(super) shortage: Shortage,
+}
+
+impl Tried {
+    /// The interval in which too much would be due. What does not mend that one need not be looked at further.
+    fn witness(&self) -> Option<u64> {
+        match self.shortage {
+            Shortage::Demand { within, .. } => Some(nanos(within)),
+            _ => None,
+        }
+    }
+}
+
 /// What was refused: on which CPUs, in place of what.
 struct Refused<'a> {
-    on: &'a [usize],
+    on: &'a [Tried],
     wanted: &'a Wanted,
     instead_of: Option<Id>,
 }
 
 impl Packing {
     /// What would fit in place of `wanted`, which does not on the CPUs `on` without `instead_of`.
-    pub(super) fn offers(&self, on: &[usize], wanted: &Wanted, instead_of: Option<Id>) -> Offers {
+    pub(super) fn offers(&self, on: &[Tried], wanted: &Wanted, instead_of: Option<Id>) -> Offers {
         let refused = Refused {
             on,
             wanted,
@@ -62,13 +81,16 @@ impl Packing {
         let with_runtime = |us| server.with_runtime(Duration::from_micros(us));
         let too_much = nanos(server.reservation().runtime()).div_ceil(1_000);
         let (mut best, mut greatest) = (None, 1);
-        for &at in refused.on {
-            let fits = |us| self.passes(at, refused, with_runtime(us)?);
-            if greatest + 1 >= too_much || fits(greatest + 1).is_none() {
-                continue;
+        for tried in refused.on {
+            let fits = |us| self.passes_there(tried, refused, with_runtime(us)?);
+            if greatest + 1 >= too_much {
+                break;
             }
-            greatest = boundary(greatest + 1, too_much, |us| fits(us).is_some());
-            best = fits(greatest);
+            let more = last_that_holds(greatest + 1, too_much, |us| fits(us).is_some());
+            if let Some(more) = more {
+                greatest = more;
+                best = with_runtime(more);
+            }
         }
         best
     }
@@ -79,24 +101,39 @@ impl Packing {
         let too_short = nanos(server.reservation().period()) / 1_000;
         let longest = nanos(PeriodRange::of_this_host().longest) / 1_000;
         let (mut best, mut shortest) = (None, longest + 1);
-        for &at in refused.on {
-            let fits = |us| self.passes(at, refused, with_period(us)?);
-            if shortest - 1 <= too_short || fits(shortest - 1).is_none() {
-                continue;
+        for tried in refused.on {
+            let fits = |us| self.passes_there(tried, refused, with_period(us)?);
+            if shortest - 1 <= too_short {
+                break;
             }
-            shortest = boundary(shortest - 1, too_short, |us| fits(us).is_some());
-            best = fits(shortest);
+            let less = last_that_holds(shortest - 1, too_short, |us| fits(us).is_some());
+            if let Some(less) = less {
+                shortest = less;
+                best = with_period(less);
+            }
         }
         best
     }
 
     fn elsewhere(&self, refused: &Refused<'_>) -> Option<u32> {
         let mut others = self.roomiest(Some(refused.wanted.group));
-        others.retain(|at| !refused.on.contains(at));
+        others.retain(|&at| refused.on.iter().all(|tried| tried.at != at));
         let found = others
             .into_iter()
             .find(|&at| self.passes(at, refused, refused.wanted.server).is_some());
         found.map(|at| self.cpus[at].number)
+    }
+
+    /// [`Packing::passes`] where the witness is looked at first.
+    fn passes_there(&self, tried: &Tried, refused: &Refused<'_>, server: Server) -> Option<Server> {
+        let at = tried.at;
+        if let Some(length) = tried.witness() {
+            let others = self.due(at, refused.instead_of, length);
+            if self.overloads(at, others + Times::of(&server).demand(length), length) {
+                return None;
+            }
+        }
+        self.passes(at, refused, server)
     }
 
     fn passes(&self, at: usize, refused: &Refused<'_>, server: Server) -> Option<Server> {
@@ -112,10 +149,10 @@ impl Packing {
     fn after_a_move(&self, refused: &Refused<'_>) -> Option<Move> {
         let destinations = self.roomiest(None);
         let mut best: Option<(Bandwidth, Move)> = None;
-        for &at in refused.on {
+        for tried in refused.on {
             let below = best.map(|(size, _)| size);
             best = self
-                .smallest_move(at, refused, below, &destinations)
+                .smallest_move(tried, refused, below, &destinations)
                 .or(best);
         }
         best.map(|(_, smallest)| smallest)
@@ -124,12 +161,14 @@ impl Packing {
     /// The smallest reservation on a CPU, smaller than `below`, that makes room by leaving and fits elsewhere.
     fn smallest_move(
         &self,
-        at: usize,
+        tried: &Tried,
         refused: &Refused<'_>,
         below: Option<Bandwidth>,
         destinations: &[usize],
     ) -> Option<(Bandwidth, Move)> {
+        let at = tried.at;
         let size = |member: &Member| member.load.bandwidth;
+        let mends = self.mending(tried, refused);
         let may_move = |member: &&Member| {
             let bound = member.wanted.cpu.is_some() || !member.settled;
             !bound && member.wanted.group != refused.wanted.group
@@ -139,6 +178,7 @@ impl Packing {
             .filter(|&&id| Some(id) != refused.instead_of)
             .filter_map(|&id| Some((id, self.member(id).filter(may_move)?)))
             .filter(|(_, member)| below.is_none_or(|below| size(member) < below))
+            .filter(|(_, member)| mends(member))
             .collect();
         members.sort_by_key(|(_, member)| size(member));
         let load = Load::of(&refused.wanted.server);
@@ -157,6 +197,25 @@ impl Packing {
         })
     }
 
+    /// Whether a reservation of the CPU mends the witness by leaving.
+    fn mending<'a>(
+        &'a self,
+        tried: &Tried,
+        refused: &Refused<'_>,
+    ) -> impl Fn(&Member) -> bool + 'a {
+        let at = tried.at;
+        let witness = tried.witness().map(|length| {
+            let others = self.due(at, refused.instead_of, length);
+            let wanted = Times::of(&refused.wanted.server).demand(length);
+            (length, others + wanted)
+        });
+        move |member| {
+            witness.is_none_or(|(length, due)| {
+                !self.overloads(at, due - member.times.demand(length), length)
+            })
+        }
+    }
+
     fn destination(&self, from: usize, member: &Member, roomiest: &[usize]) -> Option<u32> {
         let (server, load) = (&member.wanted.server, member.load);
         let others = roomiest.iter().filter(|&&at| at != from);
@@ -164,19 +223,6 @@ impl Packing {
         let found = others.find(|&&at| self.check(at, &[], server, load).is_ok());
         found.map(|&at| self.cpus[at].number)
     }
-}
-
-/// The value nearest to `fails` for which `fits` holds and holds no more one step on; it holds for `holds`.
-fn boundary(mut holds: u64, mut fails: u64, fits: impl Fn(u64) -> bool) -> u64 {
-    while holds.abs_diff(fails) > 1 {
-        let middle = holds.midpoint(fails);
-        if fits(middle) {
-            holds = middle;
-        } else {
-            fails = middle;
-        }
-    }
-    holds
 }
 
 /// What to do instead, each with a semicolon before it.

@@ -6,15 +6,20 @@
 //! by the processor demand criterion. Heuristics and their names: Johnson, Near-optimal bin packing algorithms (1973).
 
 use std::cmp::Reverse;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::edf::{self, Overload, Times};
-use super::offers::Offers;
+use super::offers::{Offers, Tried};
 use super::{Bandwidth, Limits, Server, partitioned};
 use crate::reservation::human;
 
 /// Which CPU is tried first, of those that carry fewest of the same group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fit {
     /// The one with the lowest number.
     First,
@@ -23,6 +28,44 @@ pub enum Fit {
     /// The one with most room.
     #[default]
     Worst,
+}
+
+impl Fit {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::First, Self::Best, Self::Worst];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Best => "best",
+            Self::Worst => "worst",
+        }
+    }
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No fit has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no fit is called '{name}': use first, best or worst")]
+pub struct UnknownFit {
+    /// The name that was given.
+    pub name: String,
+}
+
+impl FromStr for Fit {
+    type Err = UnknownFit;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFit> {
+        let found = Self::ALL.into_iter().find(|fit| fit.name() == name);
+        found.ok_or_else(|| UnknownFit {
+            name: name.to_owned(),
+        })
+    }
 }
 
 /// How several reservations are placed.
@@ -126,6 +169,7 @@ pub(super) struct Cpu {
 pub(super) struct Member {
     pub(super) wanted: Wanted,
     pub(super) load: Load,
+    pub(super) times: Times,
     /// The index of its CPU.
     at: usize,
     /// Whether it may be told to move.
@@ -307,8 +351,7 @@ impl Packing {
         let needed = load.bandwidth;
         partitioned(self.limits, cpu.foreign + others.bandwidth, needed)
             .map_err(|left| Shortage::Utilisation { needed, left })?;
-        // What others take evenly makes the CPU slower.
-        let capacity = Bandwidth::ONE - self.limits.fair_server - cpu.foreign;
+        let capacity = self.capacity(cpu);
         let all = others.with(load);
         // Every share is rounded up by less than one unit.
         if all.rate > edf::full_rate(capacity) + u128::from(all.servers) {
@@ -319,9 +362,27 @@ impl Packing {
             return Ok(());
         }
         let here = cpu.members.iter().filter(|id| !without.contains(id));
-        let here = here.filter_map(|&id| Some(&self.member(id)?.wanted.server));
-        let servers: Vec<_> = here.chain([server]).map(Times::of).collect();
+        let here = here.filter_map(|&id| Some(self.member(id)?.times));
+        let servers: Vec<_> = here.chain([Times::of(server)]).collect();
         edf::check(&servers, capacity).map_err(|overload| shortage(overload, capacity))
+    }
+
+    /// What others take evenly makes the CPU slower.
+    fn capacity(&self, cpu: &Cpu) -> Bandwidth {
+        Bandwidth::ONE - self.limits.fair_server - cpu.foreign
+    }
+
+    /// What is due within an interval of this length on a CPU, but for one reservation.
+    pub(super) fn due(&self, at: usize, without: Option<Id>, length: u64) -> u128 {
+        let members = self.cpus[at].members.iter();
+        let others = members.filter(|&&id| Some(id) != without);
+        let others = others.filter_map(|&id| self.member(id));
+        others.map(|member| member.times.demand(length)).sum()
+    }
+
+    /// Whether so much is too much for a CPU within an interval of this length.
+    pub(super) fn overloads(&self, at: usize, due: u128, length: u64) -> bool {
+        edf::overloads(due, self.capacity(&self.cpus[at]), length)
     }
 
     pub(super) fn member(&self, id: Id) -> Option<&Member> {
@@ -363,21 +424,20 @@ impl Packing {
             order.retain(|&at| self.cpus[at].number == cpu);
         }
         let load = Load::of(&wanted.server);
-        let mut first = None;
+        let mut tried = Vec::with_capacity(order.len());
         for &at in &order {
             match self.check(at, &[], &wanted.server, load) {
                 Ok(()) => return Ok(at),
-                Err(shortage) => {
-                    first.get_or_insert((self.cpus[at].number, shortage));
-                }
+                Err(shortage) => tried.push(Tried { at, shortage }),
             }
         }
-        let Some((cpu, shortage)) = first else {
-            let offers = self.offers(&[], wanted, None);
-            return Err(refused(index, wanted.cpu, Shortage::NoCpu, offers));
-        };
-        let offers = self.offers(&order, wanted, None);
-        Err(refused(index, Some(cpu), shortage, offers))
+        let offers = self.offers(&tried, wanted, None);
+        Err(match tried.first() {
+            Some(&Tried { at, shortage }) => {
+                refused(index, Some(self.cpus[at].number), shortage, offers)
+            }
+            None => refused(index, wanted.cpu, Shortage::NoCpu, offers),
+        })
     }
 
     fn still_fits(&self, index: usize, id: Id, server: &Server) -> Result<(), Refused> {
@@ -391,7 +451,7 @@ impl Packing {
                     server: *server,
                     ..member.wanted
                 };
-                let offers = self.offers(&[at], &wanted, Some(id));
+                let offers = self.offers(&[Tried { at, shortage }], &wanted, Some(id));
                 refused(index, Some(self.cpus[at].number), shortage, offers)
             })
     }
@@ -402,6 +462,7 @@ impl Packing {
         self.members.push(Some(Member {
             wanted,
             load,
+            times: Times::of(&wanted.server),
             at,
             settled,
         }));
@@ -425,6 +486,7 @@ impl Packing {
         let cpu = &mut self.cpus[member.at];
         cpu.load = cpu.load.without(member.load).with(load);
         member.load = load;
+        member.times = Times::of(&server);
         Some(std::mem::replace(&mut member.wanted.server, server))
     }
 }

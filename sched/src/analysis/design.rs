@@ -7,6 +7,7 @@ use super::global_edf;
 use super::mpr::Multiprocessor;
 use super::supply::SupplyBound;
 use super::task::TaskSet;
+use crate::bisection::last_that_holds;
 use crate::reservation::nanos;
 
 /// The resolution of budgets.
@@ -22,19 +23,10 @@ fn duration(steps: u64) -> Duration {
 
 /// The least of `0..=greatest` that suffices, if the greatest does. What suffices must do so with more, too.
 fn least(greatest: Duration, suffices: impl Fn(Duration) -> bool) -> Option<Duration> {
-    let (mut low, mut high) = (0, steps(greatest));
-    if !suffices(duration(high)) {
-        return None;
-    }
-    while low < high {
-        let middle = u64::midpoint(low, high);
-        if suffices(duration(middle)) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    Some(duration(high))
+    // Counted from 1, so that there is a step below the least that can suffice.
+    let greatest = steps(greatest).saturating_add(1);
+    let suffices = |at: u64| suffices(duration(at - 1));
+    last_that_holds(greatest, 0, suffices).map(|at| duration(at - 1))
 }
 
 /// The least budget, in steps of [`BUDGET_STEP`], with which `supply` makes the tasks meet their deadlines; `None` if
@@ -72,6 +64,26 @@ pub struct Periods {
     pub step: Duration,
 }
 
+/// How many periods [`Periods::suited_to`] has up to the shortest of a task, and how many times that is the longest.
+const CHOICES: u32 = 200;
+const LONGEST: u32 = 4;
+
+impl Periods {
+    /// 800 periods in whole microseconds, up to four times the shortest of a task. With one longer than that of a task a
+    /// server has to supply nearly all the time, which pays only where tasks need that and a period costs much.
+    pub fn suited_to(set: &TaskSet) -> Self {
+        let whole = |time: Duration| duration(steps(time).max(1));
+        let shortest = set.tasks().iter().map(|task| task.period).min();
+        let shortest = shortest.unwrap_or(BUDGET_STEP);
+        let step = whole(shortest / CHOICES);
+        Self {
+            shortest: step,
+            longest: whole(shortest * LONGEST),
+            step,
+        }
+    }
+}
+
 /// A server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Design {
@@ -94,32 +106,35 @@ impl Design {
         self.reserved().as_secs_f64() / self.period.as_secs_f64()
     }
 
-    /// The greatest budget with another period that takes less bandwidth than this server does.
-    fn less_at(&self, period: Duration) -> Option<Duration> {
+    /// The greatest budget with another period, and this cost there, that takes less bandwidth than this server does.
+    fn less_at(&self, period: Duration, cost: Duration) -> Option<Duration> {
         let scaled = self.reserved().as_nanos() * period.as_nanos();
         let most = scaled
             .div_ceil(self.period.as_nanos().max(1))
             .checked_sub(1)?;
         let most = Duration::from_nanos(u64::try_from(most).ok()?);
-        most.checked_sub(self.cost)
+        most.checked_sub(cost)
     }
 }
 
-/// The server with the least bandwidth, the cost of a budget switch included; of equals the one with the longest period.
-/// `supply` makes a supply of budget and period. Short periods need less budget but switch more often.
+/// The server with the least bandwidth, what each of its periods costs included; of equals the one with the longest period.
+/// `cost` is what a period of some length costs beside the budget, and `supply` makes a supply of budget and period. Short
+/// periods need less budget but switch more often.
 pub fn best_server<S: SupplyBound>(
     set: &TaskSet,
     scheduler: Scheduler,
-    (periods, cost): (Periods, Duration),
+    (periods, cost): (Periods, impl Fn(Duration) -> Duration),
     supply: impl Fn(Duration, Duration) -> S,
 ) -> Option<Design> {
     let mut best = None::<Design>;
     let mut period = periods.longest;
     while period >= periods.shortest && !period.is_zero() {
+        let cost = cost(period);
+        let room = period.checked_sub(cost);
         // Only a budget that makes it better is looked for: most periods are out with the first test.
         let most = match best {
-            Some(best) => best.less_at(period),
-            None => period.checked_sub(cost),
+            Some(best) => best.less_at(period, cost).min(room),
+            None => room,
         };
         let meets = |budget| scheduler.meets(set, &supply(budget, period));
         if let Some(budget) = most.and_then(|most| least(most, meets)) {
@@ -280,7 +295,7 @@ mod tests {
         let mut lengths = Vec::new();
         for cost in [0, 20, 200, 1_000].map(us) {
             let supply = Supply::worst_case;
-            let best = best_server(&paper(), EDF, (periods, cost), supply).unwrap();
+            let best = best_server(&paper(), EDF, (periods, |_| cost), supply).unwrap();
             let all = (1..=60).filter_map(|p| at(ms(p)));
             let bandwidth =
                 |(q, p): (Duration, Duration)| (q + cost).as_secs_f64() / p.as_secs_f64();
@@ -290,6 +305,19 @@ mod tests {
         }
         assert!(lengths.is_sorted(), "{lengths:?}");
         assert!(lengths[0] < lengths[3]);
+    }
+
+    #[test]
+    fn a_period_that_costs_more_than_the_others_is_not_the_best() {
+        let periods = Periods::suited_to(&paper());
+        assert_eq!((periods.shortest, periods.longest), (us(750), ms(600)));
+        let best = |cost: &dyn Fn(Duration) -> Duration| {
+            best_server(&paper(), RM, (periods, cost), Supply::worst_case).unwrap()
+        };
+        let cheap = best(&|_| us(100));
+        let dear = best(&|period| us(if period <= cheap.period { 30_000 } else { 100 }));
+        assert!(dear.period > cheap.period, "{cheap:?} {dear:?}");
+        assert_eq!(dear.cost, us(100));
     }
 
     #[test]

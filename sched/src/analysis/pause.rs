@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::supply::{Phase, Staircase, Supply, SupplyBound};
+use super::supply::{Phase, Staircase, Stairs, Supply};
 use crate::reservation::{human, nanos};
 
 /// How a server goes on after a pause.
@@ -14,7 +14,8 @@ pub enum Resumption {
     Afresh,
 }
 
-/// A server that supplies nothing for the length of one pause, wherever in the interval that is.
+/// A server that supplies nothing for the length of one pause, wherever in the interval that is. Continued after a pause
+/// of no length it is the server itself.
 ///
 /// The least of both parts together is reached when one of them is as long as a blackout: a staircase supplies no more in
 /// one interval than in two that are together as long.
@@ -28,7 +29,17 @@ pub struct Paused {
     pub resumption: Resumption,
 }
 
-impl Paused {
+impl Stairs for Paused {
+    fn title(&self) -> String {
+        let pause = human(self.pause);
+        let then = match self.resumption {
+            Resumption::Continued if self.pause.is_zero() => return self.supply.title(),
+            Resumption::Continued => "",
+            Resumption::Afresh => " and a new period after it",
+        };
+        format!("{} with a pause of {pause}{then}", self.supply.title())
+    }
+
     fn staircase(&self) -> Staircase {
         let again = match self.resumption {
             Resumption::Continued => 0,
@@ -51,35 +62,9 @@ impl Paused {
     }
 }
 
-impl SupplyBound for Paused {
-    fn name(&self) -> String {
-        let pause = human(self.pause);
-        let then = match self.resumption {
-            Resumption::Continued => "",
-            Resumption::Afresh => " and a new period after it",
-        };
-        format!("{} with a pause of {pause}{then}", self.supply.name())
-    }
-
-    fn bound(&self, length: Duration) -> Duration {
-        self.staircase().bound(length)
-    }
-
-    fn inverse(&self, demand: Duration) -> Option<Duration> {
-        self.staircase().inverse(demand)
-    }
-
-    fn rate(&self) -> (Duration, Duration) {
-        self.staircase().rate()
-    }
-
-    fn lag(&self) -> Duration {
-        Duration::from_nanos(self.staircase().blackout)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::supply::SupplyBound;
     use super::super::supply::model::{by_enumeration, server, supply};
     use super::*;
     use proptest::prelude::*;

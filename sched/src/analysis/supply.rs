@@ -28,28 +28,6 @@ pub trait SupplyBound {
     fn lag(&self) -> Duration;
 }
 
-impl<S: SupplyBound + ?Sized> SupplyBound for &S {
-    fn name(&self) -> String {
-        (**self).name()
-    }
-
-    fn bound(&self, length: Duration) -> Duration {
-        (**self).bound(length)
-    }
-
-    fn inverse(&self, demand: Duration) -> Option<Duration> {
-        (**self).inverse(demand)
-    }
-
-    fn rate(&self) -> (Duration, Duration) {
-        (**self).rate()
-    }
-
-    fn lag(&self) -> Duration {
-        (**self).lag()
-    }
-}
-
 /// Where a release finds the server's period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -106,8 +84,24 @@ impl Supply {
         let any = Duration::from_millis(1);
         Self::worst_case(any, any)
     }
+}
 
-    pub(super) fn staircase(&self) -> Staircase {
+impl Stairs for Supply {
+    fn title(&self) -> String {
+        let name = match self.phase {
+            _ if self.budget >= self.period => "whole processor",
+            Phase::Aligned => "server whose periods begin with releases",
+            Phase::Any if self.latest >= self.period => {
+                "periodic resource model (Shin and Lee 2003)"
+            }
+            Phase::Any => {
+                "explicit-deadline periodic resource model (Easwaran, Anand and Lee 2007)"
+            }
+        };
+        name.to_owned()
+    }
+
+    fn staircase(&self) -> Staircase {
         let period = nanos(self.period).max(1);
         let budget = nanos(self.budget).min(period);
         let latest = nanos(self.latest).clamp(budget, period);
@@ -124,19 +118,18 @@ impl Supply {
     }
 }
 
-impl SupplyBound for Supply {
+/// What supplies a staircase.
+pub(super) trait Stairs {
+    /// The name of the bound.
+    fn title(&self) -> String;
+
+    /// The bound.
+    fn staircase(&self) -> Staircase;
+}
+
+impl<S: Stairs> SupplyBound for S {
     fn name(&self) -> String {
-        let name = match self.phase {
-            _ if self.budget >= self.period => "whole processor",
-            Phase::Aligned => "server whose periods begin with releases",
-            Phase::Any if self.latest >= self.period => {
-                "periodic resource model (Shin and Lee 2003)"
-            }
-            Phase::Any => {
-                "explicit-deadline periodic resource model (Easwaran, Anand and Lee 2007)"
-            }
-        };
-        name.to_owned()
+        self.title()
     }
 
     fn bound(&self, length: Duration) -> Duration {

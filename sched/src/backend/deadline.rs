@@ -68,6 +68,7 @@ impl DeadlineServer {
     fn wanted(&self) -> Policy {
         Policy::Deadline {
             runtime: self.reservation.runtime() + self.surplus,
+            deadline: self.reservation.deadline(),
             period: self.reservation.period(),
         }
     }

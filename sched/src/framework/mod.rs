@@ -18,7 +18,7 @@
 
 mod resource;
 
-pub use resource::{Kind, Resource};
+pub use resource::{Kind, Levels, Resource};
 
 /// Makes resources of one kind, and links them to those of the level below.
 pub trait Factory {
@@ -42,7 +42,7 @@ pub trait Manager {
     type Request: ?Sized;
     /// A change of what a job has.
     type Change;
-    /// What a job is promised.
+    /// What a job is promised of one lower resource.
     type Grant;
     /// The hold on a reservation.
     type Held;
@@ -55,7 +55,7 @@ pub trait Manager {
     ///
     /// # Errors
     /// Which bound fails, and what would fit.
-    fn admit(&self, job: &str, request: &Self::Request) -> Result<Self::Grant, Self::Error>;
+    fn admit(&self, job: &str, request: &Self::Request) -> Result<Vec<Self::Grant>, Self::Error>;
 
     /// Admits `job` and reserves for it.
     ///
@@ -69,18 +69,31 @@ pub trait Manager {
     /// When it cannot be taken back.
     fn expel(&mut self, job: &str) -> Result<(), Self::Error>;
 
-    /// Expels and reserves anew, for several jobs together or for none: what one gives up is there for another.
+    /// Expels and reserves anew, for several jobs together or for none: what one gives up is there for another. One grant
+    /// per change.
     ///
     /// # Errors
     /// The first change that does not fit.
     fn adapt(&mut self, changes: &[Self::Change]) -> Result<Vec<Self::Grant>, Self::Error>;
 
-    /// The resources that are shared, each with what stands on it above.
+    /// The resources that are shared, linked to what stands on them; the answer holds both.
     ///
     /// # Errors
     /// When they cannot be read.
-    fn resources(&self) -> Result<Vec<Resource>, Self::Error>;
+    fn resources(&self) -> Result<Levels, Self::Error>;
 
+    /// The rule in force.
+    fn policy(&self) -> Self::Policy;
+
+    /// Sets the rule for what is shared from now on.
+    ///
+    /// # Errors
+    /// When what is reserved does not fit by it.
+    fn set_policy(&mut self, policy: Self::Policy) -> Result<(), Self::Error>;
+}
+
+/// A manager whose resources come and go while it shares them.
+pub trait Pool: Manager {
     /// Adds a resource to those that are shared.
     ///
     /// # Errors
@@ -92,15 +105,6 @@ pub trait Manager {
     /// # Errors
     /// When it is not there or in use.
     fn remove_resource(&mut self, resource: &Resource) -> Result<(), Self::Error>;
-
-    /// The rule in force.
-    fn policy(&self) -> Self::Policy;
-
-    /// Sets the rule for what is shared from now on.
-    ///
-    /// # Errors
-    /// When what is reserved does not fit by it.
-    fn set_policy(&mut self, policy: Self::Policy) -> Result<(), Self::Error>;
 }
 
 /// The manager of a processing resource: which job has it when.

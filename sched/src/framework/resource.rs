@@ -41,6 +41,15 @@ impl fmt::Display for Kind {
 #[derive(Clone)]
 pub struct Resource(Arc<Node>);
 
+/// Resources of all levels of a manager at one time. What stands on others is there as long as this is.
+#[derive(Clone, Debug, Default)]
+pub struct Levels {
+    /// The lowest level: what is shared.
+    pub lowest: Vec<Resource>,
+    /// The highest level: whom it is shared among.
+    pub highest: Vec<Resource>,
+}
+
 struct Node {
     kind: Kind,
     name: Cow<'static, str>,
@@ -70,6 +79,13 @@ impl Resource {
             resource.stand_on(lower);
         }
         resource
+    }
+
+    /// A physical CPU; without a number, what stands for any of them.
+    #[must_use]
+    pub fn cpu(number: Option<u32>) -> Self {
+        let name = number.map_or(Cow::Borrowed("any"), |cpu| cpu.to_string().into());
+        Self::upon(Kind::CPU, name, [])
     }
 
     /// Its kind.

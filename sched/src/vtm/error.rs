@@ -173,8 +173,8 @@ pub enum VtmError {
     /// The dispatcher is running already.
     #[error("the VTMs are being dispatched already")]
     Dispatching,
-    /// A resource that this scheduler does not share.
-    #[error("{resource} cannot be shared here: {reason}")]
+    /// A resource that is not the VTM's.
+    #[error("{resource} is not one of the VTM's: {reason}")]
     Foreign {
         /// The resource.
         resource: Resource,

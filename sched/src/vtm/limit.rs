@@ -6,6 +6,7 @@ use super::config::VtmConfig;
 use super::error::VtmError;
 use super::table::Table;
 use crate::cpus;
+use crate::framework::Manager;
 use crate::host_view::{self, rt_throttling};
 use crate::ledger::{Admitted, Bound};
 use crate::partition::Partition;
@@ -50,7 +51,7 @@ pub(super) fn take_cpu(
         cpu: Some(cpu),
         fifo_priority: None,
     };
-    let admitted = ledger.admit(&entry(cpu), &[request]);
+    let admitted = ledger.clone().reserve(&entry(cpu), &[request]);
     let admitted = admitted.map_err(|refusal| match refusal.bound {
         Bound::NoPartition { .. } => VtmError::NoPartition { cpu },
         _ => VtmError::CpuTaken {

@@ -11,7 +11,7 @@ use super::roster::Roster;
 use super::status::Status;
 use super::team::Team;
 use super::watcher::Watcher;
-use crate::framework::{Factory, Manager, Resource, Scheduler};
+use crate::framework::{Factory, Levels, Manager, Resource, Scheduler};
 
 /// Shares one CPU among VTMs by a dispatch table, from its own real-time thread.
 ///
@@ -33,7 +33,7 @@ use crate::framework::{Factory, Manager, Resource, Scheduler};
 /// ```
 ///
 /// Dropping it releases every job as it was found: continued, unless somebody else had stopped it, with its own policy,
-/// CPUs and control groups. Should the process die, another one that it has forked does the same.
+/// CPUs and control groups; commands that it has started run on. Should the process die, another one that it has forked does the same.
 #[derive(Debug)]
 pub struct VtmScheduler {
     roster: Arc<Mutex<Roster>>,
@@ -158,9 +158,9 @@ impl Manager for VtmScheduler {
     type Policy = Rule;
     type Error = VtmError;
 
-    fn admit(&self, vtm: &str, share: &CpuShare) -> Result<Promise, VtmError> {
+    fn admit(&self, vtm: &str, share: &CpuShare) -> Result<Vec<Promise>, VtmError> {
         let (_, promise) = self.roster().with(vtm, share)?;
-        Ok(promise)
+        Ok(vec![promise])
     }
 
     /// The new table is in force from the next slot on, here and in [`Manager::adapt`] and [`Manager::expel`].
@@ -180,21 +180,13 @@ impl Manager for VtmScheduler {
         self.roster().adapt(changes)
     }
 
-    fn resources(&self) -> Result<Vec<Resource>, VtmError> {
-        Ok(vec![self.roster().jobs.below.clone()])
-    }
-
-    fn add_resource(&mut self, resource: &Resource) -> Result<(), VtmError> {
-        Err(VtmError::Foreign {
-            resource: resource.clone(),
-            reason: "a VTM scheduler has one CPU: start another one",
-        })
-    }
-
-    fn remove_resource(&mut self, resource: &Resource) -> Result<(), VtmError> {
-        Err(VtmError::Foreign {
-            resource: resource.clone(),
-            reason: "a VTM scheduler has its one CPU until it is dropped",
+    /// The CPU, and the VTMs.
+    fn resources(&self) -> Result<Levels, VtmError> {
+        let roster = self.roster();
+        let vtms = roster.teams.iter().flatten();
+        Ok(Levels {
+            lowest: vec![roster.jobs.below.clone()],
+            highest: vtms.map(|team| team.resource.clone()).collect(),
         })
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, Miss, Owners};
 use super::request::{Quantity, Task, Vtm, gcd, times};
+use crate::bisection::last_that_holds;
 use crate::reservation::human;
 
 /// The longest hyperperiod in slots.
@@ -406,18 +407,9 @@ fn nearest(task: &Task) -> impl Iterator<Item = usize> {
         .filter(move |&period| period >= least && period <= MOST_SLOTS)
 }
 
-/// The value nearest to `fails` for which `fits` holds, if it does for `holds`.
-fn boundary(mut holds: usize, mut fails: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
-    if holds == fails || !fits(holds) {
-        return None;
-    }
-    while holds.abs_diff(fails) > 1 {
-        let middle = holds.midpoint(fails);
-        if fits(middle) {
-            holds = middle;
-        } else {
-            fails = middle;
-        }
-    }
-    Some(holds)
+/// [`last_that_holds`] in slots.
+fn boundary(from: usize, fails: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    let fits = |at| usize::try_from(at).is_ok_and(&fits);
+    let last = last_that_holds(from as u64, fails as u64, fits)?;
+    usize::try_from(last).ok()
 }

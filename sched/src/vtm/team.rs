@@ -4,7 +4,7 @@ use super::config::{CpuShare, JobSource, RoundRobin};
 use super::error::VtmError;
 use super::job::JobSpec;
 use super::scheduler::VtmScheduler;
-use crate::framework::{Job, Kind, Manager, Resource, Scheduler};
+use crate::framework::{Job, Kind, Levels, Manager, Pool, Resource, Scheduler};
 
 /// A VTM: a job of level 1, and at level 2 the scheduler of its own jobs, by round robin. Its [`Manager::reserve`] adds a
 /// job under a name of the caller's choice, `expel` removes one, and `set_policy` changes the round robin.
@@ -71,8 +71,10 @@ impl Manager for Team<'_> {
     type Policy = RoundRobin;
     type Error = VtmError;
 
-    fn admit(&self, job: &str, source: &JobSource) -> Result<(), VtmError> {
-        self.scheduler.roster().admit_job(&self.name, job, source)
+    fn admit(&self, job: &str, source: &JobSource) -> Result<Vec<()>, VtmError> {
+        let mut roster = self.scheduler.roster();
+        roster.admit_job(&self.name, job, source)?;
+        Ok(vec![()])
     }
 
     fn reserve(&mut self, job: &str, source: &JobSource) -> Result<(), VtmError> {
@@ -94,13 +96,30 @@ impl Manager for Team<'_> {
         roster.replace_jobs(&self.name, specs.collect())
     }
 
-    /// The processes that the VTM stands on.
-    fn resources(&self) -> Result<Vec<Resource>, VtmError> {
-        let mut below = self.resource.below();
-        below.retain(|resource| resource.kind() == Kind::PROCESS);
-        Ok(below)
+    /// The processes, and the VTM that stands on them.
+    fn resources(&self) -> Result<Levels, VtmError> {
+        let mut lowest = self.resource.below();
+        lowest.retain(|resource| resource.kind() == Kind::PROCESS);
+        Ok(Levels {
+            lowest,
+            highest: vec![self.resource.clone()],
+        })
     }
 
+    fn policy(&self) -> RoundRobin {
+        let roster = self.scheduler.roster();
+        roster
+            .team(&self.name)
+            .map_or_else(|_| RoundRobin::default(), |team| team.rule)
+    }
+
+    fn set_policy(&mut self, rule: RoundRobin) -> Result<(), VtmError> {
+        self.scheduler.roster().set_round_robin(&self.name, rule)
+    }
+}
+
+/// The processes that the VTM stands on.
+impl Pool for Team<'_> {
     /// Adds the process whose id is the resource's name.
     fn add_resource(&mut self, resource: &Resource) -> Result<(), VtmError> {
         let pid = resource.name().parse().ok();
@@ -125,17 +144,6 @@ impl Manager for Team<'_> {
             });
         };
         roster.remove_job(&self.name, &name)
-    }
-
-    fn policy(&self) -> RoundRobin {
-        let roster = self.scheduler.roster();
-        roster
-            .team(&self.name)
-            .map_or_else(|_| RoundRobin::default(), |team| team.rule)
-    }
-
-    fn set_policy(&mut self, rule: RoundRobin) -> Result<(), VtmError> {
-        self.scheduler.roster().set_round_robin(&self.name, rule)
     }
 }
 

@@ -11,10 +11,12 @@ mod load;
 mod memory;
 mod noise;
 mod outcome;
+mod overheads;
 mod peer;
 mod pio;
 mod scratch;
 mod sleeper;
+mod speed;
 mod start;
 mod supply;
 mod timeline;
@@ -29,9 +31,11 @@ use serde::Serialize;
 pub use outcome::{Check, Row};
 
 use crate::command::Context;
-use crate::experiment::interrupt;
 use crate::experiment::stage::{Promise, Stage, choose_cpu};
+use crate::experiment::{date, interrupt};
 use crate::failure::Failure;
+use crate::host_figures::{self, HostFigures};
+use overheads::ReleaseCosts;
 use peer::Qemu;
 use scratch::Scratch;
 use supply::SupplyRuns;
@@ -158,6 +162,59 @@ const KINDS: &[Kind] = &[
     kind("pio", "round trip of a port access", pio::measure),
 ];
 
+impl Bench {
+    /// Sets the stage on a CPU, which has to be a partition.
+    fn on_stage(context: &Context, cpu: Option<u32>) -> Result<(Self, Stage), Failure> {
+        let cpu = choose_cpu(cpu)?;
+        let stage = Stage::set(context, cpu)?;
+        if let Promise::Global { why } = &stage.promise {
+            return Err(Failure::new(format!(
+                "measuring needs CPU {cpu} as a partition: {why}"
+            )));
+        }
+        let bench = Self {
+            run_dir: context.run_dir.clone(),
+            cpu,
+            quick: false,
+            scratch: Scratch::new(&stage.folder)?,
+            qemu: None,
+            supplies: SupplyRuns::default(),
+        };
+        Ok((bench, stage))
+    }
+}
+
+/// Measures what scheduling costs on a CPU, the last one that is online if not given, and how fast it is.
+pub fn host_figures(
+    context: &Context,
+    cpu: Option<u32>,
+    mut progress: impl FnMut(&str),
+) -> Result<HostFigures, Failure> {
+    let (bench, stage) = Bench::on_stage(context, cpu)?;
+    progress("speed");
+    let speed = speed::measure(bench.cpu)?;
+    interrupt::check()?;
+    progress("what releases cost");
+    let ReleaseCosts { latency, exit } = bench.release_costs()?;
+    interrupt::check()?;
+    progress("what budget switches cost");
+    let budget_switch = bench.switch_costs()?;
+    interrupt::check()?;
+    stage.clear()?;
+    Ok(HostFigures {
+        date: date::stamp(),
+        cpu: bench.cpu,
+        cpu_model: host_figures::cpu_model(),
+        kernel: host_figures::kernel(),
+        kvm: vmm::host::kvm_kind(),
+        budget_switch,
+        timer_latency: latency,
+        exit,
+        speed,
+        optimised: !cfg!(debug_assertions),
+    })
+}
+
 /// Measures the rows asked for; `progress` is told what is being measured.
 pub fn run(
     context: &Context,
@@ -165,20 +222,12 @@ pub fn run(
     mut progress: impl FnMut(&str),
 ) -> Result<Results, Failure> {
     let kinds = chosen(&options.only)?;
-    let cpu = choose_cpu(options.cpu)?;
-    let stage = Stage::set(context, cpu)?;
-    if let Promise::Global { why } = &stage.promise {
-        return Err(Failure::new(format!(
-            "the benchmarks need CPU {cpu} as a partition: {why}"
-        )));
-    }
+    let (bench, stage) = Bench::on_stage(context, options.cpu)?;
+    let cpu = bench.cpu;
     let mut bench = Bench {
-        run_dir: context.run_dir.clone(),
-        cpu,
         quick: options.quick,
-        scratch: Scratch::new(&stage.folder)?,
         qemu: Qemu::find(),
-        supplies: SupplyRuns::default(),
+        ..bench
     };
     let mut rows = Vec::new();
     for kind in kinds {

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use sched::framework::Manager;
 use sched::ledger::Ledger;
 use sched::request::Granted;
 use serde::Serialize;
 
 use super::Context;
-use super::run::read_plan;
+use super::plan::{DesignAnswer, Planned, read_plan};
 use crate::failure::Failure;
 
 #[derive(Serialize)]
@@ -17,21 +18,27 @@ struct Answer {
     memory: String,
     command_line: String,
     vcpus: Vec<Granted>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    design: Option<DesignAnswer>,
 }
 
 /// Says what would be reserved, and whether it fits.
 pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
-    let plan = read_plan(spec)?;
+    let planned = read_plan(context, spec)?;
     let ledger = Ledger::open(&context.run_dir)?;
-    let vcpus = ledger
-        .check(&plan.name, &plan.requests)
-        .map_err(|refusal| Failure::from(refusal).refused())?;
+    let checked = ledger.admit(&planned.plan.name, &planned.plan.requests);
+    let vcpus = checked.map_err(|refusal| {
+        planned.tell();
+        Failure::from(refusal).refused()
+    })?;
+    let Planned { plan, design } = planned;
     super::host::admits(context, &vcpus)?;
     let answer = Answer {
         name: plan.name,
         memory: plan.memory.size.to_string(),
         command_line: plan.command_line,
         vcpus,
+        design,
     };
     context.print(&answer, text)?;
     Ok(0)
@@ -44,6 +51,10 @@ fn text(answer: &Answer) -> String {
     );
     for granted in &answer.vcpus {
         let _ = writeln!(text, "  vCPU {}: {}", granted.vcpu, describe(granted));
+    }
+    if let Some(design) = &answer.design {
+        text += "designed:\n";
+        text += &design.text("  ");
     }
     text
 }

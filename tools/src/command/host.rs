@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sched::admission::Fit;
+use sched::framework::Manager;
 use sched::host::HostCheck;
+use sched::ledger::Ledger;
 use sched::request::Granted;
 use serde::Serialize;
 
@@ -14,6 +17,7 @@ use crate::failure::Failure;
 #[derive(Serialize)]
 struct Prepared {
     cpus: Vec<u32>,
+    fit: Fit,
 }
 
 #[derive(Serialize)]
@@ -24,18 +28,24 @@ struct Restored {
 /// One of the `host` commands.
 pub fn host(context: &Context, command: HostCommand) -> Result<u8, Failure> {
     match command {
-        HostCommand::Prepare { cpus } => {
+        HostCommand::Prepare { cpus, fit } => {
             let partitions = sched::prepare::prepare(&context.run_dir, &cpus)?;
             let cpus = partitions.iter().map(|partition| partition.cpu).collect();
-            context.print(&Prepared { cpus }, |prepared| {
+            let mut ledger = Ledger::open(&context.run_dir)?;
+            if let Some(fit) = fit {
+                ledger.set_policy(fit)?;
+            }
+            let fit = ledger.policy();
+            context.print(&Prepared { cpus, fit }, |prepared| {
                 format!(
-                    "prepared: one-CPU partitions {:?}; `chronovisor host restore` undoes it",
-                    prepared.cpus
+                    "prepared: one-CPU partitions {:?}, {} fit; `chronovisor host restore` undoes it",
+                    prepared.cpus, prepared.fit
                 )
             })?;
         }
         HostCommand::Restore => {
             let restored = sched::prepare::restore(&context.run_dir)?;
+            Ledger::open(&context.run_dir)?.set_policy(Fit::default())?;
             context.print(&Restored { restored }, |restored| {
                 if restored.restored {
                     "restored"
@@ -46,6 +56,7 @@ pub fn host(context: &Context, command: HostCommand) -> Result<u8, Failure> {
             })?;
         }
         HostCommand::Check { seconds } => check(context, Duration::from_secs(seconds))?,
+        HostCommand::Measure { cpu } => measure(context, cpu)?,
     }
     Ok(0)
 }
@@ -75,6 +86,22 @@ fn check(context: &Context, noise: Duration) -> Result<(), Failure> {
     std::fs::write(&aside, serde_json::to_vec(&check)?).map_err(in_file)?;
     std::fs::rename(&aside, &path).map_err(in_file)?;
     context.print(&check, HostCheck::to_string)
+}
+
+/// Measures what the analysis needs to know of this host, and keeps it for the commands that use it.
+fn measure(context: &Context, cpu: Option<u32>) -> Result<(), Failure> {
+    // Shows nothing where standard error is no terminal.
+    let progress = indicatif::ProgressBar::new_spinner();
+    progress.enable_steady_tick(Duration::from_millis(100));
+    let measured = crate::bench::host_figures(context, cpu, |what| {
+        progress.set_message(format!("measuring {what}; 12 s in all"));
+    });
+    progress.finish_and_clear();
+    let figures = measured?;
+    let path = figures.keep(&context.run_dir)?;
+    context.print(&figures, |figures| {
+        format!("{figures}kept in {}", path.display())
+    })
 }
 
 /// Where the last check of this host is kept.

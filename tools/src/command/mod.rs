@@ -8,9 +8,12 @@ mod control;
 mod demo;
 mod experiment;
 mod host;
+mod plan;
 pub mod run;
 mod simulate;
+mod tree;
 pub mod vtm;
+mod watch;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -64,8 +67,9 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Check { spec } => check::check(&context, &spec),
-        Command::Analyze { tasks, svg } => analyze::analyze(&context, &tasks, svg.as_deref()),
+        Command::Analyze(args) => analyze::analyze(&context, &args),
         Command::Ls => control::ls(&context),
+        Command::Tree => tree::tree(&context),
         Command::Status { name } => control::status(&context, &name),
         Command::Pause { name } => control::pause(&context, &name),
         Command::Resume { name } => control::resume(&context, &name),
@@ -73,6 +77,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Save { name, folder } => control::save(&context, &name, &folder),
         Command::Restore { spec, folder, show } => run::restore(&context, &spec, &folder, &show),
         Command::Adapt(args) => adapt::adapt(&context, &args),
+        Command::Watch { rules, .. } => watch::watch(&context, rules.as_deref()),
         Command::Host(command) => host::host(&context, command),
         Command::Demo { seconds } => demo::demo(&context, seconds),
         Command::Experiment(command) => experiment::experiment(&context, command),

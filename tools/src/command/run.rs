@@ -4,20 +4,24 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use sched::framework::Factory;
 use vmm::guest::{
-    AdmittedVm, BuiltVm, Observer, Outcome, Reception, RunningVm, StartError, admit, supervise,
+    AdmittedVm, BuiltVm, Observer, Outcome, Reception, RunningVm, StartError, Vms, supervise,
 };
-use vmm::spec::{ImageSource, VmPlan, VmSpec};
+use vmm::spec::{ImageSource, VmPlan};
 use vmm::telemetry::Event;
 
 use super::Context;
+use super::plan::read_plan;
 use crate::cli::{RunArgs, ShowArgs};
 use crate::console::Console;
 use crate::failure::Failure;
 
 /// Runs a guest from its specification until it is over.
 pub fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure> {
-    let plan = read_plan(&args.spec)?;
+    let planned = read_plan(context, &args.spec)?;
+    planned.tell();
+    let plan = planned.plan;
     let admitted = admit_checked(context, plan.clone(), args.show.force)?;
     // A refused guest leaves the records of an earlier run alone.
     let show = Show::new(context, &args.show)?;
@@ -41,7 +45,7 @@ pub fn restore(
     folder: &Path,
     args: &ShowArgs,
 ) -> Result<u8, Failure> {
-    let plan = read_plan(spec)?;
+    let planned = read_plan(context, spec)?;
     let read = |name: &str| -> Result<(std::path::PathBuf, Vec<u8>), Failure> {
         let path = folder.join(name);
         let bytes = std::fs::read(&path)
@@ -53,22 +57,15 @@ pub fn restore(
     let memory = folder.join("memory");
     let memory = File::open(&memory)
         .map_err(|e| Failure::from(e).while_doing(&format!("{}", memory.display())))?;
-    let admitted = admit_checked(context, plan, args.force)?;
+    planned.tell();
+    let admitted = admit_checked(context, planned.plan, args.force)?;
     let show = Show::new(context, args)?;
     watch(context, admitted.restore(state, &memory)?, show)
 }
 
-/// Reads and checks a specification; errors name the file.
-pub fn read_plan(path: &Path) -> Result<VmPlan, Failure> {
-    let in_file = |failure: Failure| failure.while_doing(&path.display().to_string());
-    let text = std::fs::read_to_string(path).map_err(|e| in_file(e.into()))?;
-    VmSpec::parse(&text)
-        .and_then(|spec| spec.plan())
-        .map_err(|e| in_file(e.into()))
-}
-
 fn admit_checked(context: &Context, plan: VmPlan, force: bool) -> Result<AdmittedVm, Failure> {
-    let vm = admit(plan, &context.run_dir).map_err(|error| match error {
+    let run_dir = &context.run_dir;
+    let vm = Vms { run_dir }.make(plan).map_err(|error| match error {
         StartError::Refused(_) => Failure::from(error).refused(),
         other => other.into(),
     })?;

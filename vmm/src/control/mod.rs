@@ -34,6 +34,8 @@ pub const MAX_LINE: u64 = 1 << 20;
 pub enum Request {
     /// Tell how it is.
     Status {},
+    /// Tell how it is without disturbing its vCPUs: their accounts are the last that they left.
+    Observe {},
     /// Stand still.
     Pause {},
     /// Go on.
@@ -199,8 +201,8 @@ mod tests {
     fn a_key_that_is_not_known_is_refused_wherever_it_stands() {
         let reservation = r#"{"runtime_ns":1000000,"period_ns":9000000}"#;
         let adapt = format!(r#"{{"kind":"adapt","vcpu":0,"reservation":{reservation}}}"#);
-        let requests =
-            ["status", "pause", "resume", "stop"].map(|kind| format!(r#"{{"kind":"{kind}"}}"#));
+        let requests = ["status", "observe", "pause", "resume", "stop"]
+            .map(|kind| format!(r#"{{"kind":"{kind}"}}"#));
         for request in requests.iter().chain([&adapt]) {
             let line = format!(r#"{{"version":1,"request":{request}}}"#);
             parse_request(line.as_bytes()).unwrap();

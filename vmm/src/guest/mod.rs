@@ -17,5 +17,5 @@ mod transfer;
 
 pub use outcome::{GuestStatus, Outcome, Records, TaskStatistics, VcpuStatus};
 pub use running::{ChangeError, RunningVm};
-pub use start::{AdmittedVm, BuiltVm, StartError, admit};
+pub use start::{AdmittedVm, BuiltVm, StartError, Vms};
 pub use supervise::{Observer, Reception, supervise};

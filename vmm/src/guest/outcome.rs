@@ -1,6 +1,6 @@
 //! What is known of a guest while it runs and when it is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use rt_abi::taskset::TaskSet;
 use sched::account::{AccountSnapshot, Throttling};
@@ -26,7 +26,13 @@ pub struct TaskStatistics {
     pub greatest_response: u64,
     /// Sum of all, for the mean.
     pub total_response: u64,
+    /// The last ones, in the order in which the jobs ended: for who looks from time to time and wants each.
+    #[serde(default)]
+    pub latest_responses: VecDeque<u64>,
 }
+
+/// Response times that are kept of a task. Who looks ten times a second sees all of a task with a period of 4 ms.
+const LATEST: usize = 32;
 
 impl TaskStatistics {
     fn add(&mut self, job: &Job) {
@@ -40,6 +46,10 @@ impl TaskStatistics {
         self.total_response = self.total_response.saturating_add(response);
         self.misses += u64::from(job.missed());
         self.jobs += 1;
+        if self.latest_responses.len() == LATEST {
+            self.latest_responses.pop_front();
+        }
+        self.latest_responses.push_back(response);
     }
 }
 

@@ -6,8 +6,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sched::account::AccountSnapshot;
+use sched::admission::demand;
 use sched::backend::{BackendError, CpuReservation, Tid};
 use sched::cpus;
+use sched::framework::{Job, Manager, Resource};
 use sched::ledger::{Admitted, Bound, Change, Ledger, Refusal};
 use sched::request::{BackendKind, Granted, Placement};
 use sched::reservation::Reservation;
@@ -188,6 +190,7 @@ impl Drop for VcpuHandle {
 
 /// A guest that runs or stands still.
 pub struct RunningVm {
+    pub(super) resource: Resource,
     pub(super) plan: VmPlan,
     pub(super) ledger: Ledger,
     pub(super) vcpus: Vec<VcpuHandle>,
@@ -213,6 +216,17 @@ impl RunningVm {
     /// Its status now.
     #[must_use]
     pub fn status(&self) -> GuestStatus {
+        self.status_with(VcpuHandle::account)
+    }
+
+    /// Its status as far as it is known without a word from its vCPUs, which are not disturbed: their accounts are the
+    /// last that they left.
+    #[must_use]
+    pub fn seen(&self) -> GuestStatus {
+        self.status_with(|vcpu| vcpu.desk.account().0)
+    }
+
+    fn status_with(&self, account: impl Fn(&VcpuHandle) -> Option<AccountSnapshot>) -> GuestStatus {
         let mut records = self.records.clone();
         records.losses = self.reader.losses();
         GuestStatus {
@@ -224,7 +238,7 @@ impl RunningVm {
             vcpus: self
                 .vcpus
                 .iter()
-                .map(|vcpu| vcpu.status(vcpu.account()))
+                .map(|vcpu| vcpu.status(account(vcpu)))
                 .collect(),
             records,
             serial_lost: self.output.lost(),
@@ -270,11 +284,7 @@ impl RunningVm {
     fn readmit(&self, vcpu: usize, granted: &Granted) -> Result<(), Refusal> {
         match (granted.placement, granted.request.reservation) {
             (Placement::Global, Some(reservation)) => {
-                let same = [Change {
-                    vm: self.plan.name.clone(),
-                    vcpu,
-                    reservation,
-                }];
+                let same = [Change::new(&self.plan.name, vcpu, reservation)];
                 self.ledger.exchange(&same, &same).map(drop)
             }
             _ => Ok(()),
@@ -334,40 +344,40 @@ impl RunningVm {
         }
     }
 
-    /// Changes the reservation of a vCPU: ledger, kernel, read-back; all or nothing.
+    /// Changes the reservation of one vCPU; those of the others stay.
     ///
     /// # Errors
     /// [`ChangeError`]; the old reservation stays.
     pub fn adapt(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
-        let old = self
-            .reservation(vcpu)?
-            .ok_or(ChangeError::NoReservation { vcpu })?;
-        let change = |reservation| Change {
-            vm: self.plan.name.clone(),
-            vcpu,
-            reservation,
-        };
-        // Not if another guest is just taking some of it.
-        let granted = self
-            .ledger
-            .exchange(&[change(old)], &[change(new)])
-            .inspect_err(|refusal| {
-                if matches!(refusal.bound, Bound::Changed) {
-                    self.follow_ledger(vcpu);
-                }
-            })?;
-        let granted = granted
-            .into_iter()
-            .next()
-            .ok_or(ChangeError::NotGranted { vcpu })?;
-        if let Err(error) = self.put_in_force(vcpu, new, granted) {
-            // What was there fits still: the kernel has it in force. The first error is the one that matters.
-            if let Err(refusal) = self.ledger.adapt(&self.plan.name, vcpu, old) {
-                tracing::warn!("the ledger does not show what is in force: {refusal}");
-            }
-            return Err(error);
-        }
+        self.reservation(vcpu)?;
+        let mut reservations = self.sched_param();
+        reservations[vcpu] = Some(new);
+        self.set_sched_param(reservations)?;
         Ok(self.status_after_change(vcpu))
+    }
+
+    /// Makes the kernel enforce what the ledger grants, the shrinking ones first; all or none.
+    fn put_all_in_force(&mut self, granted: Vec<Granted>) -> Result<(), ChangeError> {
+        let old: Vec<_> = self.vcpus.iter().map(|v| v.granted.clone()).collect();
+        let mut order = granted;
+        order.sort_by_key(|new| demand(&new.request) > demand(&old[new.vcpu].request));
+        let mut done = Vec::new();
+        for new in order {
+            let vcpu = new.vcpu;
+            if let Err(error) = self.put_in_force(vcpu, new) {
+                let given_back = done.into_iter().rev();
+                given_back.for_each(|vcpu: usize| self.put_back(vcpu, old[vcpu].clone()));
+                return Err(error);
+            }
+            done.push(vcpu);
+        }
+        Ok(())
+    }
+
+    fn put_back(&mut self, vcpu: usize, old: Granted) {
+        if let Err(error) = self.put_in_force(vcpu, old) {
+            tracing::warn!("vCPU {vcpu} does not get its reservation back: {error}");
+        }
     }
 
     /// Puts in force what the ledger says, where that is something else: whoever changed it may have ended before it said
@@ -379,9 +389,7 @@ impl RunningVm {
         let Some(granted) = granted.map(|vcpu| vcpu.granted.clone()) else {
             return;
         };
-        if let Some(new) = granted.request.reservation
-            && let Err(error) = self.put_in_force(vcpu, new, granted)
-        {
+        if let Err(error) = self.put_in_force(vcpu, granted) {
             tracing::warn!("vCPU {vcpu} is not given what the ledger says: {error}");
         }
     }
@@ -400,7 +408,7 @@ impl RunningVm {
             .map(|entry| entry.granted.clone())
             .filter(|granted| granted.request.reservation == Some(new))
             .ok_or(ChangeError::NotGranted { vcpu })?;
-        self.put_in_force(vcpu, new, granted)?;
+        self.put_in_force(vcpu, granted)?;
         Ok(self.status_after_change(vcpu))
     }
 
@@ -421,12 +429,10 @@ impl RunningVm {
     ///
     /// # Errors
     /// [`ChangeError::Kernel`]; the old reservation stays in force.
-    pub fn put_in_force(
-        &mut self,
-        vcpu: usize,
-        new: Reservation,
-        granted: Granted,
-    ) -> Result<(), ChangeError> {
+    pub fn put_in_force(&mut self, vcpu: usize, granted: Granted) -> Result<(), ChangeError> {
+        let Some(new) = granted.request.reservation else {
+            return Err(ChangeError::NoReservation { vcpu });
+        };
         let handle = &mut self.vcpus[vcpu];
         if let Some((_, reservation)) = &mut handle.in_force {
             reservation.adapt(new)?;
@@ -481,5 +487,54 @@ impl RunningVm {
             vcpu.order(Order::Stop);
             vcpu.command(Command::Go);
         }
+    }
+}
+
+/// Its vCPUs' reservations, by index; nothing for one whose back end makes no promise.
+impl Job for RunningVm {
+    type Param = Vec<Option<Reservation>>;
+    type Error = ChangeError;
+
+    fn resource(&self) -> &Resource {
+        &self.resource
+    }
+
+    fn sched_param(&self) -> Vec<Option<Reservation>> {
+        let vcpus = self.vcpus.iter();
+        vcpus.map(|vcpu| vcpu.granted.request.reservation).collect()
+    }
+
+    /// Ledger, kernel, read-back.
+    fn set_sched_param(&mut self, new: Vec<Option<Reservation>>) -> Result<(), ChangeError> {
+        let name = &self.plan.name;
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for (vcpu, (old, new)) in self.sched_param().into_iter().zip(new).enumerate() {
+            match (old, new) {
+                (Some(old), Some(new)) if old != new => {
+                    before.push(Change::new(name, vcpu, old));
+                    after.push(Change::new(name, vcpu, new));
+                }
+                (None, Some(_)) => return Err(ChangeError::NoReservation { vcpu }),
+                _ => {}
+            }
+        }
+        // Not if another guest is just taking some of it.
+        let granted = match self.ledger.exchange(&before, &after) {
+            Ok(granted) => granted,
+            Err(refusal) => {
+                if matches!(refusal.bound, Bound::Changed) {
+                    before
+                        .iter()
+                        .for_each(|change| self.follow_ledger(change.vcpu));
+                }
+                return Err(refusal.into());
+            }
+        };
+        self.put_all_in_force(granted).inspect_err(|_| {
+            // What was there fits still: the kernel has it in force.
+            if let Err(refusal) = self.ledger.adapt(&before) {
+                tracing::warn!("the ledger does not show what is in force: {refusal}");
+            }
+        })
     }
 }

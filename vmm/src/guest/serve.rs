@@ -28,11 +28,16 @@ pub(super) async fn serve(
     let reply = match call.request {
         // A guest that ends takes no orders that could be taken for a reprieve.
         request
-            if fate.is_sealed() && !matches!(request, Request::Status {} | Request::Stop {}) =>
+            if fate.is_sealed()
+                && !matches!(
+                    request,
+                    Request::Status {} | Request::Observe {} | Request::Stop {}
+                ) =>
         {
             Err("the guest is ending".to_owned())
         }
         Request::Status {} => Ok(Reply::Status(Box::new(vm.status()))),
+        Request::Observe {} => Ok(Reply::Status(Box::new(vm.seen()))),
         Request::Pause {} => match vm.pause().await {
             Ok(None) => Ok(Reply::Done),
             Ok(other) => {
