@@ -111,6 +111,12 @@ pub enum Command {
     /// Repeat an experiment and write a report.
     #[command(subcommand)]
     Experiment(ExperimentCommand),
+    /// Share a CPU among virtual task machines (groups of processes) by a dispatch table: an interactive shell, or a script
+    /// on standard input. Leaving it releases every process.
+    #[command(
+        after_help = "Without a command: the shell. Its commands are those above, and here they go to a service."
+    )]
+    Vtm(crate::command::vtm::VtmArgs),
     /// Say what response times tasks in VMs would have on a host of a given policy. Runs nothing.
     Simulate {
         /// What to simulate: CPUs, policy, VMs with their tasks (README.md has an example).
