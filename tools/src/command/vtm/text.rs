@@ -59,7 +59,11 @@ fn table(table: &Drawing) -> String {
             1 => format!("{end}"),
             _ => format!("{}-{end}", begin + 1),
         };
-        let times = format!("{} - {}", time(slot, begin), time(slot, end));
+        let from = match begin {
+            0 => "0".to_owned(),
+            _ => time(slot, begin).to_string(),
+        };
+        let times = format!("{from} - {}", time(slot, end));
         let _ = writeln!(text, "{slots:>11}  {times:>17}  {}", owner(table, stretch));
         begin = end;
     }
@@ -154,7 +158,7 @@ fn vtm(status: &VtmStatus) -> String {
     if !status.jobs.is_empty() {
         let _ = writeln!(
             text,
-            "  {:<12} {:>9}  {:<8} {:>8} {:>10}  SOURCE",
+            "  {:<12} {:>9}  {:<9} {:>8} {:>10}  SOURCE",
             "JOB", "PROCESSES", "STATE", "TURNS", "CPU TIME"
         );
     }
@@ -162,12 +166,13 @@ fn vtm(status: &VtmStatus) -> String {
         let state = match job.state {
             JobState::Running => "running",
             JobState::Waiting => "waiting",
+            JobState::Suspended => "suspended",
             JobState::Held => "held",
         };
         let used = job.cpu_time.as_secs_f64();
         let _ = writeln!(
             text,
-            "  {:<12} {:>9}  {state:<8} {:>8} {used:>8.3} s  {}",
+            "  {:<12} {:>9}  {state:<9} {:>8} {used:>8.3} s  {}",
             job.name, job.processes, job.turns, job.source
         );
     }
