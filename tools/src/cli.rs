@@ -72,7 +72,7 @@ pub enum Command {
     },
     /// Change the reservation of a running guest.
     Adapt(AdaptArgs),
-    /// Watch guests, and adapt them by the rules of a file when they do not get what they need. Ctrl-C ends it; what it
+    /// Watch guests and VTMs, and adapt them by the rules of a file when they do not get what they need. Ctrl-C ends it; what it
     /// has changed stays.
     Watch {
         /// The rules.
