@@ -619,4 +619,25 @@ fn the_shell_completes_words_remembers_lines_and_releases_at_ctrl_c() {
     terminal.press("\u{3}");
     assert_eq!(terminal.ends(), Some(128 + Signal::SIGINT as i32));
     busy.is_free();
+
+    // A signal from elsewhere while a line is edited.
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut terminal = Terminal::open(&user);
+        terminal.see("vtm> ");
+        terminal.press(&format!("create gold\radd gold {}\r", busy.pid()));
+        terminal.see("job ");
+        terminal.press("rese");
+        terminal.see("rese");
+        kill(
+            Pid::from_raw(terminal.child.id().try_into().unwrap()),
+            signal,
+        )
+        .unwrap();
+        let status = terminal.ends();
+        assert!(
+            [Some(0), Some(128 + signal as i32)].contains(&status),
+            "{status:?}"
+        );
+        busy.is_free();
+    }
 }

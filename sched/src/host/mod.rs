@@ -262,7 +262,7 @@ fn preemption() -> String {
     }
 }
 
-pub(crate) fn rt_throttling() -> Option<(Duration, Duration)> {
+fn rt_throttling() -> Option<(Duration, Duration)> {
     let sysctl = |name| {
         text(&format!("/proc/sys/kernel/{name}"))?
             .parse::<u64>()

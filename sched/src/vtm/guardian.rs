@@ -45,11 +45,12 @@ impl Guardian {
         };
         let (reading, writing) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(failed)?;
         let pid = fork(reading, guard).map_err(failed)?;
-        set_policy(Tid(pid.as_raw()), Policy::Fifo { priority: PRIORITY }).map_err(failed)?;
-        Ok(Self {
+        let guardian = Self {
             notes: Some(File::from(writing)),
             pid,
-        })
+        };
+        set_policy(Tid(pid.as_raw()), Policy::Fifo { priority: PRIORITY }).map_err(failed)?;
+        Ok(guardian)
     }
 
     pub(super) fn pid(&self) -> i32 {

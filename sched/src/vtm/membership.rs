@@ -91,6 +91,9 @@ impl Roster {
             self.jobs.undo(&job.record);
             return Err(error);
         }
+        if job.is_held() {
+            self.held.insert(job.id);
+        }
         self.index.insert(job.id, (number, name.to_owned()));
         self.fresh.insert(job.id);
         if let Some(team) = self.team_mut(number) {
@@ -174,6 +177,7 @@ impl Roster {
             team.ended += 1;
         }
         self.index.remove(&job.id);
+        self.held.remove(&job.id);
         self.jobs.undo(&job.record);
         if let Some(child) = &mut job.child {
             // Only to be rid of a zombie, if it is one.

@@ -54,6 +54,10 @@ pub(super) struct Roster {
     pub(super) index: BTreeMap<u64, (usize, String)>,
     /// Jobs that were added, and may have had children nobody saw.
     pub(super) fresh: BTreeSet<u64>,
+    /// Jobs that somebody else had stopped.
+    pub(super) held: BTreeSet<u64>,
+    /// Jobs that had their turn when they were last looked at.
+    pub(super) running: BTreeSet<u64>,
     /// The ids of jobs that had a turn.
     pub(super) had_turn: Option<Consumer<u64>>,
     /// Holds the CPU in the ledger.
@@ -92,6 +96,8 @@ impl Roster {
             figures,
             index: BTreeMap::new(),
             fresh: BTreeSet::new(),
+            held: BTreeSet::new(),
+            running: BTreeSet::new(),
             had_turn: None,
             _admitted: admitted,
         })
@@ -264,7 +270,14 @@ impl Roster {
     pub(super) fn follow(&mut self, table: Option<Table>) -> Result<(), VtmError> {
         let table = table.map(Arc::new);
         let vtms = table.as_ref().map_or(&[][..], |table| table.vtms());
-        let numbers: Result<_, _> = vtms.iter().map(|vtm| self.number(&vtm.name)).collect();
+        let teams = self.teams.iter().enumerate();
+        let names = teams.filter_map(|(number, team)| Some((team.as_ref()?.name.as_str(), number)));
+        let names: BTreeMap<&str, usize> = names.collect();
+        let numbers = vtms.iter().map(|vtm| {
+            let number = names.get(vtm.name.as_str());
+            number.copied().ok_or_else(|| not_reserved(&vtm.name))
+        });
+        let numbers: Result<_, _> = numbers.collect();
         let plan = Plan {
             table: table.clone(),
             teams: numbers?,

@@ -83,18 +83,23 @@ impl Roster {
                 due.insert(id);
             }
         }
-        let jobs = self
-            .teams
-            .iter()
-            .flatten()
-            .flat_map(|team| team.jobs.values());
-        let odd = |job: &&JobEntry| !job.listed || job.count.running.load(Ordering::Relaxed);
-        due.extend(jobs.filter(odd).map(|job| job.id));
+        let running = self.running.iter().filter(|&&id| self.is_running(id));
+        due.extend(running);
+        self.running.clone_from(&due);
+        due.extend(&self.held);
         let mut by_parents = std::mem::take(&mut self.fresh);
         if !self.jobs.has_groups() {
             by_parents.extend(&due);
         }
         (due, by_parents)
+    }
+
+    fn is_running(&self, id: u64) -> bool {
+        let job = self.index.get(&id).and_then(|(number, name)| {
+            let team = self.teams.get(*number)?.as_ref()?;
+            team.jobs.get(name)
+        });
+        job.is_some_and(|job| job.count.running.load(Ordering::Relaxed))
     }
 
     /// Finds processes of a job that have come, gone or were continued.
@@ -103,7 +108,11 @@ impl Roster {
             return Ok(());
         };
         let Self {
-            teams, jobs, link, ..
+            teams,
+            jobs,
+            link,
+            held,
+            ..
         } = self;
         let team = teams.get_mut(number).and_then(Option::as_mut);
         let Some(team) = team else {
@@ -125,6 +134,7 @@ impl Roster {
             return self.remove_job_numbered(number, &name);
         }
         if job.has_been_continued() {
+            held.remove(&id);
             jobs.guardian.job(&job.record)?;
             if !job.listed && !job.suspended {
                 job.stop().stop();

@@ -93,14 +93,10 @@ enum VtmCommand {
 /// `vtm`.
 pub fn vtm(context: &Context, args: VtmArgs) -> Result<u8, Failure> {
     match args.command {
-        None => {
-            let machine = machine(context, args.cpu, &args.table)?;
-            if std::io::stdin().is_terminal() {
-                shell::run(context, machine)
-            } else {
-                script::run(context, machine)
-            }
+        None if std::io::stdin().is_terminal() => {
+            shell::run(context, || machine(context, args.cpu, &args.table))
         }
+        None => script::run(context, machine(context, args.cpu, &args.table)?),
         Some(VtmCommand::Serve { table }) => {
             let cpu = which(args.cpu)?;
             owner::serve(context, cpu, || machine(context, Some(cpu), &table))

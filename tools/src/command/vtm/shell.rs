@@ -4,6 +4,7 @@ use std::io::stdin;
 use std::path::PathBuf;
 
 use chronovisor::vtm::{Command, Reply, VtmMachine};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
@@ -16,10 +17,22 @@ use crate::command::{Context, say};
 use crate::failure::Failure;
 
 /// Obeys a terminal until `quit`, its end, Ctrl-C or a signal. Everything is released then.
-pub fn run(context: &Context, machine: VtmMachine) -> Result<u8, Failure> {
+///
+/// While a line is edited Ctrl-C is a key, and SIGINT has the editor's handler, which sees it only in the thread that
+/// reads the line: the other threads leave it to that one.
+pub fn run(
+    context: &Context,
+    machine: impl FnOnce() -> Result<VtmMachine, Failure>,
+) -> Result<u8, Failure> {
+    let interrupt = SigSet::from(Signal::SIGINT);
+    interrupt.thread_block()?;
+    let machine = machine()?;
     let context = context.clone();
     let before = tcgetattr(stdin())?;
-    let ended = owner::converse(machine, move |orders| talk(&context, &orders));
+    let ended = owner::converse(machine, move |orders| {
+        interrupt.thread_unblock()?;
+        talk(&context, &orders)
+    });
     // A signal ends it in the middle of a line, for which the terminal was set to something else.
     let _ = tcsetattr(stdin(), SetArg::TCSANOW, &before);
     ended
@@ -48,6 +61,7 @@ fn talk(context: &Context, orders: &Orders) -> Result<u8, Failure> {
         let line = match editor.readline("vtm> ") {
             Ok(line) => line,
             Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(0),
+            Err(ReadlineError::Signal(rustyline::error::Signal::Interrupt)) => return Ok(0),
             // The window has another size.
             Err(ReadlineError::Signal(_)) => continue,
             Err(error) => return Err(error.into()),
@@ -57,10 +71,13 @@ fn talk(context: &Context, orders: &Orders) -> Result<u8, Failure> {
         {
             tracing::debug!("cannot write the history to {}: {error}", path.display());
         }
-        match script::obey(context, &line, orders) {
-            Ok(true) => {}
-            Ok(false) => return Ok(0),
-            Err(failure) => failure.print(),
+        // Lines that were pasted together come together.
+        for line in line.lines() {
+            match script::obey(context, line, orders) {
+                Ok(true) => {}
+                Ok(false) => return Ok(0),
+                Err(failure) => failure.print(),
+            }
         }
     }
 }
