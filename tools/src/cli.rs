@@ -68,8 +68,9 @@ pub enum Command {
     },
     /// Change the reservation of a running guest.
     Adapt(AdaptArgs),
-    /// Watch guests, and adapt them by the rules of a file when they do not get what they need. Ctrl-C ends it; what it
-    /// has changed stays.
+    /// Watch guests and VTMs, and adapt them by the rules of a file when they do not get what they need.
+    ///
+    /// Ctrl-C ends it; what it has changed stays.
     Watch {
         /// The rules.
         #[arg(required_unless_present = "example")]
