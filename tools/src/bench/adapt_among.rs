@@ -16,6 +16,8 @@ const GUESTS: [usize; 4] = [1, 2, 20, 200];
 const SMALL_LINE: &str = "task=t,c=20us,t=1s duration=300s";
 /// Its reservation, in milliseconds.
 const SMALL_RESERVATION: (f64, f64) = (0.2, 1000.0);
+/// How many of them are started at once.
+const TOGETHER: usize = 20;
 /// How much more a change may take among the most guests than alone.
 const GROWTH: f64 = 1.5;
 
@@ -28,8 +30,8 @@ pub fn measure(bench: &mut Bench) -> Result<Row, Failure> {
     for guests in GUESTS {
         while others.len() + 1 < guests {
             interrupt::check()?;
-            let name = format!("bench-small-{}", others.len());
-            others.push(bench.start(&GuestPlan::reserved(name, SMALL_LINE, SMALL_RESERVATION))?);
+            let missing = guests - 1 - others.len();
+            others.extend(start(bench, others.len(), missing.min(TOGETHER))?);
         }
         times.push(changes(bench, &control)?);
     }
@@ -60,6 +62,24 @@ impl Times {
         Check::new(label, (self.socket, "us"), Target::None)
             .beside(format!("in the monitor {:.0} us", self.inside))
     }
+}
+
+/// Starts so many small guests at once: each waits for most of its budgets' periods before its first line.
+fn start(bench: &Bench, first: usize, count: usize) -> Result<Vec<Guest>, Failure> {
+    let one = |number: usize| {
+        let name = format!("bench-small-{number}");
+        bench.start(&GuestPlan::reserved(name, SMALL_LINE, SMALL_RESERVATION))
+    };
+    std::thread::scope(|scope| {
+        let starting: Vec<_> = (first..first + count)
+            .map(|number| scope.spawn(move || one(number)))
+            .collect();
+        let panicked = |_| Err(Failure::new("a thread that starts a guest panicked"));
+        starting
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(panicked))
+            .collect()
+    })
 }
 
 fn changes(bench: &Bench, control: &Control<'_>) -> Result<Times, Failure> {
