@@ -156,8 +156,8 @@ impl Guest {
             .collect()
     }
 
-    /// Asks it to end, and makes it end if it does not.
-    fn end(&mut self) {
+    /// Asks it to end, without waiting for that.
+    pub fn ask_to_end(&mut self) {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
@@ -165,6 +165,11 @@ impl Guest {
             // It is not waited for yet, so the pid is still its own.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
+    }
+
+    /// Asks it to end, and makes it end if it does not.
+    fn end(&mut self) {
+        self.ask_to_end();
         let asked = Instant::now();
         while asked.elapsed() < PATIENCE {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {

@@ -23,6 +23,8 @@ use crate::vcpu::VcpuEvent;
 
 /// How often records are read, and the watchdog looks.
 const POLL: Duration = Duration::from_millis(20);
+/// Every so many of these it is looked whether the promises hold: twice a second. That reads files of the kernel.
+const PROMISE: u32 = 25;
 /// After so many of these, the first of which comes at once, all that only serves to start has been done.
 const STARTED: u32 = 2;
 
@@ -119,10 +121,12 @@ pub async fn supervise(
                 if vm.plan.watchdog.is_some_and(|limit| alive.elapsed() > limit) {
                     fate.stop(&mut vm, End::Hung);
                 }
-                if let Some(detail) = vm.broken_promise(&mut online) {
+                if polls.is_multiple_of(PROMISE)
+                    && let Some(detail) = vm.broken_promise(&mut online)
+                {
                     fate.stop(&mut vm, End::PromiseBroken { detail });
                 }
-                polls = polls.saturating_add(1);
+                polls = polls.wrapping_add(1);
                 if polls == STARTED {
                     kernel::forget_start_up();
                 }
