@@ -133,6 +133,23 @@ pub enum BudgetError {
     },
 }
 
+/// What a look at the budget found.
+#[must_use = "a budget that is used up has to be given back"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Budget is left, or cannot be read; the timer is armed for the rest, which is this.
+    Rearmed(Duration),
+    /// The budget is used up: to be given back.
+    UsedUp(Ended),
+}
+
+/// A budget that is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// What it supplied, in nanoseconds.
+    supply: Nanos,
+}
+
 /// Ends the calling thread's budgets on time. Created on the thread itself after its reservation is in force.
 ///
 /// The timer sends `signal` to this thread. The owner keeps the signal blocked except where it may interrupt (KVM_RUN
@@ -249,14 +266,23 @@ impl BudgetTimer {
 
     /// Handles one expiry: yields if the budget is used up, and arms the timer again either way.
     pub fn on_expiry(&mut self, account: &mut Account) -> Expiry {
+        match self.look(account) {
+            Look::Rearmed(_) => Expiry::Rearmed,
+            Look::UsedUp(ended) => self.give_back(ended, account),
+        }
+    }
+
+    /// The first half of [`BudgetTimer::on_expiry`]: whether the budget is used up. Arms the timer if it is not.
+    pub fn look(&mut self, account: &mut Account) -> Look {
         account.expired();
         let cpu_clock = thread_cpu_time();
         account.consumed(cpu_clock);
         let Some(remaining) = self.kernel.read() else {
             // Without a reading a yield might throw a fresh budget away; the kernel's own enforcement still holds.
             account.unreadable();
-            self.start(cpu_clock, self.full, self.whole_budget());
-            return Expiry::Rearmed;
+            let whole = self.whole_budget();
+            self.start(cpu_clock, self.full, whole);
+            return Look::Rearmed(whole);
         };
         let ran = signed_nanos(cpu_clock.saturating_sub(self.armed.cpu_clock));
         if ran >= self.armed.remaining {
@@ -264,20 +290,39 @@ impl BudgetTimer {
         }
         if let Decision::Rearm(after) = decide(remaining, self.surplus, self.effective_lead()) {
             self.start(cpu_clock, remaining, after);
-            return Expiry::Rearmed;
+            return Look::Rearmed(after);
         }
         let late = self
             .surplus
             .saturating_add(self.effective_lead())
             .saturating_sub(remaining);
         self.way_out.measured(late, self.surplus / 4);
+        Look::UsedUp(Ended {
+            supply: self.full.saturating_sub(remaining),
+        })
+    }
+
+    /// The second half of [`BudgetTimer::on_expiry`]: gives the CPU back until the next period, and arms the timer for
+    /// that. At once after [`BudgetTimer::look`], so that what is given back is what was looked at.
+    pub fn give_back(&mut self, ended: Ended, account: &mut Account) -> Expiry {
         let before = monotonic();
         std::thread::yield_now();
         let blackout = monotonic().saturating_sub(before);
-        let supply = self.full.saturating_sub(remaining).max(0).unsigned_abs();
+        let supply = ended.supply.max(0).unsigned_abs();
         account.yielded(Duration::from_nanos(supply), blackout);
         self.arm();
         Expiry::Yielded { blackout }
+    }
+
+    /// Fires after this time whatever is left of the budget: for a thread that has nothing to do.
+    pub(crate) fn sleep_for(&mut self, time: Duration) {
+        // However much it runs until then, this timer is not too late for any budget.
+        self.start(thread_cpu_time(), Nanos::MAX, time);
+    }
+
+    /// From the next period on the kernel fills the budget up to `full`, surplus included.
+    pub(crate) fn refilled_to(&mut self, full: Duration) {
+        self.full = signed_nanos(full);
     }
 
     /// Whether the thread ends its budgets at all; without a surplus the kernel does.

@@ -22,6 +22,7 @@ pub mod budget;
 mod capability;
 pub mod cgroup;
 pub mod cpus;
+pub mod feedback;
 pub mod histogram;
 pub mod host;
 mod host_view;

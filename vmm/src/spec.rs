@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rt_abi::taskset::TaskSet;
+use sched::feedback::{Envelope, EnvelopeError};
 use sched::request::{BackendKind, Enforcement, VcpuRequest};
 use sched::reservation::{Reservation, ReservationError};
 use serde::Deserialize;
@@ -104,9 +105,23 @@ pub struct CpuSpec {
     pub cpu: Option<u32>,
     /// Priority for the back ends that have one.
     pub fifo_priority: Option<u8>,
+    /// Budgets that follow the need.
+    pub feedback: Option<FeedbackSpec>,
     /// Differences, vCPU by vCPU.
     #[serde(default, rename = "vcpu")]
     pub each: Vec<VcpuSpec>,
+}
+
+/// Budgets that follow the need of each vCPU, between two that are both promised.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedbackSpec {
+    /// Q at least.
+    pub least: Span,
+    /// Q at most: what is admitted.
+    pub greatest: Span,
+    /// Over how many periods need is measured; 1 if not written.
+    pub span: Option<u32>,
 }
 
 /// How one vCPU differs from the others.
@@ -153,6 +168,9 @@ pub enum SpecError {
         /// Why.
         source: ReservationError,
     },
+    /// An envelope that cannot be.
+    #[error("cpu.feedback: {0}")]
+    Feedback(#[from] EnvelopeError),
     /// A key that is missing.
     #[error("{key} is missing: {fits}")]
     Missing {
@@ -197,6 +215,8 @@ pub struct VmPlan {
     pub memory: MemoryPlan,
     /// What every vCPU asks for; as many as there are vCPUs.
     pub requests: Vec<VcpuRequest>,
+    /// Where budgets follow the need, the same for every vCPU; the requests are for the greatest.
+    pub feedback: Option<Envelope>,
     /// When silence counts as a hang.
     pub watchdog: Option<Duration>,
 }
@@ -235,7 +255,11 @@ impl VmSpec {
             ImageSource::File(_) => None,
         };
         let wanted = tasks.as_ref().map_or(1, |tasks| u32::from(tasks.vcpus));
-        let requests = self.cpu.requests(wanted)?;
+        let feedback = self.cpu.envelope()?;
+        let requests = match feedback {
+            Some(envelope) => self.cpu.following(envelope).requests(wanted)?,
+            None => self.cpu.requests(wanted)?,
+        };
         Ok(VmPlan {
             name: self.name.clone(),
             image,
@@ -243,6 +267,7 @@ impl VmSpec {
             tasks,
             memory,
             requests,
+            feedback,
             watchdog: self.guest.watchdog.map(Span::duration),
         })
     }
@@ -345,6 +370,47 @@ impl TaskSpec {
 }
 
 impl CpuSpec {
+    /// Where budgets follow the need.
+    fn envelope(&self) -> Result<Option<Envelope>, SpecError> {
+        let Some(feedback) = self.feedback else {
+            return Ok(None);
+        };
+        if (self.backend, self.enforcement) != (BackendKind::Deadline, Enforcement::Exact) {
+            return Err(SpecError::Conflict {
+                key: "cpu.feedback",
+                other: "cpu.backend or cpu.enforcement",
+                fits: "need is measured where exact deadline budgets end; leave both out",
+            });
+        }
+        let differs = |vcpu: &VcpuSpec| vcpu.runtime.or(vcpu.period).is_some();
+        if self.each.iter().any(differs) {
+            return Err(SpecError::Conflict {
+                key: "cpu.feedback",
+                other: "runtime or period of a cpu.vcpu",
+                fits: "each vCPU finds its own budget; leave them out",
+            });
+        }
+        let period = self.period.ok_or_else(|| SpecError::Missing {
+            key: "cpu.period".to_owned(),
+            fits: "cpu.feedback needs it, such as period = \"50ms\"".to_owned(),
+        })?;
+        let (least, greatest) = (feedback.least.duration(), feedback.greatest.duration());
+        let envelope = Envelope::new(least, greatest, period.duration())?;
+        let envelope = envelope.measured_over(feedback.span.unwrap_or(1))?;
+        Ok(Some(match self.runtime {
+            Some(runtime) => envelope.beginning_with(runtime.duration())?,
+            None => envelope,
+        }))
+    }
+
+    /// The same with what is to be admitted: the greatest budget.
+    fn following(&self, envelope: Envelope) -> Self {
+        Self {
+            runtime: Some(Span::from(envelope.greatest())),
+            ..self.clone()
+        }
+    }
+
     /// One request per vCPU; `wanted` vCPUs if the number is not written.
     fn requests(&self, wanted: u32) -> Result<Vec<VcpuRequest>, SpecError> {
         let count = self.vcpus.unwrap_or(wanted);

@@ -47,6 +47,18 @@ pub enum ChangeError {
     /// The kernel refused; the old reservation is in force and in the ledger.
     #[error("the kernel refused the change, the old reservation stays: {0}")]
     Kernel(#[from] BackendError),
+    /// Its budget follows its need.
+    #[error(
+        "vCPU {vcpu} follows its need between {least:?} and {greatest:?} by itself; change least and greatest of [cpu.feedback] in its specification, save it, and restore it with that"
+    )]
+    Follows {
+        /// Which vCPU.
+        vcpu: usize,
+        /// The least budget.
+        least: Duration,
+        /// The greatest.
+        greatest: Duration,
+    },
     /// There is nothing to change.
     #[error("vCPU {vcpu} has no reservation to change: its back end makes no promise")]
     NoReservation {
@@ -340,7 +352,7 @@ impl RunningVm {
     /// [`ChangeError`]; the old reservation stays.
     pub fn adapt(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
         let old = self
-            .reservation(vcpu)?
+            .changeable(vcpu)?
             .ok_or(ChangeError::NoReservation { vcpu })?;
         let change = |reservation| Change {
             vm: self.plan.name.clone(),
@@ -391,7 +403,7 @@ impl RunningVm {
     /// # Errors
     /// [`ChangeError::NotGranted`] unless the ledger says exactly this.
     pub fn enforce(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
-        self.reservation(vcpu)?;
+        self.changeable(vcpu)?;
         let entries = self.ledger.entries().unwrap_or_default();
         let granted = entries
             .iter()
@@ -415,6 +427,22 @@ impl RunningVm {
             .get(vcpu)
             .ok_or(ChangeError::NoVcpu { vcpu, last })?;
         Ok(handle.granted.request.reservation)
+    }
+
+    /// The reservation of a vCPU, if it has one, for somebody who is to change it.
+    ///
+    /// # Errors
+    /// [`ChangeError::NoVcpu`], and [`ChangeError::Follows`] for one that changes it itself.
+    pub fn changeable(&self, vcpu: usize) -> Result<Option<Reservation>, ChangeError> {
+        let reservation = self.reservation(vcpu)?;
+        match self.plan.feedback {
+            Some(envelope) => Err(ChangeError::Follows {
+                vcpu,
+                least: envelope.least(),
+                greatest: envelope.greatest(),
+            }),
+            None => Ok(reservation),
+        }
     }
 
     /// Makes the kernel enforce what was granted.
