@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use sched::feedback::Envelope;
 use sched::ledger::Ledger;
 use sched::request::Granted;
 use serde::Serialize;
@@ -17,6 +18,8 @@ struct Answer {
     memory: String,
     command_line: String,
     vcpus: Vec<Granted>,
+    /// Where budgets follow the need.
+    feedback: Option<Envelope>,
 }
 
 /// Says what would be reserved, and whether it fits.
@@ -32,6 +35,7 @@ pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
         memory: plan.memory.size.to_string(),
         command_line: plan.command_line,
         vcpus,
+        feedback: plan.feedback,
     };
     context.print(&answer, text)?;
     Ok(0)
@@ -42,6 +46,13 @@ fn text(answer: &Answer) -> String {
         "{}: fits, with {} of locked memory\n",
         answer.name, answer.memory
     );
+    if let Some(envelope) = &answer.feedback {
+        let (least, first) = (envelope.least(), envelope.initial());
+        let _ = writeln!(
+            text,
+            "  budgets follow the need, from {first:?} on and down to {least:?}; the greatest is what is admitted"
+        );
+    }
     for granted in &answer.vcpus {
         let _ = writeln!(text, "  vCPU {}: {}", granted.vcpu, describe(granted));
     }
