@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sched::account::Account;
 use sched::backend::apply;
 use sched::budget::{BudgetTimer, Expiry};
+use sched::framework::Manager;
 use sched::histogram::Histogram;
 use sched::kernel::{Policy, Tid, monotonic, set_policy, thread_cpu_time};
 use sched::ledger::Ledger;
@@ -40,8 +41,8 @@ fn main() -> Result<(), Failure> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let load = start_load(&stop, arguments.cpu);
-    let ledger = Ledger::open(&dir)?;
-    let measured = thread::spawn(move || measure(&ledger, &arguments)).join();
+    let mut ledger = Ledger::open(&dir)?;
+    let measured = thread::spawn(move || measure(&mut ledger, &arguments)).join();
     stop.store(true, Ordering::Relaxed);
     for thread in load {
         let _ = thread.join();
@@ -93,7 +94,7 @@ fn start_load(stop: &Arc<AtomicBool>, cpu: Option<u32>) -> Vec<thread::JoinHandl
     policies.map(start).into()
 }
 
-fn measure(ledger: &Ledger, arguments: &Arguments) -> Result<(), Failure> {
+fn measure(ledger: &mut Ledger, arguments: &Arguments) -> Result<(), Failure> {
     let request = VcpuRequest {
         reservation: Some(arguments.reservation),
         backend: BackendKind::Deadline,
@@ -102,7 +103,7 @@ fn measure(ledger: &Ledger, arguments: &Arguments) -> Result<(), Failure> {
         fifo_priority: None,
     };
     let before = monotonic();
-    let admitted = ledger.admit("supply", &[request])?;
+    let admitted = ledger.reserve("supply", &[request])?;
     let granted = admitted.vcpu(0).ok_or("nothing granted")?;
     let admission = monotonic() - before;
     let mut server = apply(Tid::current(), granted)?;

@@ -1,13 +1,14 @@
-//! What the ledger file holds, as data: entries of VMs, each with the process that owns it.
+//! What the ledger holds, as data: entries of VMs, each with the process that owns it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Policy;
 use crate::kernel::Tid;
 use crate::process::Process;
 use crate::request::Granted;
-
-/// The version of the file's form.
-const VERSION: u32 = 1;
 
 /// One VM's reservations and the process they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,45 +30,23 @@ pub struct VcpuEntry {
     pub tid: Option<Tid>,
 }
 
-/// The whole file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// All that is promised. Copies share their entries until one is changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Book {
-    version: u32,
-    pub(crate) entries: Vec<Entry>,
-}
-
-impl Default for Book {
-    fn default() -> Self {
-        Self {
-            version: VERSION,
-            entries: Vec::new(),
-        }
-    }
+    /// How VMs are placed.
+    pub(crate) policy: Policy,
+    pub(crate) entries: Vec<Arc<Entry>>,
 }
 
 impl Book {
-    /// Reads the file's bytes; `None` if they are torn or of another version.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let book: Self = serde_json::from_slice(bytes).ok()?;
-        (book.version == VERSION).then_some(book)
-    }
-
-    /// The file's bytes: at least `length` of them, filled up with blanks, so that one write replaces all that was there.
-    pub(crate) fn bytes(&self, length: usize) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
-        bytes.push(b'\n');
-        let padded = bytes.len().max(length);
-        bytes.resize(padded, b' ');
-        bytes
-    }
-
     pub(crate) fn find(&self, vm: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.vm == vm)
+        let mut entries = self.entries.iter().map(Arc::as_ref);
+        entries.find(|entry| entry.vm == vm)
     }
 
     pub(crate) fn vcpu_mut(&mut self, vm: &str, vcpu: usize) -> Option<&mut VcpuEntry> {
         let entry = self.entries.iter_mut().find(|entry| entry.vm == vm)?;
-        entry.vcpus.get_mut(vcpu)
+        Arc::make_mut(entry).vcpus.get_mut(vcpu)
     }
 
     /// Everything granted, as admission wants it.
@@ -77,9 +56,9 @@ impl Book {
     }
 
     /// Every thread some entry accounts for.
-    pub(crate) fn knows(&self, tid: Tid) -> bool {
-        let mut vcpus = self.entries.iter().flat_map(|entry| &entry.vcpus);
-        vcpus.any(|vcpu| vcpu.tid == Some(tid))
+    pub(crate) fn threads(&self) -> HashSet<Tid> {
+        let vcpus = self.entries.iter().flat_map(|entry| &entry.vcpus);
+        vcpus.filter_map(|vcpu| vcpu.tid).collect()
     }
 
     /// Removes the entries of dead processes; whether there were any.
@@ -90,7 +69,7 @@ impl Book {
     }
 
     /// Puts back the entries of this process that a repair has lost, in place of what was recovered for it.
-    pub(crate) fn restore(&mut self, own: &[Entry]) -> bool {
+    pub(crate) fn restore(&mut self, own: &[Arc<Entry>]) -> bool {
         let lost: Vec<_> = own
             .iter()
             .filter(|entry| self.find(&entry.vm).is_none())
@@ -127,35 +106,17 @@ mod tests {
 
     fn book(entries: &[Entry]) -> Book {
         Book {
-            entries: entries.to_vec(),
+            entries: entries.iter().cloned().map(Arc::new).collect(),
             ..Book::default()
         }
     }
 
     #[test]
-    fn a_shorter_book_overwrites_a_longer_one_completely() {
-        let long = book(&[entry("a", 1), entry("b", 2)]).bytes(0);
-        let short = book(&[]);
-        let bytes = short.bytes(long.len());
-        assert_eq!(bytes.len(), long.len());
-        assert_eq!(Book::parse(&bytes), Some(short));
-    }
-
-    #[test]
-    fn a_torn_file_is_not_taken_for_a_book() {
-        let bytes = book(&[entry("a", 1)]).bytes(0);
-        for cut in 0..bytes.len() - 1 {
-            assert_eq!(Book::parse(&bytes[..cut]), None, "cut at {cut}");
-        }
-        assert_eq!(Book::parse(b"{\"version\":2,\"entries\":[]}"), None);
-    }
-
-    #[test]
     fn an_entry_lost_in_a_repair_comes_back_in_place_of_the_recovered_one() {
         let mut repaired = book(&[entry("recovered-5", 5), entry("b", 6)]);
-        assert!(repaired.restore(&[entry("a", 5)]));
+        assert!(repaired.restore(&[Arc::new(entry("a", 5))]));
         assert_eq!(repaired, book(&[entry("b", 6), entry("a", 5)]));
-        assert!(!repaired.restore(&[entry("a", 5)]));
+        assert!(!repaired.restore(&[Arc::new(entry("a", 5))]));
     }
 
     #[test]

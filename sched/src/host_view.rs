@@ -23,7 +23,7 @@ pub(crate) fn read(book: &Book) -> HostView {
     let partitions = partition::usable(&online);
     HostView {
         limits: limits(),
-        partitions: partitions.iter().map(|p| view(book, p)).collect(),
+        partitions: views(book, partitions.into_iter()),
         online,
         foreign: None,
     }
@@ -43,28 +43,35 @@ pub(crate) fn read_for(book: &Book, granted: &[Granted]) -> HostView {
     });
     HostView {
         limits: limits(),
-        partitions: partitions.map(|p| view(book, &p)).collect(),
+        partitions: views(book, partitions),
         online: Vec::new(),
         foreign: None,
     }
 }
 
-fn view(book: &Book, partition: &Partition) -> PartitionView {
-    let threads = partition.threads().into_iter();
-    PartitionView {
-        cpu: partition.cpu,
-        foreign: threads
-            .filter(|&tid| !book.knows(tid))
+fn views(book: &Book, partitions: impl Iterator<Item = Partition>) -> Vec<PartitionView> {
+    let known = book.threads();
+    let foreign = |partition: &Partition| {
+        let threads = partition.threads().into_iter();
+        threads
+            .filter(|tid| !known.contains(tid))
             .filter_map(bandwidth_of)
-            .sum(),
-    }
+            .sum()
+    };
+    partitions
+        .map(|partition| PartitionView {
+            cpu: partition.cpu,
+            foreign: foreign(&partition),
+        })
+        .collect()
 }
 
 /// The SCHED_DEADLINE threads outside partitions that the book does not account for.
 pub(crate) fn foreign(book: &Book, host: &HostView) -> Vec<Bandwidth> {
+    let known = book.threads();
     let threads = deadline_threads().into_iter();
     threads
-        .filter(|thread| !book.knows(thread.tid))
+        .filter(|thread| !known.contains(&thread.tid))
         .filter(|thread| !partitioned(host, thread.tid))
         .filter_map(|thread| bandwidth(thread.policy))
         .collect()

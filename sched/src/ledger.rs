@@ -11,10 +11,16 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::admission::Policy;
 use crate::book::{Book, recovered_name};
 pub use crate::book::{Entry, VcpuEntry};
+use crate::cpus;
+use crate::framework::{Levels, Manager};
 use crate::host_view;
 use crate::kernel::Tid;
+use crate::levels::levels;
+use crate::pages::Pages;
+use crate::partition;
 use crate::placement;
 use crate::process::{Process, deadline_threads};
 pub use crate::refusal::{Bound, Moving, Otherwise, Refusal};
@@ -36,10 +42,7 @@ pub enum LedgerError {
     },
 }
 
-/// What a dry run found: every vCPU's grant, none of it reserved.
-pub type Plan = Vec<Granted>;
-
-/// A change of one vCPU's reservation, for [`Ledger::adapt_all`].
+/// A change of one vCPU's reservation, for [`Manager::adapt`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The VM.
@@ -48,6 +51,17 @@ pub struct Change {
     pub vcpu: usize,
     /// Its new reservation.
     pub reservation: Reservation,
+}
+
+impl Change {
+    /// vCPU `vcpu` of `vm` is to have `reservation`.
+    pub fn new(vm: impl Into<String>, vcpu: usize, reservation: Reservation) -> Self {
+        Self {
+            vm: vm.into(),
+            vcpu,
+            reservation,
+        }
+    }
 }
 
 /// A handle to the host's ledger. Cloning shares the one open file.
@@ -68,9 +82,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// This process's entries as last written, should the file be damaged.
-    own: Vec<Entry>,
-    /// The file's length: it is never cut, so that one write replaces everything.
-    length: usize,
+    own: Vec<Arc<Entry>>,
+    pages: Pages,
 }
 
 impl Ledger {
@@ -114,39 +127,6 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// What [`Ledger::admit`] would grant. Changes nothing.
-    ///
-    /// # Errors
-    /// As `admit`.
-    pub fn check(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
-        self.decide(vm, |book| plan(book, vm, requests))
-    }
-
-    /// Reserves for all vCPUs of a VM or for none, in the name of this process.
-    ///
-    /// # Errors
-    /// The bound that the request breaks; nothing was changed then.
-    pub fn admit(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Admitted, Refusal> {
-        let process = self.shared.process;
-        let granted = self.decide(vm, |book| {
-            let granted = plan(book, vm, requests)?;
-            let vcpus = granted.iter().cloned();
-            book.entries.push(Entry {
-                vm: vm.to_owned(),
-                process,
-                vcpus: vcpus
-                    .map(|granted| VcpuEntry { granted, tid: None })
-                    .collect(),
-            });
-            Ok(granted)
-        })?;
-        Ok(Admitted {
-            ledger: Some(self.clone()),
-            vm: vm.to_owned(),
-            granted,
-        })
-    }
-
     /// Notes the thread of a vCPU, so that its bandwidth in the kernel is known to be this entry's.
     ///
     /// # Errors
@@ -159,37 +139,11 @@ impl Ledger {
         })
     }
 
-    /// Changes the reservation of one vCPU where it is. The caller then changes it in the kernel.
-    ///
-    /// # Errors
-    /// When it does not fit; nothing was changed then.
-    pub fn adapt(&self, vm: &str, vcpu: usize, new: Reservation) -> Result<Granted, Refusal> {
-        let change = Change {
-            vm: vm.to_owned(),
-            vcpu,
-            reservation: new,
-        };
-        let mut granted = self.adapt_all(std::slice::from_ref(&change))?;
-        granted.pop().ok_or_else(|| not_admitted(vm, vcpu))
-    }
-
-    /// Changes several reservations, of any VMs, together or not at all: budget that one gives up is available to
-    /// another of the same call.
-    ///
-    /// The kernel knows nothing of this: the caller makes the shrinking ones effective there before the growing ones.
-    ///
-    /// # Errors
-    /// The first change that does not fit; nothing was changed then.
-    pub fn adapt_all(&self, changes: &[Change]) -> Result<Vec<Granted>, Refusal> {
-        let vm = changes.first().map_or("", |change| change.vm.as_str());
-        self.decide(vm, |book| adapted(book, changes))
-    }
-
-    /// As [`Ledger::adapt_all`], if the reservations still are what `before` says: whoever computed a change from what it
+    /// As [`Manager::adapt`], if the reservations still are what `before` says: whoever computed a change from what it
     /// saw earlier takes nothing back that another one has changed since.
     ///
     /// # Errors
-    /// [`Bound::Changed`], and as `adapt_all`; nothing was changed then.
+    /// [`Bound::Changed`], and as `adapt`; nothing was changed then.
     pub fn exchange(&self, before: &[Change], after: &[Change]) -> Result<Vec<Granted>, Refusal> {
         let vm = after.first().map_or("", |change| change.vm.as_str());
         self.decide(vm, |book| {
@@ -202,30 +156,13 @@ impl Ledger {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
+    pub fn entries(&self) -> Result<Vec<Arc<Entry>>, LedgerError> {
         self.locked(|book| {
             book.prune(Process::is_alive);
             book.entries.clone()
         })
         .map_err(|source| LedgerError::Io {
             action: "read",
-            path: self.shared.path.clone(),
-            source,
-        })
-    }
-
-    /// Takes a VM of this process out of the ledger. One that is not there is no error.
-    ///
-    /// # Errors
-    /// When the ledger cannot be written.
-    pub fn release(&self, vm: &str) -> Result<(), LedgerError> {
-        let process = self.shared.process;
-        self.locked(|book| {
-            book.entries
-                .retain(|entry| entry.vm != vm || entry.process != process);
-        })
-        .map_err(|source| LedgerError::Io {
-            action: "write",
             path: self.shared.path.clone(),
             source,
         })
@@ -243,10 +180,12 @@ impl Ledger {
             }
             decided => decided,
         });
-        decided.unwrap_or_else(|error| {
-            let reason = format!("ledger {}: {error}", self.shared.path.display());
-            Err(Refusal::new(vm, Bound::Ledger { reason }))
-        })
+        decided.unwrap_or_else(|error| Err(self.unusable(vm, &error)))
+    }
+
+    fn unusable(&self, vm: &str, error: &dyn std::error::Error) -> Refusal {
+        let reason = format!("ledger {}: {error}", self.shared.path.display());
+        Refusal::new(vm, Bound::Ledger { reason })
     }
 
     /// Reads the book under the lock, lets `work` change it, and writes it if it changed.
@@ -263,9 +202,8 @@ impl Ledger {
         state: &mut State,
         work: impl FnOnce(&mut Book) -> T,
     ) -> io::Result<T> {
-        let bytes = self.read(state.length)?;
-        state.length = bytes.len();
-        let mut book = Book::parse(&bytes).unwrap_or_else(|| {
+        let bytes = self.read(state.pages.length())?;
+        let mut book = state.pages.read(&bytes).unwrap_or_else(|| {
             if !bytes.is_empty() {
                 tracing::warn!(path = %self.shared.path.display(), "ledger is damaged: rebuilding it from the live threads");
             }
@@ -273,10 +211,8 @@ impl Ledger {
         });
         book.restore(&state.own);
         let result = work(&mut book);
-        let changed = book.bytes(state.length);
-        if changed != bytes {
+        if let Some(changed) = state.pages.write(&book) {
             self.shared.file.write_all_at(&changed, 0)?;
-            state.length = changed.len();
         }
         let process = self.shared.process;
         state.own.clear();
@@ -318,6 +254,78 @@ impl Ledger {
     }
 }
 
+/// The host's CPUs, shared among VMs. A job is a VM, which asks for all its vCPUs at once.
+impl Manager for Ledger {
+    type Request = [VcpuRequest];
+    type Change = Change;
+    type Grant = Granted;
+    type Policy = Policy;
+    type Held = Admitted;
+    type Error = Refusal;
+
+    fn admit(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Vec<Granted>, Refusal> {
+        self.decide(vm, |book| plan(book, vm, requests))
+    }
+
+    /// In the name of this process.
+    fn reserve(&mut self, vm: &str, requests: &[VcpuRequest]) -> Result<Admitted, Refusal> {
+        let process = self.shared.process;
+        let granted = self.decide(vm, |book| {
+            let granted = plan(book, vm, requests)?;
+            let vcpus = granted.iter().cloned();
+            book.entries.push(Arc::new(Entry {
+                vm: vm.to_owned(),
+                process,
+                vcpus: vcpus
+                    .map(|granted| VcpuEntry { granted, tid: None })
+                    .collect(),
+            }));
+            Ok(granted)
+        })?;
+        Ok(Admitted {
+            ledger: Some(self.clone()),
+            vm: vm.to_owned(),
+            granted,
+        })
+    }
+
+    /// Takes a VM of this process out of the ledger. One that is not there is no error.
+    fn expel(&mut self, vm: &str) -> Result<(), Refusal> {
+        let process = self.shared.process;
+        self.locked(|book| {
+            book.entries
+                .retain(|entry| entry.vm != vm || entry.process != process);
+        })
+        .map_err(|error| self.unusable(vm, &error))
+    }
+
+    /// Of any VMs. The kernel knows nothing of this: the caller makes the shrinking ones effective there before the growing
+    /// ones.
+    fn adapt(&mut self, changes: &[Change]) -> Result<Vec<Granted>, Refusal> {
+        let vm = changes.first().map_or("", |change| change.vm.as_str());
+        self.decide(vm, |book| adapted(book, changes))
+    }
+
+    /// The partitions and the CPUs used, and above them what the ledger has there: threads, vCPUs, VMs.
+    fn resources(&self) -> Result<Levels, Refusal> {
+        let entries = self.entries();
+        let entries = entries.map_err(|error| self.unusable("", &error))?;
+        let partitions = partition::usable(&cpus::online());
+        Ok(levels(&entries, partitions.iter().map(|p| p.cpu)))
+    }
+
+    fn policy(&self) -> Policy {
+        let policy = self.locked(|book| book.policy);
+        policy.unwrap_or_default()
+    }
+
+    /// What is placed already stays where it is.
+    fn set_policy(&mut self, policy: Policy) -> Result<(), Refusal> {
+        self.locked(|book| book.policy = policy)
+            .map_err(|error| self.unusable("", &error))
+    }
+}
+
 /// What was admitted. Dropping it takes the entry out of the ledger.
 #[derive(Debug)]
 #[must_use = "dropping it takes the reservations out of the ledger"]
@@ -347,9 +355,9 @@ impl Admitted {
     ///
     /// # Errors
     /// When the ledger cannot be written.
-    pub fn release(mut self) -> Result<(), LedgerError> {
+    pub fn release(mut self) -> Result<(), Refusal> {
         match self.ledger.take() {
-            Some(ledger) => ledger.release(&self.vm),
+            Some(mut ledger) => ledger.expel(&self.vm),
             None => Ok(()),
         }
     }
@@ -357,10 +365,10 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let Some(ledger) = self.ledger.take() else {
+        let Some(mut ledger) = self.ledger.take() else {
             return;
         };
-        if let Err(error) = ledger.release(&self.vm) {
+        if let Err(error) = ledger.expel(&self.vm) {
             // The next process to open the ledger finds this one dead and drops the entry.
             tracing::warn!(vm = self.vm, %error, "entry stays in the ledger");
         }
@@ -373,7 +381,7 @@ fn not_admitted(vm: &str, vcpu: usize) -> Refusal {
 
 /// Places a VM beside everything in the book. The host is searched for foreign SCHED_DEADLINE threads only if the
 /// partitions do not suffice.
-fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
+fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Vec<Granted>, Refusal> {
     check_name(vm)?;
     if let Some(entry) = book.find(vm) {
         let pid = entry.process.pid;
@@ -384,14 +392,14 @@ fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal
     let in_partitions = if host.partitions.is_empty() {
         None
     } else {
-        Some(placement::place(&host, &taken, vm, requests))
+        Some(placement::place(&host, book.policy, &taken, vm, requests))
     };
     match in_partitions {
         Some(Ok(granted)) => Ok(granted),
         Some(Err(refusal)) if !refusal.may_be_stale() => Err(refusal),
         _ => {
             host.foreign = Some(host_view::foreign(book, &host));
-            placement::place(&host, &taken, vm, requests)
+            placement::place(&host, book.policy, &taken, vm, requests)
         }
     }
 }
@@ -464,10 +472,10 @@ fn rebuilt() -> Book {
         let known = book.entries.iter().position(|entry| entry.vm == vm);
         let at = known.unwrap_or_else(|| {
             let vcpus = Vec::new();
-            book.entries.push(Entry { vm, process, vcpus });
+            book.entries.push(Arc::new(Entry { vm, process, vcpus }));
             book.entries.len() - 1
         });
-        let entry = &mut book.entries[at];
+        let entry = Arc::make_mut(&mut book.entries[at]);
         if let Some(granted) = host_view::granted_by_kernel(&entry.vm, entry.vcpus.len(), &thread) {
             let tid = Some(thread.tid);
             entry.vcpus.push(VcpuEntry { granted, tid });

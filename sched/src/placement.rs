@@ -40,11 +40,11 @@ pub struct HostView {
 /// The first vCPU that does not fit, and why.
 pub fn place(
     host: &HostView,
+    policy: Policy,
     taken: &[Granted],
     vm: &str,
     requests: &[VcpuRequest],
 ) -> Result<Vec<Granted>, Refusal> {
-    let policy = Policy::default();
     let mut order: Vec<usize> = (0..requests.len()).collect();
     if policy.decreasing {
         order.sort_by_key(|&vcpu| Reverse(demand(&requests[vcpu])));
@@ -371,13 +371,27 @@ mod tests {
 
     #[test]
     fn vcpus_of_one_guest_get_different_cpus_while_there_are_any() {
-        let granted = place(&host(&[1, 2]), &[], "a", &[wants(10, 50), wants(10, 50)]).unwrap();
+        let granted = place(
+            &host(&[1, 2]),
+            Policy::default(),
+            &[],
+            "a",
+            &[wants(10, 50), wants(10, 50)],
+        )
+        .unwrap();
         assert_ne!(granted[0].placement, granted[1].placement);
     }
 
     #[test]
     fn a_vm_that_does_not_fit_as_a_whole_gets_nothing() {
-        let refusal = place(&host(&[1]), &[], "a", &[wants(30, 50), wants(20, 50)]).unwrap_err();
+        let refusal = place(
+            &host(&[1]),
+            Policy::default(),
+            &[],
+            "a",
+            &[wants(30, 50), wants(20, 50)],
+        )
+        .unwrap_err();
         assert_eq!(refusal.bound, Bound::PartitionCpu { cpu: 1 });
         assert_eq!(refusal.vcpu, Some(1));
         let nearest = refusal.nearest.unwrap();
@@ -391,7 +405,7 @@ mod tests {
             cpu: Some(3),
             ..wants(1, 50)
         };
-        let refusal = place(&host(&[1]), &[], "a", &[request]).unwrap_err();
+        let refusal = place(&host(&[1]), Policy::default(), &[], "a", &[request]).unwrap_err();
         assert_eq!(refusal.bound, Bound::NoPartition { cpu: 3 });
     }
 
@@ -399,9 +413,9 @@ mod tests {
     fn a_full_partition_falls_back_to_the_passed_global_test() {
         let mut view = host(&[1]);
         view.partitions[0].foreign = Limits::modern().per_cpu();
-        assert!(place(&view, &[], "a", &[wants(10, 50)]).is_err());
+        assert!(place(&view, Policy::default(), &[], "a", &[wants(10, 50)]).is_err());
         view.foreign = Some(vec![]);
-        let granted = place(&view, &[], "a", &[wants(10, 50)]).unwrap();
+        let granted = place(&view, Policy::default(), &[], "a", &[wants(10, 50)]).unwrap();
         assert_eq!(granted[0].placement, Placement::Global);
     }
 
@@ -416,7 +430,7 @@ mod tests {
             backend: BackendKind::Other,
             ..VcpuRequest::default()
         };
-        let granted = place(&host(&[]), &[], "a", &[fifo, other]).unwrap();
+        let granted = place(&host(&[]), Policy::default(), &[], "a", &[fifo, other]).unwrap();
         assert_eq!(granted[0].placement, Placement::Pinned { cpu: 2 });
         assert_eq!(granted[1].placement, Placement::Anywhere);
     }
@@ -427,8 +441,24 @@ mod tests {
             backend: BackendKind::RtCgroup,
             ..wants(q, 50)
         };
-        assert!(place(&host(&[]), &[], "a", &[group(20), group(20)]).is_ok());
-        let refusal = place(&host(&[]), &[], "a", &[group(30), group(20)]).unwrap_err();
+        assert!(
+            place(
+                &host(&[]),
+                Policy::default(),
+                &[],
+                "a",
+                &[group(20), group(20)]
+            )
+            .is_ok()
+        );
+        let refusal = place(
+            &host(&[]),
+            Policy::default(),
+            &[],
+            "a",
+            &[group(30), group(20)],
+        )
+        .unwrap_err();
         assert_eq!(refusal.bound, Bound::RtGroups);
     }
 
@@ -442,8 +472,8 @@ mod tests {
     #[test]
     fn a_vcpu_that_does_not_fit_on_the_cpu_it_names_is_told_of_another() {
         let view = host(&[1, 2]);
-        let taken = place(&view, &[], "a", &[pinned(40, 1)]).unwrap();
-        let refusal = place(&view, &taken, "b", &[pinned(20, 1)]).unwrap_err();
+        let taken = place(&view, Policy::default(), &[], "a", &[pinned(40, 1)]).unwrap();
+        let refusal = place(&view, Policy::default(), &taken, "b", &[pinned(20, 1)]).unwrap_err();
         assert_eq!(refusal.bound, Bound::PartitionCpu { cpu: 1 });
         assert_eq!(refusal.otherwise.cpu, Some(2));
         let longer = refusal.otherwise.longer.unwrap();
@@ -454,9 +484,16 @@ mod tests {
     #[test]
     fn a_vcpu_that_fits_once_another_has_moved_is_told_which() {
         let view = host(&[1, 2]);
-        let mut taken = place(&view, &[], "a", &[pinned(5, 1), pinned(25, 2)]).unwrap();
-        taken.extend(place(&view, &taken, "b", &[wants(17, 50)]).unwrap());
-        let refusal = place(&view, &taken, "c", &[wants(30, 50)]).unwrap_err();
+        let mut taken = place(
+            &view,
+            Policy::default(),
+            &[],
+            "a",
+            &[pinned(5, 1), pinned(25, 2)],
+        )
+        .unwrap();
+        taken.extend(place(&view, Policy::default(), &taken, "b", &[wants(17, 50)]).unwrap());
+        let refusal = place(&view, Policy::default(), &taken, "c", &[wants(30, 50)]).unwrap_err();
         let moving = refusal.otherwise.moving.as_ref().unwrap();
         let (from, to) = (moving.from, moving.to);
         assert_eq!((moving.vm.as_str(), moving.vcpu, from, to), ("b", 0, 1, 2));
@@ -469,8 +506,8 @@ mod tests {
     #[test]
     fn budget_that_one_change_gives_up_is_there_for_another_of_the_same_call() {
         let view = host(&[1]);
-        let mut taken = place(&view, &[], "a", &[wants(30, 50)]).unwrap();
-        taken.extend(place(&view, &taken, "b", &[wants(10, 50)]).unwrap());
+        let mut taken = place(&view, Policy::default(), &[], "a", &[wants(30, 50)]).unwrap();
+        taken.extend(place(&view, Policy::default(), &taken, "b", &[wants(10, 50)]).unwrap());
         let with = |index: usize, q| Granted {
             request: wants(q, 50),
             ..taken[index].clone()
@@ -487,7 +524,7 @@ mod tests {
             cpu: Some(9),
             ..wants(1, 50)
         };
-        let text = place(&host(&[1]), &[], "a", &[request])
+        let text = place(&host(&[1]), Policy::default(), &[], "a", &[request])
             .unwrap_err()
             .to_string();
         assert!(text.contains("CPU 9") && text.contains("0-3"), "{text}");
@@ -502,7 +539,7 @@ mod tests {
             let mut taken: Vec<Granted> = Vec::new();
             for (number, vcpus) in vms.iter().enumerate() {
                 let requests: Vec<_> = vcpus.iter().map(|&(q, p)| wants(q, p)).collect();
-                match place(&host, &taken, &number.to_string(), &requests) {
+                match place(&host, Policy::default(), &taken, &number.to_string(), &requests) {
                     Ok(granted) => {
                         prop_assert_eq!(granted.len(), requests.len());
                         taken.extend(granted);

@@ -111,6 +111,16 @@ pub enum Placement {
     Anywhere,
 }
 
+impl Placement {
+    /// The one CPU, where there is one.
+    pub fn cpu(self) -> Option<u32> {
+        match self {
+            Self::Partition { cpu } | Self::Pinned { cpu } => Some(cpu),
+            Self::Global | Self::Anywhere => None,
+        }
+    }
+}
+
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

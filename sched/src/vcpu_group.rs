@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::book::Entry;
 use crate::cgroup::{self, CgroupError, Hierarchy, PREFIX, Version};
@@ -152,7 +153,7 @@ fn parse(name: &str) -> Option<(&str, usize)> {
 }
 
 /// Removes the empty groups of VMs that no live entry accounts for: what a crash left.
-pub(crate) fn clear_orphans(live: &[Entry]) {
+pub(crate) fn clear_orphans(live: &[Arc<Entry>]) {
     let Ok(hierarchy) = Hierarchy::of("cpu") else {
         return;
     };

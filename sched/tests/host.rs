@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sched::backend::{BackendError, apply};
+use sched::framework::Manager;
 use sched::host::HostCheck;
 use sched::kernel::{Policy, policy, set_policy};
 use sched::ledger::{Bound, Change, Ledger};
@@ -395,7 +396,7 @@ fn threads_in_a_partition_that_nobody_entered_count_against_it() {
     let prepared = Prepared::last_cpu();
     let cpu = prepared.partition.cpu;
     let ledger = Ledger::open(prepared.run_dir()).unwrap();
-    assert!(ledger.check("vm", &[deadline(40, 50)]).is_ok());
+    assert!(ledger.admit("vm", &[deadline(40, 50)]).is_ok());
     let sleeper = Sleeper::start();
     let stranger = granted(deadline(20, 50), Placement::Partition { cpu });
     let mut server = sleeper.applies(&stranger).unwrap();
@@ -403,7 +404,7 @@ fn threads_in_a_partition_that_nobody_entered_count_against_it() {
         cpu: Some(cpu),
         ..deadline(40, 50)
     };
-    let refusal = ledger.check("vm", &[wanted]).unwrap_err();
+    let refusal = ledger.admit("vm", &[wanted]).unwrap_err();
     assert_eq!(refusal.bound, Bound::PartitionCpu { cpu });
     assert!(refusal.nearest.unwrap().runtime() > Duration::from_micros(24_900));
     server.release().unwrap();
@@ -415,29 +416,23 @@ fn budget_moves_between_two_vms_together_or_not_at_all() {
     let _host = Host::lock();
     let prepared = Prepared::last_cpu();
     let cpu = prepared.partition.cpu;
-    let ledger = Ledger::open(prepared.run_dir()).unwrap();
+    let mut ledger = Ledger::open(prepared.run_dir()).unwrap();
     let wanted = |q| VcpuRequest {
         cpu: Some(cpu),
         ..deadline(q, 50)
     };
-    let _x = ledger.admit("x", &[wanted(20)]).unwrap();
-    let _y = ledger.admit("y", &[wanted(20)]).unwrap();
+    let _x = ledger.reserve("x", &[wanted(20)]).unwrap();
+    let _y = ledger.reserve("y", &[wanted(20)]).unwrap();
     let change = |vm: &str, q| Change {
         vm: vm.to_owned(),
         vcpu: 0,
         reservation: reservation(q, 50),
     };
     let before = ledger.entries().unwrap();
-    assert!(ledger.adapt("x", 0, reservation(30, 50)).is_err());
-    assert!(
-        ledger
-            .adapt_all(&[change("y", 15), change("x", 35)])
-            .is_err()
-    );
+    assert!(ledger.adapt(&[change("x", 30)]).is_err());
+    assert!(ledger.adapt(&[change("y", 15), change("x", 35)]).is_err());
     assert_eq!(ledger.entries().unwrap(), before);
-    let after = ledger
-        .adapt_all(&[change("y", 10), change("x", 30)])
-        .unwrap();
+    let after = ledger.adapt(&[change("y", 10), change("x", 30)]).unwrap();
     assert_eq!(after[1].request.reservation, Some(reservation(30, 50)));
 }
 

@@ -50,6 +50,8 @@ pub enum Command {
     },
     /// List the guests that run on this host.
     Ls,
+    /// Show the levels of this host: its CPUs, the threads on them, their vCPUs, and the VMs these belong to.
+    Tree,
     /// Show one guest: what it was promised, what it got, how its tasks do.
     Status {
         /// Its name.

@@ -3,6 +3,8 @@
 //! [`VmSpec`] is what was written; [`VmPlan`] is what will be done: units parsed, defaults filled in, ranges checked.
 //! An error names the key, the value, and what would fit.
 
+mod feedback;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ use serde::Deserialize;
 
 use crate::memory::{HUGE_PAGE, MemoryPlan, PAGE};
 use crate::units::{ByteSize, Span};
+
+pub use feedback::FeedbackSpec;
 
 /// Name of the image that comes with the program.
 pub const BUILT_IN_IMAGE: &str = "rt-guest";
@@ -110,18 +114,6 @@ pub struct CpuSpec {
     /// Differences, vCPU by vCPU.
     #[serde(default, rename = "vcpu")]
     pub each: Vec<VcpuSpec>,
-}
-
-/// Budgets that follow the need of each vCPU, between two that are both promised.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FeedbackSpec {
-    /// Q at least.
-    pub least: Span,
-    /// Q at most: what is admitted.
-    pub greatest: Span,
-    /// Over how many periods need is measured; 1 if not written.
-    pub span: Option<u32>,
 }
 
 /// How one vCPU differs from the others.
@@ -370,47 +362,6 @@ impl TaskSpec {
 }
 
 impl CpuSpec {
-    /// Where budgets follow the need.
-    fn envelope(&self) -> Result<Option<Envelope>, SpecError> {
-        let Some(feedback) = self.feedback else {
-            return Ok(None);
-        };
-        if (self.backend, self.enforcement) != (BackendKind::Deadline, Enforcement::Exact) {
-            return Err(SpecError::Conflict {
-                key: "cpu.feedback",
-                other: "cpu.backend or cpu.enforcement",
-                fits: "need is measured where exact deadline budgets end; leave both out",
-            });
-        }
-        let differs = |vcpu: &VcpuSpec| vcpu.runtime.or(vcpu.period).is_some();
-        if self.each.iter().any(differs) {
-            return Err(SpecError::Conflict {
-                key: "cpu.feedback",
-                other: "runtime or period of a cpu.vcpu",
-                fits: "each vCPU finds its own budget; leave them out",
-            });
-        }
-        let period = self.period.ok_or_else(|| SpecError::Missing {
-            key: "cpu.period".to_owned(),
-            fits: "cpu.feedback needs it, such as period = \"50ms\"".to_owned(),
-        })?;
-        let (least, greatest) = (feedback.least.duration(), feedback.greatest.duration());
-        let envelope = Envelope::new(least, greatest, period.duration())?;
-        let envelope = envelope.measured_over(feedback.span.unwrap_or(1))?;
-        Ok(Some(match self.runtime {
-            Some(runtime) => envelope.beginning_with(runtime.duration())?,
-            None => envelope,
-        }))
-    }
-
-    /// The same with what is to be admitted: the greatest budget.
-    fn following(&self, envelope: Envelope) -> Self {
-        Self {
-            runtime: Some(Span::from(envelope.greatest())),
-            ..self.clone()
-        }
-    }
-
     /// One request per vCPU; `wanted` vCPUs if the number is not written.
     fn requests(&self, wanted: u32) -> Result<Vec<VcpuRequest>, SpecError> {
         let count = self.vcpus.unwrap_or(wanted);

@@ -18,6 +18,7 @@ use sched::account::Account;
 use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
 use sched::feedback::{Envelope, Follower};
+use sched::framework::{Factory, Kind, Machine as MessageMachine, Resource};
 use sched::kernel::Tid;
 use sched::request::{BackendKind, Enforcement, Granted, Placement};
 use sched::reservation::Reservation;
@@ -142,6 +143,7 @@ pub type Errand = Box<dyn FnOnce() + Send>;
 /// A vCPU's thread that waits for its vCPU. Dropping it ends the thread, and waits for that.
 #[derive(Debug)]
 pub struct Recruit {
+    resource: Resource,
     /// Errands and the assignment; closing it sends the thread home.
     orders: Option<Sender<RecruitOrder>>,
     thread: Option<JoinHandle<()>>,
@@ -153,16 +155,20 @@ enum RecruitOrder {
     Assignment(Box<Assignment>),
 }
 
-impl Recruit {
-    /// Starts the thread of vCPU `index`. It moves to its partition at once: that takes the kernel longer than building
-    /// the machine, and is waiting for the most part. The caller has blocked [`kick_signals`], which threads inherit.
-    ///
-    /// # Errors
-    /// What the system says to another thread.
-    pub fn start(index: usize, granted: &Granted) -> std::io::Result<Self> {
+/// Starts the threads that vCPUs are built on. A thread moves to its partition at once: that takes the kernel longer than
+/// building the machine, and is waiting for the most part. The caller has blocked [`kick_signals`], which threads inherit.
+#[derive(Debug)]
+pub struct Recruits;
+
+impl Factory for Recruits {
+    type Specification = Granted;
+    type Product = Recruit;
+    type Error = std::io::Error;
+
+    fn make(&mut self, granted: Granted) -> std::io::Result<Recruit> {
+        let index = granted.vcpu;
         let (orders, inbox) = std::sync::mpsc::channel();
         let (tell, tid) = std::sync::mpsc::channel();
-        let granted = granted.clone();
         let placement = granted.placement;
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
@@ -182,11 +188,20 @@ impl Recruit {
             // It would wait for this thread's CPU otherwise. Where it cannot be, it gets there by joining its partition.
             let _ = kernel::send_to(&thread, cpu);
         }
-        Ok(Self {
+        let cpu = Resource::cpu(placement.cpu());
+        Ok(Recruit {
+            resource: Resource::upon(Kind::THREAD, format!("vcpu{index}"), [&cpu]),
             orders: Some(orders),
             thread: Some(thread),
             tid,
         })
+    }
+}
+
+impl Recruit {
+    /// The thread among the levels: upon its CPU.
+    pub fn resource(&self) -> &Resource {
+        &self.resource
     }
 
     /// The thread, once it runs; `None` if it never will.
@@ -437,16 +452,8 @@ impl VcpuThread {
         // The order is what counts; a command may be one from before.
         while self.assignment.desk.order() == Order::Pause {
             match self.assignment.commands.recv_timeout(STANDING) {
-                Ok(Command::Save(reply)) => {
-                    let Assignment { fd, machine, .. } = &mut self.assignment;
-                    let state = VcpuState::save(fd, |exit| {
-                        // An end is seen again when the guest goes on.
-                        let _ = serve(machine, exit);
-                    });
-                    // Whoever asked may have given up.
-                    let _ = reply.send(state);
-                }
-                Ok(Command::Go) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(command) => self.process(command),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -470,6 +477,28 @@ impl VcpuThread {
         }
         account.feedback = self.follower.as_ref().map(Follower::standing);
         self.assignment.desk.leave(account);
+    }
+}
+
+/// What it is told while it stands still.
+impl MessageMachine for VcpuThread {
+    type Message = Command;
+    type Reply = ();
+
+    fn process(&mut self, command: Command) {
+        match command {
+            // It is the order that says whether to go on.
+            Command::Go => {}
+            Command::Save(reply) => {
+                let Assignment { fd, machine, .. } = &mut self.assignment;
+                let state = VcpuState::save(fd, |exit| {
+                    // An end is seen again when the guest goes on.
+                    let _ = serve(machine, exit);
+                });
+                // Whoever asked may have given up.
+                let _ = reply.send(state);
+            }
+        }
     }
 }
 

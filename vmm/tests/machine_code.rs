@@ -7,10 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use sched::framework::Factory;
 use system_tests::requires;
 use vmm::control::{Request, client};
 use vmm::exit::End;
-use vmm::guest::{Observer, Outcome, Reception, StartError, admit, supervise};
+use vmm::guest::{AdmittedVm, Observer, Outcome, Reception, StartError, Vms, supervise};
 use vmm::machine::MachineError;
 use vmm::spec::{VmPlan, VmSpec};
 use vmm::telemetry::Event;
@@ -98,6 +99,10 @@ fn plan(name: &str, more: &str) -> VmPlan {
         "name = \"{name}\"\n[guest]\nimage = \"code\"\n{more}\n[cpu]\nbackend = \"other\"\n"
     );
     VmSpec::parse(&text).unwrap().plan().unwrap()
+}
+
+fn admit(plan: VmPlan, run_dir: &Path) -> Result<AdmittedVm, StartError> {
+    Vms { run_dir }.make(plan)
 }
 
 fn start_error(image: &[u8], memory: &str) -> String {

@@ -8,13 +8,16 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::edf::{self, Overload, Times};
 use super::offers::Offers;
 use super::{Bandwidth, Limits, Server, partitioned};
 use crate::reservation::human;
 
 /// Which CPU is tried first, of those that carry fewest of the same group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fit {
     /// The one with the lowest number.
     First,
@@ -26,7 +29,7 @@ pub enum Fit {
 }
 
 /// How several reservations are placed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Where each is tried.
     pub fit: Fit,

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use super::task::{SHARE_BITS, ratio};
 use crate::reservation::nanos;
+
+/// How many of the longest periods are looked at.
+const LOOKED_AT: u64 = 64;
 
 /// When the budget of a period has been supplied at the latest, counted from the period's beginning, by a server
 /// (`budget`, `period`) that shares its CPU under EDF with other servers, given as (Q, P).
@@ -25,8 +29,14 @@ pub fn latest_under_edf(
         let work: u64 = servers.iter().map(|(q, p)| length / p * q).sum();
         work.saturating_sub(length - own)
     };
-    // Beyond a few periods the demand has fallen behind the length, unless the CPU is full: then the period bounds.
-    let longest = servers.iter().map(|(_, p)| *p).max().unwrap_or(own) * 64;
+    // The demand falls behind the length by (1 - U) of it: by the longest period after so many of them. On a CPU that is
+    // fuller the worst case may come later than one can look, and the period is the bound.
+    let used: u128 = servers.iter().map(|(q, p)| ratio(*q, *p).1).sum();
+    if used > (u128::from(LOOKED_AT - 1) << SHARE_BITS) / u128::from(LOOKED_AT) {
+        return period;
+    }
+    let longest = servers.iter().map(|(_, p)| *p).max().unwrap_or(own);
+    let longest = longest.saturating_mul(LOOKED_AT);
     let multiples = |p: u64| (own.div_ceil(p)..=longest / p).map(move |n| n * p);
     let worst = servers
         .iter()
@@ -55,6 +65,16 @@ mod tests {
             latest_under_edf(ms(30), ms(50), &[(ms(40), ms(100))]),
             ms(50)
         );
+    }
+
+    #[test]
+    fn on_a_cpu_that_is_all_but_full_the_budget_may_come_as_late_as_the_period() {
+        // The worst interval is near the least common multiple, 997 of the longest period.
+        let (own, other) = (
+            (ms(500), ms(1_000)),
+            (Duration::from_micros(498_499), ms(997)),
+        );
+        assert_eq!(latest_under_edf(own.0, own.1, &[other]), own.1);
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use sched::feedback::Envelope;
+use sched::framework::Manager;
 use sched::ledger::Ledger;
 use sched::request::Granted;
 use serde::Serialize;
@@ -27,7 +28,7 @@ pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
     let plan = read_plan(spec)?;
     let ledger = Ledger::open(&context.run_dir)?;
     let vcpus = ledger
-        .check(&plan.name, &plan.requests)
+        .admit(&plan.name, &plan.requests)
         .map_err(|refusal| Failure::from(refusal).refused())?;
     super::host::admits(context, &vcpus)?;
     let answer = Answer {

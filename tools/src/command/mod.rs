@@ -10,6 +10,7 @@ mod experiment;
 mod host;
 pub mod run;
 mod simulate;
+mod tree;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -64,6 +65,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Check { spec } => check::check(&context, &spec),
         Command::Analyze { tasks, svg } => analyze::analyze(&context, &tasks, svg.as_deref()),
         Command::Ls => control::ls(&context),
+        Command::Tree => tree::tree(&context),
         Command::Status { name } => control::status(&context, &name),
         Command::Pause { name } => control::pause(&context, &name),
         Command::Resume { name } => control::resume(&context, &name),

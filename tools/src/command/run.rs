@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use sched::framework::Factory;
 use vmm::guest::{
-    AdmittedVm, BuiltVm, Observer, Outcome, Reception, RunningVm, StartError, admit, supervise,
+    AdmittedVm, BuiltVm, Observer, Outcome, Reception, RunningVm, StartError, Vms, supervise,
 };
 use vmm::spec::{ImageSource, VmPlan, VmSpec};
 use vmm::telemetry::Event;
@@ -68,7 +69,8 @@ pub fn read_plan(path: &Path) -> Result<VmPlan, Failure> {
 }
 
 fn admit_checked(context: &Context, plan: VmPlan, force: bool) -> Result<AdmittedVm, Failure> {
-    let vm = admit(plan, &context.run_dir).map_err(|error| match error {
+    let run_dir = &context.run_dir;
+    let vm = Vms { run_dir }.make(plan).map_err(|error| match error {
         StartError::Refused(_) => Failure::from(error).refused(),
         other => other.into(),
     })?;

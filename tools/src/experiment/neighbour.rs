@@ -8,6 +8,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sched::account::Account;
 use sched::backend;
 use sched::budget::BudgetTimer;
+use sched::framework::Manager;
 use sched::kernel::Tid;
 use sched::ledger::Ledger;
 use sched::request::{BackendKind, Enforcement, VcpuRequest};
@@ -42,10 +43,10 @@ pub fn run(
     cpu: Option<u32>,
     pair: (Duration, Duration),
 ) -> Result<u8, Failure> {
-    let ledger = Ledger::open(run_dir)?;
+    let mut ledger = Ledger::open(run_dir)?;
     let request = request(cpu, pair)?;
     let reservation = request.reservation;
-    let admitted = ledger.admit(name, &[request])?;
+    let admitted = ledger.reserve(name, &[request])?;
     let granted = admitted
         .vcpu(0)
         .ok_or_else(|| Failure::new("nothing was granted"))?;

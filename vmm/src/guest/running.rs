@@ -6,13 +6,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sched::account::AccountSnapshot;
+use sched::admission::demand;
 use sched::backend::{BackendError, CpuReservation, Tid};
 use sched::cpus;
+use sched::framework::{Job, Manager, Resource};
 use sched::ledger::{Admitted, Bound, Change, Ledger, Refusal};
 use sched::request::{BackendKind, Granted, Placement};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::change::ChangeError;
 use super::outcome::{GuestStatus, Records, VcpuStatus};
 use crate::clock::Clock;
 use crate::desk::{Desk, Order};
@@ -29,55 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(6);
 
 /// How long a status waits for a fresh account: a throttled thread has none, and its last one is no older than a period.
 const ACCOUNT_PATIENCE: Duration = Duration::from_millis(10);
-
-/// Why a running guest's reservation was not changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    /// No such vCPU.
-    #[error("vCPU {vcpu} does not exist; the guest has vCPUs 0 to {last}")]
-    NoVcpu {
-        /// The number given.
-        vcpu: usize,
-        /// The greatest that exists.
-        last: usize,
-    },
-    /// It does not fit.
-    #[error(transparent)]
-    Refused(Box<Refusal>),
-    /// The kernel refused; the old reservation is in force and in the ledger.
-    #[error("the kernel refused the change, the old reservation stays: {0}")]
-    Kernel(#[from] BackendError),
-    /// Its budget follows its need.
-    #[error(
-        "vCPU {vcpu} follows its need between {least:?} and {greatest:?} by itself; change least and greatest of [cpu.feedback] in its specification, save it, and restore it with that"
-    )]
-    Follows {
-        /// Which vCPU.
-        vcpu: usize,
-        /// The least budget.
-        least: Duration,
-        /// The greatest.
-        greatest: Duration,
-    },
-    /// There is nothing to change.
-    #[error("vCPU {vcpu} has no reservation to change: its back end makes no promise")]
-    NoReservation {
-        /// Which vCPU.
-        vcpu: usize,
-    },
-    /// The ledger says something else.
-    #[error("the ledger does not grant this reservation to vCPU {vcpu}")]
-    NotGranted {
-        /// Which vCPU.
-        vcpu: usize,
-    },
-}
-
-impl From<Refusal> for ChangeError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(Box::new(refusal))
-    }
-}
 
 /// The owner's hold on a vCPU thread. Dropping it ends the thread.
 pub(super) struct VcpuHandle {
@@ -200,6 +154,7 @@ impl Drop for VcpuHandle {
 
 /// A guest that runs or stands still.
 pub struct RunningVm {
+    pub(super) resource: Resource,
     pub(super) plan: VmPlan,
     pub(super) ledger: Ledger,
     pub(super) vcpus: Vec<VcpuHandle>,
@@ -282,11 +237,7 @@ impl RunningVm {
     fn readmit(&self, vcpu: usize, granted: &Granted) -> Result<(), Refusal> {
         match (granted.placement, granted.request.reservation) {
             (Placement::Global, Some(reservation)) => {
-                let same = [Change {
-                    vm: self.plan.name.clone(),
-                    vcpu,
-                    reservation,
-                }];
+                let same = [Change::new(&self.plan.name, vcpu, reservation)];
                 self.ledger.exchange(&same, &same).map(drop)
             }
             _ => Ok(()),
@@ -346,40 +297,40 @@ impl RunningVm {
         }
     }
 
-    /// Changes the reservation of a vCPU: ledger, kernel, read-back; all or nothing.
+    /// Changes the reservation of one vCPU; those of the others stay.
     ///
     /// # Errors
     /// [`ChangeError`]; the old reservation stays.
     pub fn adapt(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
-        let old = self
-            .changeable(vcpu)?
-            .ok_or(ChangeError::NoReservation { vcpu })?;
-        let change = |reservation| Change {
-            vm: self.plan.name.clone(),
-            vcpu,
-            reservation,
-        };
-        // Not if another guest is just taking some of it.
-        let granted = self
-            .ledger
-            .exchange(&[change(old)], &[change(new)])
-            .inspect_err(|refusal| {
-                if matches!(refusal.bound, Bound::Changed) {
-                    self.follow_ledger(vcpu);
-                }
-            })?;
-        let granted = granted
-            .into_iter()
-            .next()
-            .ok_or(ChangeError::NotGranted { vcpu })?;
-        if let Err(error) = self.put_in_force(vcpu, new, granted) {
-            // What was there fits still: the kernel has it in force. The first error is the one that matters.
-            if let Err(refusal) = self.ledger.adapt(&self.plan.name, vcpu, old) {
-                tracing::warn!("the ledger does not show what is in force: {refusal}");
-            }
-            return Err(error);
-        }
+        self.reservation(vcpu)?;
+        let mut reservations = self.sched_param();
+        reservations[vcpu] = Some(new);
+        self.set_sched_param(reservations)?;
         Ok(self.status_after_change(vcpu))
+    }
+
+    /// Makes the kernel enforce what the ledger grants, the shrinking ones first; all or none.
+    fn put_all_in_force(&mut self, granted: Vec<Granted>) -> Result<(), ChangeError> {
+        let old: Vec<_> = self.vcpus.iter().map(|v| v.granted.clone()).collect();
+        let mut order = granted;
+        order.sort_by_key(|new| demand(&new.request) > demand(&old[new.vcpu].request));
+        let mut done = Vec::new();
+        for new in order {
+            let vcpu = new.vcpu;
+            if let Err(error) = self.put_in_force(vcpu, new) {
+                let given_back = done.into_iter().rev();
+                given_back.for_each(|vcpu: usize| self.put_back(vcpu, old[vcpu].clone()));
+                return Err(error);
+            }
+            done.push(vcpu);
+        }
+        Ok(())
+    }
+
+    fn put_back(&mut self, vcpu: usize, old: Granted) {
+        if let Err(error) = self.put_in_force(vcpu, old) {
+            tracing::warn!("vCPU {vcpu} does not get its reservation back: {error}");
+        }
     }
 
     /// Puts in force what the ledger says, where that is something else: whoever changed it may have ended before it said
@@ -391,9 +342,7 @@ impl RunningVm {
         let Some(granted) = granted.map(|vcpu| vcpu.granted.clone()) else {
             return;
         };
-        if let Some(new) = granted.request.reservation
-            && let Err(error) = self.put_in_force(vcpu, new, granted)
-        {
+        if let Err(error) = self.put_in_force(vcpu, granted) {
             tracing::warn!("vCPU {vcpu} is not given what the ledger says: {error}");
         }
     }
@@ -412,7 +361,7 @@ impl RunningVm {
             .map(|entry| entry.granted.clone())
             .filter(|granted| granted.request.reservation == Some(new))
             .ok_or(ChangeError::NotGranted { vcpu })?;
-        self.put_in_force(vcpu, new, granted)?;
+        self.put_in_force(vcpu, granted)?;
         Ok(self.status_after_change(vcpu))
     }
 
@@ -449,12 +398,10 @@ impl RunningVm {
     ///
     /// # Errors
     /// [`ChangeError::Kernel`]; the old reservation stays in force.
-    pub fn put_in_force(
-        &mut self,
-        vcpu: usize,
-        new: Reservation,
-        granted: Granted,
-    ) -> Result<(), ChangeError> {
+    pub fn put_in_force(&mut self, vcpu: usize, granted: Granted) -> Result<(), ChangeError> {
+        let Some(new) = granted.request.reservation else {
+            return Err(ChangeError::NoReservation { vcpu });
+        };
         let handle = &mut self.vcpus[vcpu];
         if let Some((_, reservation)) = &mut handle.in_force {
             reservation.adapt(new)?;
@@ -509,5 +456,55 @@ impl RunningVm {
             vcpu.order(Order::Stop);
             vcpu.command(Command::Go);
         }
+    }
+}
+
+/// Its vCPUs' reservations, by index; nothing for one whose back end makes no promise.
+impl Job for RunningVm {
+    type Param = Vec<Option<Reservation>>;
+    type Error = ChangeError;
+
+    fn resource(&self) -> &Resource {
+        &self.resource
+    }
+
+    fn sched_param(&self) -> Vec<Option<Reservation>> {
+        let vcpus = self.vcpus.iter();
+        vcpus.map(|vcpu| vcpu.granted.request.reservation).collect()
+    }
+
+    /// Ledger, kernel, read-back.
+    fn set_sched_param(&mut self, new: Vec<Option<Reservation>>) -> Result<(), ChangeError> {
+        let name = &self.plan.name;
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for (vcpu, (old, new)) in self.sched_param().into_iter().zip(new).enumerate() {
+            match (old, new) {
+                (Some(old), Some(new)) if old != new => {
+                    self.changeable(vcpu)?;
+                    before.push(Change::new(name, vcpu, old));
+                    after.push(Change::new(name, vcpu, new));
+                }
+                (None, Some(_)) => return Err(ChangeError::NoReservation { vcpu }),
+                _ => {}
+            }
+        }
+        // Not if another guest is just taking some of it.
+        let granted = match self.ledger.exchange(&before, &after) {
+            Ok(granted) => granted,
+            Err(refusal) => {
+                if matches!(refusal.bound, Bound::Changed) {
+                    before
+                        .iter()
+                        .for_each(|change| self.follow_ledger(change.vcpu));
+                }
+                return Err(refusal.into());
+            }
+        };
+        self.put_all_in_force(granted).inspect_err(|_| {
+            // What was there fits still: the kernel has it in force.
+            if let Err(refusal) = self.ledger.adapt(&before) {
+                tracing::warn!("the ledger does not show what is in force: {refusal}");
+            }
+        })
     }
 }

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime};
 
+use sched::framework::{Factory, Kind, Manager, Resource};
 use sched::ledger::Refusal;
 use sched::ledger::{Admitted, Ledger, LedgerError};
+use sched::request::Granted;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::outcome::Records;
@@ -17,7 +19,7 @@ use crate::machine::{self, Built, MachineError, MachinePlan};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
 use crate::telemetry::Reader;
-use crate::vcpu::{Assignment, Command, Recruit, SetupError, VcpuEvent, kick_signals};
+use crate::vcpu::{Assignment, Command, Recruit, Recruits, SetupError, VcpuEvent, kick_signals};
 
 /// Why a guest could not be started. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -76,31 +78,44 @@ pub struct AdmittedVm {
     admitted: Admitted,
 }
 
-/// Reserves what the plan asks for, in the ledger in `run_dir`.
-///
-/// # Errors
-/// [`StartError::Refused`] says which bound failed and what would fit; [`StartError::Ledger`].
-pub fn admit(plan: VmPlan, run_dir: &Path) -> Result<AdmittedVm, StartError> {
-    // From here on no kick can end the process.
-    kick_signals()
-        .thread_block()
-        .map_err(|errno| StartError::Thread {
-            vcpu: 0,
-            source: errno.into(),
-        })?;
-    let ledger = Ledger::open(run_dir)?;
-    let admitted = ledger.admit(&plan.name, &plan.requests)?;
-    let recruit = |(vcpu, granted)| {
-        Recruit::start(vcpu, granted).map_err(|source| StartError::Thread { vcpu, source })
-    };
-    let recruits = admitted.vcpus().iter().enumerate().map(recruit);
-    let recruits = recruits.collect::<Result<_, _>>()?;
-    Ok(AdmittedVm {
-        plan,
-        ledger,
-        recruits,
-        admitted,
-    })
+/// Makes VMs of what they were planned to be, upon threads of [`Recruits`].
+pub struct Vms<'a> {
+    /// Where the ledger is.
+    pub run_dir: &'a Path,
+}
+
+/// What is made is admitted, but neither built nor started.
+impl Factory for Vms<'_> {
+    type Specification = VmPlan;
+    type Product = AdmittedVm;
+    /// [`StartError::Refused`] says which bound failed and what would fit; [`StartError::Ledger`].
+    type Error = StartError;
+
+    fn make(&mut self, plan: VmPlan) -> Result<AdmittedVm, StartError> {
+        // From here on no kick can end the process.
+        kick_signals()
+            .thread_block()
+            .map_err(|errno| StartError::Thread {
+                vcpu: 0,
+                source: errno.into(),
+            })?;
+        let mut ledger = Ledger::open(self.run_dir)?;
+        let admitted = ledger.reserve(&plan.name, &plan.requests)?;
+        let recruit = |granted: &Granted| {
+            let vcpu = granted.vcpu;
+            Recruits
+                .make(granted.clone())
+                .map_err(|source| StartError::Thread { vcpu, source })
+        };
+        let recruits = admitted.vcpus().iter().map(recruit);
+        let recruits = recruits.collect::<Result<_, _>>()?;
+        Ok(AdmittedVm {
+            plan,
+            ledger,
+            recruits,
+            admitted,
+        })
+    }
 }
 
 /// A VM that stands ready to run.
@@ -186,7 +201,7 @@ impl BuiltVm {
         let machine = Arc::new(machine);
         let (events_out, mut events) = unbounded_channel();
         let grants = vm.admitted.vcpus();
-        let mut handles = Vec::new();
+        let (mut handles, mut resources) = (Vec::new(), Vec::new());
         for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {
             // Before it has bandwidth, so that nobody counts that as a stranger's. Not by the thread itself: it may have to
             // wait for its CPU while it has the ledger locked.
@@ -194,6 +209,11 @@ impl BuiltVm {
                 // Without the note others are only refused more than need be.
                 let _ = vm.ledger.attach(&vm.plan.name, index, tid);
             }
+            resources.push(Resource::upon(
+                Kind::VCPU,
+                index.to_string(),
+                [recruit.resource()],
+            ));
             let desk = Arc::new(Desk::new(Order::Run));
             let (commands, inbox) = mpsc::channel();
             let thread = recruit.assign(Assignment {
@@ -220,6 +240,7 @@ impl BuiltVm {
             handle.command(Command::Go);
         }
         Ok(RunningVm {
+            resource: Resource::upon(Kind::VM, vm.plan.name.clone(), &resources),
             ledger: vm.ledger,
             _admitted: vm.admitted,
             reader,

@@ -130,7 +130,7 @@ pub async fn supervise(
         }
     }
     if let Some(transfer) = waiting.take() {
-        transfer.undo(&vm, "the guest is ending".to_owned());
+        transfer.undo(&mut vm, "the guest is ending".to_owned());
     }
     vm.machine.deliver_coalesced();
     show_output(&mut vm, observer);

@@ -16,6 +16,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use sched::framework::Manager;
 use sched::ledger::Change;
 use sched::request::Granted;
 use sched::reservation::Reservation;
@@ -85,17 +86,10 @@ fn admit(vm: &RunningVm, transfer: &Transfer) -> Result<Granted, String> {
 /// Both guests before the transfer and after it, the other one first.
 fn states(vm: &RunningVm, transfer: &Transfer) -> ([Change; 2], [Change; 2]) {
     let pair = |from_reservation, reservation| {
-        let other = Change {
-            vm: transfer.from.clone(),
-            vcpu: transfer.from_vcpu,
-            reservation: from_reservation,
-        };
-        let own = Change {
-            vm: vm.name().to_owned(),
-            vcpu: transfer.vcpu,
-            reservation,
-        };
-        [other, own]
+        [
+            Change::new(&transfer.from, transfer.from_vcpu, from_reservation),
+            Change::new(vm.name(), transfer.vcpu, reservation),
+        ]
     };
     (
         pair(transfer.from_before, transfer.before),
@@ -124,8 +118,8 @@ impl Waiting {
             let reason = format!("{from} gave nothing up: {error}");
             return self.undo(vm, reason);
         }
-        let (vcpu, new) = (self.transfer.vcpu, self.transfer.reservation);
-        if let Err(error) = vm.put_in_force(vcpu, new, self.granted.clone()) {
+        let vcpu = self.transfer.vcpu;
+        if let Err(error) = vm.put_in_force(vcpu, self.granted.clone()) {
             return self.undo(vm, error.to_string());
         }
         let _ = self.answer.send(Ok(Reply::Adapted {
@@ -135,7 +129,7 @@ impl Waiting {
     }
 
     /// Takes the transfer back, for this reason.
-    pub(super) fn undo(self, vm: &RunningVm, mut reason: String) {
+    pub(super) fn undo(self, vm: &mut RunningVm, mut reason: String) {
         let (before, after) = states(vm, &self.transfer);
         let theirs = match vm.ledger.exchange(&after, &before) {
             Ok(_) => self.transfer.from_before,
@@ -143,7 +137,7 @@ impl Waiting {
                 // What the other guest gave is somebody else's by now, or it has changed on its own. This one's share is
                 // free at least: the kernel has the old one in force.
                 let [_, own] = before;
-                if let Err(error) = vm.ledger.adapt(&own.vm, own.vcpu, own.reservation) {
+                if let Err(error) = vm.ledger.adapt(&[own]) {
                     tracing::warn!("the ledger does not show what is in force: {error}");
                 }
                 reason = format!(
