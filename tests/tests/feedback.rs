@@ -37,6 +37,7 @@ fn the_budget_follows_the_need_inside_what_was_admitted_and_nobody_else_changes_
     requires!(Need::Kvm, NICE);
     let user = User::new();
     let mut guest = user.launch("cv-follows", SPEC, &[]);
+    guest.status();
     let told = user.run(&["--json", "ls"]).expect(0).json();
     assert!(
         told[0]["reservations"][0].to_string().contains("26 ms"),
@@ -80,8 +81,9 @@ fn budget_is_neither_taken_from_a_guest_that_follows_nor_given_to_it() {
     requires!(Need::Kvm, NICE);
     let user = User::new();
     let fixed = "[guest]\nduration = \"20s\"\n[cpu]\nruntime = \"5ms\"\nperiod = \"40ms\"\n";
-    let follows = user.launch("cv-follows", SPEC, &[]);
-    let other = user.launch("cv-fixed", fixed, &[]);
+    let mut follows = user.launch("cv-follows", SPEC, &[]);
+    let mut other = user.launch("cv-fixed", fixed, &[]);
+    (follows.status(), other.status());
     for (taker, giver, runtime) in [
         ("cv-fixed", "cv-follows", "6ms"),
         ("cv-follows", "cv-fixed", "27ms"),
@@ -102,6 +104,7 @@ fn a_paused_and_a_restored_guest_follow_on() {
     requires!(Need::Kvm, NICE);
     let user = User::new();
     let mut guest = user.launch("cv-follows", SPEC, &[]);
+    guest.status();
     let settled = |status: &Value| {
         let budget = in_force(status);
         standing(status)["changes"].as_u64() >= Some(2) && budget > 4.0 && budget < 12.0
