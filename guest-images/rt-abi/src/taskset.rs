@@ -264,7 +264,7 @@ impl Mode {
     pub const BENCH_COUNT: u32 = 20_000;
 }
 
-/// A task set and how to run it. Times in nanoseconds of guest time. No heap, freely copied (under 3 KiB).
+/// A task set and how to run it. Times in nanoseconds of guest time. No heap, freely copied (under 4 KiB).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskSet {
     /// How the guest chooses among ready jobs.

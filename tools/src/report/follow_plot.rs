@@ -9,9 +9,9 @@ use super::svg::{Anchor, At, Drawing, PathData, fitted};
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 72.0;
 const RIGHT: f64 = 24.0;
-const TOP: f64 = 66.0;
+const TOP: f64 = 80.0;
 const PANEL: f64 = 150.0;
-const GAP: f64 = 34.0;
+const GAP: f64 = 52.0;
 
 /// A value that holds from an instant on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,10 +173,7 @@ mod tests {
 
     #[test]
     fn what_missed_is_told_from_what_did_not_and_what_is_outside_is_not_drawn() {
-        let response = |at, time| Response {
-            at: ms(at),
-            time: time,
-        };
+        let response = |at, time| Response { at: ms(at), time };
         let level = |from, value| Level {
             from: ms(from),
             value: ms(value),
