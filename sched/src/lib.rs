@@ -23,6 +23,7 @@ pub mod budget;
 mod capability;
 pub mod cgroup;
 pub mod cpus;
+pub mod feedback;
 pub mod framework;
 pub mod histogram;
 pub mod host;

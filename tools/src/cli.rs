@@ -224,6 +224,8 @@ pub enum ExperimentCommand {
     CbsKvm(ExperimentArgs),
     /// The least budget without a miss, measured beside what theory predicts.
     Edge(ExperimentArgs),
+    /// A reservation that follows a stepping need, beside fixed ones for its peak and its mean.
+    Feedback(ExperimentArgs),
     /// A process of an experiment.
     #[command(subcommand, hide = true)]
     Part(crate::experiment::part::PartCommand),

@@ -188,7 +188,8 @@ impl VmSpec {
     /// Whether [`design`] may have something to do, and a host's figures are needed.
     pub fn is_to_be_designed(&self) -> bool {
         let needs = self.cpu.backend.needs_reservation();
-        self.guest.reference.is_some() || (needs && self.cpu.runtime.is_none())
+        let open = self.cpu.runtime.is_none() && self.cpu.feedback.is_none();
+        self.guest.reference.is_some() || (needs && open)
     }
 
     /// The guest's tasks, if they are known and a reservation is to serve them.
@@ -205,7 +206,8 @@ impl VmSpec {
 
     fn leaves_open(&self, vcpu: u16) -> bool {
         let own = self.own(vcpu).and_then(|own| own.runtime);
-        own.or(self.cpu.runtime).is_none()
+        // A budget that follows the need finds itself.
+        own.or(self.cpu.runtime).is_none() && self.cpu.feedback.is_none()
     }
 
     /// The period and the deadline that are written for a vCPU.
@@ -288,7 +290,8 @@ fn tasks_of(guest: &GuestTasks, vcpu: u16) -> Result<Option<Vec<Task>>, SpecErro
     }
     let time = Duration::from_nanos;
     let task = |(_, task): (_, &rt_abi::taskset::Task)| {
-        Task::new(task.name.as_str(), time(task.c_max), time(task.period))
+        let longest = task.step.map_or(task.c_max, |step| step.c.max(task.c_max));
+        Task::new(task.name.as_str(), time(longest), time(task.period))
             .with_deadline(time(task.deadline))
     };
     let tasks: Vec<Task> = own.into_iter().map(task).collect();
@@ -420,5 +423,45 @@ impl Designed {
         for task in &mut self.spec.guest.tasks {
             task.execution = speed.of(task.execution.duration()).into();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn designed(guest: &str, cpu: &str) -> (VmSpec, Designed) {
+        let text = format!("name = \"a\"\n[guest]\n{guest}\n[cpu]\n{cpu}\n");
+        let spec = VmSpec::parse(&text).unwrap();
+        let designed = design(&spec, &Basis::default()).unwrap();
+        (spec, designed)
+    }
+
+    #[test]
+    fn a_budget_that_follows_the_need_is_not_designed() {
+        let tasks = "[[guest.task]]\nname = \"t\"\nexecution = \"4ms\"\nperiod = \"40ms\"";
+        let feedback = "period = \"20ms\"\n[cpu.feedback]\nleast = \"1ms\"\ngreatest = \"8ms\"";
+        let (spec, designed) = designed(tasks, feedback);
+        assert!(!spec.is_to_be_designed());
+        assert!(designed.vcpus.is_empty());
+        let plan = designed.spec.plan().unwrap();
+        assert_eq!(
+            plan.feedback.unwrap().initial(),
+            Duration::from_millis(8),
+            "the greatest"
+        );
+    }
+
+    #[test]
+    fn a_task_that_steps_is_designed_for_with_the_longer_of_its_two_times() {
+        let runtime = |times: &str| {
+            let line = format!("command_line = \"task=t,{times},t=40ms\"");
+            let (_, designed) = designed(&line, "period = \"10ms\"");
+            designed.vcpus[0].reservation.runtime()
+        };
+        let (short, long) = (runtime("c=4ms"), runtime("c=16ms"));
+        assert!(short < long);
+        assert_eq!(runtime("c=4ms,c2=16ms,step=1s"), long);
+        assert_eq!(runtime("c=16ms,c2=4ms,step=1s"), long);
     }
 }

@@ -17,6 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sched::account::Account;
 use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
+use sched::feedback::{Envelope, Follower};
 use sched::framework::{Factory, Kind, Machine as MessageMachine, Resource};
 use sched::kernel::Tid;
 use sched::request::{BackendKind, Enforcement, Granted, Placement};
@@ -119,6 +120,8 @@ pub struct Assignment {
     pub machine: Arc<Machine>,
     /// What was admitted.
     pub granted: Granted,
+    /// Where its budget follows its need: what is granted is the greatest.
+    pub envelope: Option<Envelope>,
     /// Shared with the owner.
     pub desk: Arc<Desk>,
     /// Where events go.
@@ -283,6 +286,7 @@ struct VcpuThread {
     assignment: Assignment,
     signals: SignalFd,
     budget: Option<BudgetTimer>,
+    follower: Option<Follower>,
     account: Account,
     retries: u32,
 }
@@ -312,14 +316,20 @@ impl VcpuThread {
         })?;
         enter_once(&mut assignment.fd);
         let granted = &assignment.granted;
-        let reservation = backend::apply(Tid::current(), granted)
-            .map_err(|source| SetupError::Reservation { vcpu, source })?;
+        let envelope = assignment.envelope;
+        let reservation = match envelope {
+            Some(envelope) => backend::apply_within(Tid::current(), granted, envelope),
+            None => backend::apply(Tid::current(), granted),
+        };
+        let reservation = reservation.map_err(|source| SetupError::Reservation { vcpu, source })?;
         let budget = exact_budget(granted).map_err(|source| SetupError::Budget { vcpu, source })?;
+        let follower = envelope.map(|envelope| Follower::new(envelope, granted.surplus));
         let account = Account::new(granted.request.reservation);
         let thread = Self {
             assignment,
             signals,
             budget,
+            follower,
             account,
             retries: 0,
         };
@@ -383,13 +393,27 @@ impl VcpuThread {
                     detail: error.to_string(),
                 });
             }
-        } else if let (true, Some(budget)) = (budget_used, &mut self.budget) {
-            let _ = budget.on_expiry(&mut self.account);
+        } else if budget_used {
+            self.budget_used();
         }
         if self.assignment.desk.is_asked() {
             self.publish();
         }
         None
+    }
+
+    /// The budget timer fired.
+    fn budget_used(&mut self) {
+        let Some(budget) = &mut self.budget else {
+            return;
+        };
+        match &mut self.follower {
+            Some(follower) => {
+                let asleep = is_halted(&self.assignment.fd);
+                follower.on_expiry(budget, &mut self.account, asleep);
+            }
+            None => drop(budget.on_expiry(&mut self.account)),
+        }
     }
 
     /// The owner changed the reservation: measure and enforce against the new one.
@@ -437,8 +461,10 @@ impl VcpuThread {
     }
 
     fn arm(&mut self) {
-        if let Some(budget) = &mut self.budget {
-            budget.arm();
+        match (&mut self.budget, &mut self.follower) {
+            (Some(budget), Some(follower)) => follower.restart(budget),
+            (Some(budget), None) => budget.arm(),
+            (None, _) => {}
         }
     }
 
@@ -449,6 +475,7 @@ impl VcpuThread {
         if !self.budget.as_ref().is_some_and(BudgetTimer::ends_budgets) {
             account.budgets = None;
         }
+        account.feedback = self.follower.as_ref().map(Follower::standing);
         self.assignment.desk.leave(account);
     }
 }
@@ -501,6 +528,13 @@ fn exact_budget(granted: &Granted) -> Result<Option<BudgetTimer>, BudgetError> {
     exact
         .then(|| BudgetTimer::new(BUDGET as i32, granted.surplus, 0))
         .transpose()
+}
+
+/// Whether the vCPU waits for an interrupt. KVM keeps the local APIC, and so the waiting, to itself (HLT makes no exit).
+fn is_halted(fd: &VcpuFd) -> bool {
+    // One that cannot be read has something to do, which costs no more than a needless look at the budget.
+    fd.get_mp_state()
+        .is_ok_and(|state| state.mp_state == kvm_bindings::KVM_MP_STATE_HALTED)
 }
 
 /// One KVM_RUN that returns at once. Its error is the expected EINTR; any other shows again at the next one.

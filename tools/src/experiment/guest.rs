@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rt_abi::taskset::TaskSet;
+use sched::feedback::Envelope;
 use sched::request::{BackendKind, Enforcement};
 use sched::reservation::Reservation;
 use vmm::guest::Outcome;
@@ -27,6 +28,8 @@ pub struct Share {
     pub enforcement: Enforcement,
     /// (Q, P), where the mechanism takes one.
     pub reservation: Option<Reservation>,
+    /// Where the budget follows the need; the reservation is then the first one.
+    pub envelope: Option<Envelope>,
 }
 
 impl Share {
@@ -35,6 +38,7 @@ impl Share {
         backend: BackendKind::Other,
         enforcement: Enforcement::Exact,
         reservation: None,
+        envelope: None,
     };
 
     /// A reservation by `backend`; back ends without reservations leave it out.
@@ -43,7 +47,17 @@ impl Share {
             backend,
             enforcement: Enforcement::Exact,
             reservation: backend.needs_reservation().then_some(reservation),
+            envelope: None,
         }
+    }
+
+    /// A budget that follows the need.
+    pub fn following(envelope: Envelope) -> Result<Self, ExperimentError> {
+        let first = Reservation::new(envelope.initial(), envelope.period())?;
+        Ok(Self {
+            envelope: Some(envelope),
+            ..Self::reserved(BackendKind::Deadline, first)
+        })
     }
 }
 
@@ -73,6 +87,7 @@ impl GuestPlan<'_> {
             backend,
             enforcement,
             reservation,
+            envelope,
         } = self.share;
         let enforcement = match enforcement {
             Enforcement::Exact => "exact",
@@ -94,6 +109,15 @@ impl GuestPlan<'_> {
         let is_global = matches!(stage.promise, Promise::Global { .. });
         if !(is_global && backend == BackendKind::Deadline) {
             text += &format!("cpu = {}\n", stage.cpu);
+        }
+        if let Some(envelope) = envelope {
+            let (least, greatest) = (envelope.least(), envelope.greatest());
+            text += &format!(
+                "[cpu.feedback]\nleast = \"{}\"\ngreatest = \"{}\"\nspan = {}\n",
+                Span::from(least),
+                Span::from(greatest),
+                envelope.span()
+            );
         }
         text
     }

@@ -12,6 +12,7 @@ pub mod date;
 pub mod demo;
 pub mod edge;
 mod error;
+pub mod feedback;
 pub mod guest;
 pub mod host;
 pub mod interrupt;

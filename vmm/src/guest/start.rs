@@ -222,6 +222,7 @@ impl BuiltVm {
                 fd,
                 machine: Arc::clone(&machine),
                 granted: grants[index].clone(),
+                envelope: vm.plan.feedback,
                 desk: Arc::clone(&desk),
                 events: events_out.clone(),
                 commands: inbox,

@@ -125,6 +125,13 @@ fn times(task: &Task) -> Result<(), ParseError> {
     of.at_most("d", deadline, ("its period", period))?;
     of.at_least("c", most, ("the lower end of its range", least))?;
     of.at_most("c", most, ("its deadline", deadline))?;
+    if let Some(step) = task.step {
+        let second = Time(step.c);
+        of.at_least("c2", second, ("the least execution time", Time(1)))?;
+        of.at_most("c2", second, ("its deadline", deadline))?;
+        of.at_least("step", Time(step.every), ("its period", period))?;
+        of.at_most("step", Time(step.every), LONGEST_TIME)?;
+    }
     if task.dirty.is_none() {
         of.at_least("c", most, ("the least execution time", Time(1)))?;
     }

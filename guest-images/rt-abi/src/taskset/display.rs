@@ -82,6 +82,9 @@ impl fmt::Display for Task {
         if self.gaps {
             f.write_str(",gaps=1")?;
         }
+        if let Some(step) = self.step {
+            write!(f, ",c2={},step={}", Time(step.c), Time(step.every))?;
+        }
         self.dirty.map_or(Ok(()), |dirty| write!(f, ",{dirty}"))
     }
 }

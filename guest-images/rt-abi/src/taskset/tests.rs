@@ -43,8 +43,13 @@ fn periodic() -> impl Strategy<Value = Task> {
             (Just(period), Just(deadline), Just(most), least)
         });
     let rest = (0..MAX_VCPUS, time(0, LONGEST), any::<bool>());
-    (times, rest, option::of(dirty()), any::<bool>()).prop_map(
-        |((period, deadline, c_max, c_min), (vcpu, offset, gaps), dirty, implicit)| Task {
+    let steps = option::of(0..LONGEST);
+    (times, rest, option::of(dirty()), any::<bool>(), steps).prop_map(
+        |((period, deadline, c_max, c_min), (vcpu, offset, gaps), dirty, implicit, longer)| Task {
+            step: longer.map(|longer| Step {
+                c: deadline,
+                every: (period + longer).min(LONGEST),
+            }),
             vcpu,
             c_min,
             c_max,
@@ -121,7 +126,7 @@ fn nearly_a_line() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => proptest::sample::select(std::vec![
             "task=", "hog=", "sched=", "duration=", "bench=pio", "storm=", "fault=", "vcpus=", "seed=", "c=", "t=", "d=",
-            "o=", "cpu=", "prio=", "dirty=", "region=", "pattern=", "port=", ",", " ", "=", "..", ".", "0x", "ms", "s",
+            "c2=", "step=", "o=", "cpu=", "prio=", "dirty=", "region=", "pattern=", "port=", ",", " ", "=", "..", ".", "0x", "ms", "s",
             "ns", "K", "G", "rm", "edf", "hot", "1", "0", "30", "18446744073709551615", "99999999999999999999999",
         ]).prop_map(String::from),
         1 => any::<String>(),
@@ -289,6 +294,14 @@ fn an_error_in_the_words_of_a_task_names_the_task() {
             "`dirty` is missing; write dirty=PAGES",
         ),
         (
+            "task=a,c=1ms,t=9ms,c2=2ms",
+            "task a: `step` is missing; write step=TIME",
+        ),
+        (
+            "task=a,c=1ms,t=9ms,step=2s",
+            "task a: `c2` is missing; write c2=TIME",
+        ),
+        (
             "task=a,c=1ms,c=1ms",
             "task a: c=1ms gives `c` a second time",
         ),
@@ -336,6 +349,14 @@ fn an_error_in_the_values_of_a_task_names_the_bound() {
         (
             "sched=edf task=a,c=1ms,t=9ms,prio=1",
             "prio=1 has no meaning under sched=edf",
+        ),
+        (
+            "task=a,c=1ms,t=9ms,c2=10ms,step=1s",
+            "c2=10ms is above its deadline, 9ms",
+        ),
+        (
+            "task=a,c=1ms,t=9ms,c2=2ms,step=8ms",
+            "step=8ms is below its period, 9ms",
         ),
         ("task=a,t=9ms,dirty=0", "dirty=0 is below one page, 1"),
         (
