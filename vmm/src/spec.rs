@@ -82,6 +82,8 @@ pub struct TaskSpec {
     /// Its vCPU.
     #[serde(default)]
     pub vcpu: u16,
+    /// How much of its execution, at the end, is a critical section of the spin lock that all such tasks share.
+    pub critical: Option<Span>,
 }
 
 /// CPU time for all vCPUs, and where one differs.
@@ -332,7 +334,11 @@ impl GuestSpec {
 impl TaskSpec {
     fn word(&self) -> String {
         let mut word = format!("task={},c={},t={}", self.name, self.execution, self.period);
-        for (key, value) in [("d", self.deadline), ("o", self.offset)] {
+        for (key, value) in [
+            ("d", self.deadline),
+            ("o", self.offset),
+            ("s", self.critical),
+        ] {
             if let Some(value) = value {
                 word.push_str(&format!(",{key}={value}"));
             }

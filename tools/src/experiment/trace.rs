@@ -32,7 +32,7 @@ impl<'a> Trace<'a> {
             match event {
                 Event::Job(job) => trace.jobs.push(job),
                 Event::Gap(gap) => trace.gaps.push(gap),
-                Event::End { .. } => {}
+                Event::Section(_) | Event::End { .. } => {}
             }
         }
         trace

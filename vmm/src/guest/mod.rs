@@ -15,7 +15,7 @@ mod start;
 mod supervise;
 mod transfer;
 
-pub use outcome::{GuestStatus, Outcome, Records, TaskStatistics, VcpuStatus};
+pub use outcome::{GuestStatus, Outcome, Records, SectionStatistics, TaskStatistics, VcpuStatus};
 pub use running::{ChangeError, RunningVm};
 pub use start::{AdmittedVm, BuiltVm, StartError, admit};
 pub use supervise::{Observer, Reception, supervise};

@@ -82,6 +82,9 @@ impl fmt::Display for Task {
         if self.gaps {
             f.write_str(",gaps=1")?;
         }
+        if self.critical != 0 {
+            write!(f, ",s={}", Time(self.critical))?;
+        }
         self.dirty.map_or(Ok(()), |dirty| write!(f, ",{dirty}"))
     }
 }

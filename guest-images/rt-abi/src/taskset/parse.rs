@@ -6,7 +6,7 @@ use super::{Dirty, Mode, Name, ParseError, Pattern, Problem, Task, TaskSet};
 
 const SET_KEYS: &str =
     "sched, duration, seed, gap, start, stream, tsc_khz, vcpus, task, hog, bench, storm, fault";
-const TASK_KEYS: &str = "c, t, d, o, cpu, prio, gaps, dirty, region, pattern";
+const TASK_KEYS: &str = "c, t, d, o, cpu, prio, gaps, s, dirty, region, pattern";
 const BENCH_KEYS: &str = "n, port";
 
 /// See [`TaskSet::parse`].
@@ -119,6 +119,7 @@ impl Draft {
             "cpu" => self.task.vcpu = item.number()?,
             "prio" => self.task.priority = Some(item.number()?),
             "gaps" => self.task.gaps = item.flag()?,
+            "s" => self.task.critical = item.time()?,
             "dirty" => self.pages = Some(item.number()?),
             "region" => self.region = Some(item.size()?),
             _ => self.pattern = Some(item.choice(&PATTERNS, "seq, random or hot")?),
