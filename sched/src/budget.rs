@@ -311,12 +311,13 @@ impl BudgetTimer {
 
 /// The kernel's own remaining budget of one thread, from its `sched` file in /proc, kept open.
 #[derive(Debug)]
-struct RemainingBudget {
+pub(crate) struct RemainingBudget {
     file: File,
 }
 
 impl RemainingBudget {
-    fn open() -> Result<Self, BudgetError> {
+    /// That of the calling thread.
+    pub(crate) fn open() -> Result<Self, BudgetError> {
         let file = File::open("/proc/thread-self/sched").map_err(BudgetError::NoSchedFile)?;
         Ok(Self { file })
     }
@@ -327,6 +328,14 @@ impl RemainingBudget {
         let mut text = [0u8; 4096];
         let length = self.file.read_at(&mut text, 0).ok()?;
         field(&text[..length], b"dl.runtime")
+    }
+
+    /// The remaining budget and the absolute deadline, the latter in nanoseconds of the scheduler's clock.
+    pub(crate) fn read_server(&mut self) -> Option<(Nanos, Nanos)> {
+        let mut text = [0u8; 4096];
+        let length = self.file.read_at(&mut text, 0).ok()?;
+        let text = &text[..length];
+        Some((field(text, b"dl.runtime")?, field(text, b"dl.deadline")?))
     }
 }
 

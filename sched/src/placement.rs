@@ -216,6 +216,10 @@ impl<'a> Plan<'a> {
         let in_partition = self.in_partition(fit, vcpu, request);
         match in_partition {
             Some(Ok(found)) => Ok(found),
+            // All that is outside partitions is this CPU: there it is.
+            Some(Err(_)) if self.is_the_rest(request.cpu) => self
+                .globally(vcpu, request)
+                .map(|()| (Placement::Global, AdmissionTest::GlobalEdf)),
             Some(Err(refusal)) if request.cpu.is_some() || self.host.foreign.is_none() => {
                 Err(refusal)
             }
@@ -245,10 +249,21 @@ impl<'a> Plan<'a> {
         })
     }
 
-    fn globally(&self, vcpu: usize, request: &VcpuRequest) -> Result<(), Refusal> {
+    /// The CPUs outside partitions.
+    fn rest(&self) -> impl Iterator<Item = u32> {
         let partitioned = |cpu| self.host.partitions.iter().any(|view| view.cpu == cpu);
-        let cpus = self.host.online.iter().filter(|&&cpu| !partitioned(cpu));
-        let cpus = u32::try_from(cpus.count()).unwrap_or(u32::MAX);
+        let online = self.host.online.iter().copied();
+        online.filter(move |&cpu| !partitioned(cpu))
+    }
+
+    /// Whether this is the one CPU that partitions leave, and it is known what else is promised there.
+    fn is_the_rest(&self, cpu: Option<u32>) -> bool {
+        let is_it = cpu.is_some_and(|cpu| self.rest().eq([cpu]));
+        is_it && !self.host.partitions.is_empty() && self.host.foreign.is_some()
+    }
+
+    fn globally(&self, vcpu: usize, request: &VcpuRequest) -> Result<(), Refusal> {
+        let cpus = u32::try_from(self.rest().count()).unwrap_or(u32::MAX);
         let ours = self
             .granted()
             .filter(|granted| granted.placement == Placement::Global)
@@ -403,6 +418,26 @@ mod tests {
         view.foreign = Some(vec![]);
         let granted = place(&view, &[], "a", &[wants(10, 50)]).unwrap();
         assert_eq!(granted[0].placement, Placement::Global);
+    }
+
+    #[test]
+    fn the_one_cpu_that_partitions_leave_is_a_place_too() {
+        let on = |cpu| VcpuRequest {
+            cpu: Some(cpu),
+            ..wants(25, 50)
+        };
+        let mut view = host(&[1]);
+        view.online = vec![0, 1];
+        view.foreign = Some(vec![]);
+        let granted = place(&view, &[], "a", &[on(1), on(0)]).unwrap();
+        assert_eq!(granted[0].placement, Placement::Partition { cpu: 1 });
+        assert_eq!(granted[1].placement, Placement::Global);
+        let refusal = place(&view, &granted, "b", &[on(0)]).unwrap_err();
+        assert_eq!(refusal.bound, Bound::Global { cpus: 1 });
+        // With two of them it is not said which one it would be.
+        view.online = vec![0, 1, 2];
+        let refusal = place(&view, &[], "a", &[on(0)]).unwrap_err();
+        assert_eq!(refusal.bound, Bound::NoPartition { cpu: 0 });
     }
 
     #[test]

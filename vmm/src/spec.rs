@@ -102,6 +102,8 @@ pub struct CpuSpec {
     /// How precisely.
     #[serde(default)]
     pub enforcement: Enforcement,
+    /// Whether the periods of all vCPUs begin together; they do if nothing is said.
+    pub aligned: Option<bool>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,
     /// Priority for the back ends that have one.
@@ -119,6 +121,8 @@ pub struct VcpuSpec {
     pub runtime: Option<Span>,
     /// P.
     pub period: Option<Span>,
+    /// How much later than those of aligned vCPUs its periods begin.
+    pub phase: Option<Span>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,
 }
@@ -199,6 +203,8 @@ pub struct VmPlan {
     pub memory: MemoryPlan,
     /// What every vCPU asks for; as many as there are vCPUs.
     pub requests: Vec<VcpuRequest>,
+    /// How much after the instant that all have in common each vCPU's periods begin; none if there is no such instant.
+    pub phases: Option<Vec<Duration>>,
     /// When silence counts as a hang.
     pub watchdog: Option<Duration>,
 }
@@ -244,6 +250,7 @@ impl VmSpec {
             command_line,
             tasks,
             memory,
+            phases: self.cpu.phases(&requests)?,
             requests,
             watchdog: self.guest.watchdog.map(Span::duration),
         })
@@ -385,6 +392,33 @@ impl CpuSpec {
             .zip(self.each.iter().chain(std::iter::repeat(&all_alike)))
             .map(|(index, own)| self.request(index, own))
             .collect()
+    }
+
+    /// The phases of aligned vCPUs.
+    fn phases(&self, requests: &[VcpuRequest]) -> Result<Option<Vec<Duration>>, SpecError> {
+        let given = self.each.iter().enumerate();
+        for (index, phase) in given.filter_map(|(i, own)| Some((i, own.phase?))) {
+            if self.aligned == Some(false) {
+                return Err(SpecError::Conflict {
+                    key: "cpu.vcpu.phase",
+                    other: "cpu.aligned = false",
+                    fits: "a phase is counted from the common instant; remove one of them",
+                });
+            }
+            let reservation = requests.get(index).and_then(|request| request.reservation);
+            let period = reservation.map_or(Duration::ZERO, |r| r.period());
+            if phase.duration() >= period || self.backend != BackendKind::Deadline {
+                return Err(SpecError::Value {
+                    key: format!("cpu.vcpu {index}.phase"),
+                    value: format!("\"{phase}\""),
+                    fits: "less than the vCPU's period, with backend = \"deadline\"".to_owned(),
+                });
+            }
+        }
+        let phase = |index: usize| self.each.get(index).and_then(|own| own.phase);
+        let phases =
+            (0..requests.len()).map(|index| phase(index).map_or(Duration::ZERO, Span::duration));
+        Ok(self.aligned.unwrap_or(true).then(|| phases.collect()))
     }
 
     fn request(&self, index: u32, own: &VcpuSpec) -> Result<VcpuRequest, SpecError> {

@@ -15,6 +15,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sched::account::Account;
+use sched::alignment::Beginnings;
 use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
 use sched::kernel::Tid;
@@ -42,8 +43,8 @@ const TOO_MANY_RETRIES: u32 = 10_000;
 /// Commands to a vCPU that stands still.
 #[derive(Debug)]
 pub enum Command {
-    /// Follow the order.
-    Go,
+    /// Follow the order; to run, from one of these instants on, where the vCPU's periods are to begin.
+    Go(Option<Beginnings>),
     /// Tell the state of the vCPU.
     Save(Sender<Result<VcpuState, SnapshotError>>),
 }
@@ -251,8 +252,11 @@ fn run(assignment: Assignment) {
         }
     };
     // All vCPUs run or none: wait until every other one is ready.
-    if !thread.assignment.is_sole && !matches!(thread.assignment.commands.recv(), Ok(Command::Go)) {
-        return;
+    if !thread.assignment.is_sole {
+        let Ok(Command::Go(beginnings)) = thread.assignment.commands.recv() else {
+            return;
+        };
+        align(beginnings);
     }
     let end = thread.run();
     thread.publish();
@@ -422,7 +426,11 @@ impl VcpuThread {
                     // Whoever asked may have given up.
                     let _ = reply.send(state);
                 }
-                Ok(Command::Go) | Err(RecvTimeoutError::Timeout) => {}
+                // One from before is not followed: the owner sends another after it has changed the order.
+                Ok(Command::Go(beginnings)) if self.assignment.desk.order() == Order::Run => {
+                    align(beginnings);
+                }
+                Ok(Command::Go(_)) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -443,6 +451,14 @@ impl VcpuThread {
             account.budgets = None;
         }
         self.assignment.desk.leave(account);
+    }
+}
+
+/// Lets this thread's periods begin together with those of the guest's other vCPUs.
+fn align(beginnings: Option<Beginnings>) {
+    if let Some(beginnings) = beginnings {
+        // Where it fails, the vCPU has what it was promised all the same.
+        let _ = beginnings.join();
     }
 }
 

@@ -17,7 +17,7 @@ use crate::machine::{self, Built, MachineError, MachinePlan};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
 use crate::telemetry::Reader;
-use crate::vcpu::{Assignment, Command, Recruit, SetupError, VcpuEvent, kick_signals};
+use crate::vcpu::{Assignment, Recruit, SetupError, VcpuEvent, kick_signals};
 
 /// Why a guest could not be started. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -215,10 +215,7 @@ impl BuiltVm {
         }
         drop(events_out);
         collect_reservations(&mut events, &mut handles)?;
-        for handle in &handles {
-            handle.command(Command::Go);
-        }
-        Ok(RunningVm {
+        let running = RunningVm {
             ledger: vm.ledger,
             _admitted: vm.admitted,
             reader,
@@ -231,7 +228,9 @@ impl BuiltVm {
             output,
             paused: false,
             started: Instant::now(),
-        })
+        };
+        running.go();
+        Ok(running)
     }
 }
 
