@@ -191,6 +191,8 @@ pub enum ExperimentCommand {
     CbsKvm(ExperimentArgs),
     /// The least budget without a miss, measured beside what theory predicts.
     Edge(ExperimentArgs),
+    /// Tasks on two vCPUs that share a spin lock: time spun away and uneven progress, with and without aligned budgets.
+    LockHolder(ExperimentArgs),
     /// A process of an experiment.
     #[command(subcommand, hide = true)]
     Part(crate::experiment::part::PartCommand),

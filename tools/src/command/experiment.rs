@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand};
-use crate::experiment::{ExperimentError, cbs_kvm, date, edge, part};
+use crate::experiment::{ExperimentError, cbs_kvm, date, edge, lock_holder, part};
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::report::terminal::{self, Screen};
@@ -27,6 +27,9 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
     match command {
         ExperimentCommand::CbsKvm(args) => report(context, &args, "cbs-kvm", cbs_kvm::run),
         ExperimentCommand::Edge(args) => report(context, &args, "edge", edge::run),
+        ExperimentCommand::LockHolder(args) => {
+            report(context, &args, "lock-holder", lock_holder::run)
+        }
         ExperimentCommand::Part(command) => part::part(context, command),
     }
 }
