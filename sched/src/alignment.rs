@@ -3,91 +3,113 @@
 //! The vCPUs of a guest work together. If one's budget is used up while another's is not, the other may spin for a lock
 //! that the first holds. With periods that begin together, alone on their CPUs, they run and pause together.
 //!
-//! A SCHED_DEADLINE thread cannot ask for an instant, but the kernel's wake-up rule gives it one: a thread that wakes and
-//! whose remaining budget is more than its bandwidth times what remains until its deadline begins a new period there
-//! (Documentation/scheduler/sched-deadline.rst, section 2.2; Abeni and Buttazzo, RTSS 1998). So the thread sleeps until
-//! the instant, and no less than it takes for what it has consumed to be worn off ("0-lag time", section 2.3).
+//! A SCHED_DEADLINE thread's deadlines are a period apart for as long as it is busy: running out of budget and yielding
+//! keep them. But each time it sleeps long enough, it begins a new period where it wakes, by the kernel's wake-up rule: its
+//! remaining budget would be more than its bandwidth times what remains until its deadline (Abeni and Buttazzo, RTSS 1998;
+//! Documentation/scheduler/sched-deadline.rst, section 2.2). So does one that the host kept from running past a deadline.
 //!
-//! From then on its deadlines are a period apart for as long as it does not sleep: running out of budget and yielding
-//! keep them. A thread that sleeps longer than its consumption wears off begins anew when it wakes, by the same rule.
-//! Sending it back to the old instants would take supply from it that the kernel's server gives, so that is not done:
-//! threads that sleep stay aligned as far as they wake together.
+//! The same rule serves to come back. A thread that has used up two budgets in a row, and is therefore busy, makes the next
+//! period a shorter one if it is not aligned: x long, to the next common instant, with Q x / P of budget. Having run that,
+//! it sleeps, and the rule begins a new period at the instant. The bandwidth is Q / P throughout and no blackout is longer
+//! than P - Q for that; but other than from a server that is left alone, up to x (1 - Q / P) comes later, once. A thread
+//! that sleeps before it has used up two budgets is left alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use crate::budget::RemainingBudget;
-use crate::kernel::{Policy, Tid, monotonic, policy, sleep_until, thread_cpu_time};
-use crate::reservation::{nanos, signed_nanos};
+use crate::budget::Nanos;
+use crate::reservation::signed_nanos;
 
-/// What a thread consumes between reading its budget and sleeping, at most: some system calls.
-const WAY: Duration = Duration::from_micros(20);
-/// The kernel compares in units of 1024 ns (`DL_SCALE` in kernel/sched/sched.h).
-const GRANULE: Duration = Duration::from_nanos(2 * 1024);
-/// A thread that was kept from sleeping in time tries again.
-const ATTEMPTS: usize = 4;
+/// Periods that begin within this part of a period of the common instant are aligned ...
+const TOLERATED_PART: Nanos = 64;
+/// ... or within this time, which a timer may be late, and which is consumed on the way to sleep.
+const TOLERATED: Nanos = 150_000;
+/// How much less a shortened period's budget is than its share, so that the wake-up rule holds in any case.
+const MARGIN: Nanos = 100_000;
 
-/// Instants of CLOCK_MONOTONIC, a period apart, at which periods are to begin.
+/// An instant that the threads of a guest have in common, on the scheduler's clock: the first aligned thread that is busy
+/// sets it.
+#[derive(Debug, Default)]
+pub struct CommonInstant(AtomicI64);
+
+impl CommonInstant {
+    /// The instant; `proposed` becomes it if there is none. The scheduler's clock is never at zero when threads run.
+    fn or_set(&self, proposed: Nanos) -> Nanos {
+        let set = self
+            .0
+            .compare_exchange(0, proposed, Ordering::Relaxed, Ordering::Relaxed);
+        set.map_or_else(|there| there, |_| proposed)
+    }
+}
+
+/// Where the periods of one thread's server are to begin.
+#[derive(Clone, Debug)]
+pub struct Alignment {
+    /// Shared by all threads that are to be aligned.
+    pub common: Arc<CommonInstant>,
+    /// How much later than the common instant this thread's periods begin.
+    pub phase: Duration,
+}
+
+/// Watches the periods of one thread.
+#[derive(Debug)]
+pub(crate) struct Aligner {
+    alignment: Alignment,
+    /// The deadline of the period before.
+    last: Option<Nanos>,
+}
+
+/// A server: the budget Q, what the kernel replenishes, and P.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Server {
+    pub budget: Nanos,
+    pub period: Nanos,
+}
+
+/// A period to be shortened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beginnings {
-    /// The first.
-    pub first: Duration,
-    /// From one to the next.
-    pub period: Duration,
+pub(crate) struct Short {
+    /// Its length.
+    pub length: Nanos,
+    /// Its budget.
+    pub budget: Nanos,
 }
 
-/// An instant that threads with these periods can all keep: time enough to be told of it, and for what they consume
-/// meanwhile to wear off.
-#[must_use]
-pub fn common_instant(now: Duration, longest_period: Duration) -> Duration {
-    now + Duration::from_millis(1) + longest_period / 20
-}
-
-impl Beginnings {
-    /// The first of them that is not before `time`.
-    #[must_use]
-    pub fn not_before(self, time: Duration) -> Duration {
-        let late = nanos(time.saturating_sub(self.first));
-        let periods = late.div_ceil(nanos(self.period).max(1));
-        let after = nanos(self.period).saturating_mul(periods);
-        self.first.saturating_add(Duration::from_nanos(after))
-    }
-
-    /// Puts the calling thread to sleep until one of these instants, such that its server begins a period there. Returns
-    /// whether it does; always `false` for threads without a SCHED_DEADLINE reservation.
-    ///
-    /// Where the kernel does not show what is left of the budget, all of it is taken to be consumed.
-    pub fn join(self) -> bool {
-        let Ok(Policy::Deadline { runtime, period }) = policy(Tid::current()) else {
-            return false;
-        };
-        let mut budget = RemainingBudget::open().ok();
-        for _ in 0..ATTEMPTS {
-            // Brings the kernel's accounting up to date.
-            thread_cpu_time();
-            let before = budget.as_mut().and_then(RemainingBudget::read_server);
-            let consumed = before.map_or(runtime, |(remaining, _)| {
-                let consumed = signed_nanos(runtime).saturating_sub(remaining).max(0);
-                Duration::from_nanos(consumed.unsigned_abs())
-            });
-            let instant = self.not_before(monotonic() + worn_off(consumed, (runtime, period)));
-            sleep_until(instant);
-            let after = budget.as_mut().and_then(RemainingBudget::read_server);
-            match (before, after) {
-                (Some((_, old)), Some((_, new))) if old == new => {}
-                _ => return true,
-            }
+impl Aligner {
+    pub fn new(alignment: Alignment) -> Self {
+        Self {
+            alignment,
+            last: None,
         }
-        false
     }
-}
 
-/// How long a thread with a server (Q, P) has to sleep after it has consumed so much, that waking begins a new period.
-fn worn_off(consumed: Duration, (runtime, period): (Duration, Duration)) -> Duration {
-    let consumed = u128::from(nanos(consumed + WAY));
-    let long = consumed * u128::from(nanos(period)) / u128::from(nanos(runtime).max(1));
-    let long = Duration::from_nanos(u64::try_from(long).unwrap_or(u64::MAX));
-    // Never longer than until the deadline, where a new period begins in any case.
-    long.min(period) + GRANULE
+    /// The thread has used up a budget, and a new period with this deadline has begun: how it is to be shortened, if it is.
+    pub fn begun(&mut self, deadline: Nanos, server: Server) -> Option<Short> {
+        let Server { budget, period } = server;
+        let before = self.last.replace(deadline);
+        let is_busy = before == deadline.checked_sub(period);
+        let begin = deadline.checked_sub(period)?;
+        if !is_busy || period <= 0 {
+            return None;
+        }
+        let phase = signed_nanos(self.alignment.phase);
+        let common = self.alignment.common.or_set(begin.saturating_sub(phase));
+        let length = common
+            .checked_add(phase)?
+            .checked_sub(begin)?
+            .rem_euclid(period);
+        let tolerated = (period / TOLERATED_PART).max(TOLERATED);
+        if length <= tolerated || period - length <= tolerated {
+            return None;
+        }
+        let share = i128::from(budget) * i128::from(length) / i128::from(period);
+        let share = Nanos::try_from(share).ok()?;
+        Some(Short {
+            length,
+            budget: (share - MARGIN).max(0),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -95,38 +117,90 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MS: Nanos = 1_000_000;
+
+    fn aligner(common: &Arc<CommonInstant>, phase: Nanos) -> Aligner {
+        Aligner::new(Alignment {
+            common: Arc::clone(common),
+            phase: Duration::from_nanos(phase.unsigned_abs()),
+        })
+    }
+
+    #[test]
+    fn a_thread_that_sleeps_between_its_budgets_is_left_alone() {
+        let common = Arc::default();
+        let server = Server {
+            budget: 10 * MS,
+            period: 20 * MS,
+        };
+        let mut first = aligner(&common, 0);
+        assert_eq!(
+            (first.begun(120 * MS, server), first.begun(140 * MS, server)),
+            (None, None)
+        );
+        let mut sleeper = aligner(&common, 0);
+        for deadline in [127, 148, 169, 190] {
+            assert_eq!(sleeper.begun(deadline * MS, server), None, "{deadline}");
+        }
+    }
+
+    #[test]
+    fn a_busy_thread_shortens_its_second_period_up_to_the_common_instant() {
+        let common = Arc::default();
+        let server = Server {
+            budget: 10 * MS,
+            period: 20 * MS,
+        };
+        let mut first = aligner(&common, 0);
+        assert_eq!(
+            (first.begun(120 * MS, server), first.begun(140 * MS, server)),
+            (None, None)
+        );
+        let mut second = aligner(&common, 5 * MS);
+        assert_eq!(second.begun(147 * MS, server), None);
+        // The period began at 147 ms; the next common instant is at 160, and 5 ms later its own.
+        let short = Short {
+            length: 18 * MS,
+            budget: 9 * MS - MARGIN,
+        };
+        assert_eq!(second.begun(167 * MS, server), Some(short));
+    }
+
     proptest! {
         #[test]
-        fn the_next_beginning_is_the_first_on_the_grid_that_is_not_before(
-            first in 0u64..1 << 40, period in 1u64..1 << 32, time in 0u64..1 << 41,
+        fn busy_threads_are_aligned_after_one_shortened_period_and_stay_so(
+            period in MS..4_000 * MS, share in 0.01f64..0.95, phases in prop::collection::vec((0.0f64..1.0, 0.0f64..1.0), 2..5),
         ) {
-            let all = Beginnings { first: Duration::from_nanos(first), period: Duration::from_nanos(period) };
-            let next = nanos(all.not_before(Duration::from_nanos(time)));
-            prop_assert!(next >= time && next >= first);
-            prop_assert_eq!((next - first) % period, 0);
-            prop_assert!(next == first || next - period < time);
-        }
-
-        /// The kernel's own comparison, in its units.
-        #[test]
-        fn after_a_sleep_that_long_the_kernel_begins_a_new_period(
-            period in 100_000u64..4_000_000_000, share in 0.001f64..1.0, used in 0.0f64..=1.0, began_ago in 0u64..1 << 32,
-        ) {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of it is no more than it")]
-            let part = |of: u64, share: f64| ((of as f64 * share) as u64).max(1024).min(of);
-            let runtime = part(period, share);
-            let consumed = part(runtime, used);
-            // The thread has consumed no more than the time since its period began.
-            let now = began_ago.max(consumed);
-            let slept = worn_off(Duration::from_nanos(consumed), (Duration::from_nanos(runtime), Duration::from_nanos(period)));
-            let woken = now + nanos(slept);
-            let way = nanos(WAY).min(runtime - consumed);
-            let remaining = runtime - consumed - way;
-            let overflows = |left: u64| {
-                u128::from(period >> 10) * u128::from(remaining >> 10) > u128::from(left >> 10) * u128::from(runtime >> 10)
-            };
-            // Its deadline is past, or the remaining budget is too large for what is left until then.
-            prop_assert!(woken >= period || overflows(period - woken), "{woken} {remaining}");
+            #[expect(clippy::cast_possible_truncation, reason = "a share of it is no more than it")]
+            let part = |share: f64| (period as f64 * share) as Nanos;
+            let server = Server { budget: part(share), period };
+            let common = Arc::default();
+            let mut begins = Vec::new();
+            for (begun, phase) in phases {
+                let phase = part(phase);
+                let mut aligner = aligner(&common, phase);
+                let mut deadline = 1_000 * period + part(begun);
+                let mut shortened = 0;
+                for _ in 0..6 {
+                    deadline = match aligner.begun(deadline, server) {
+                        Some(short) => {
+                            shortened += 1;
+                            // The kernel's rule: what is left is more than the bandwidth times the rest of the period.
+                            let left = i128::from(server.budget - short.budget) * i128::from(period);
+                            prop_assert!(left > i128::from(period - short.length) * i128::from(server.budget));
+                            deadline + short.length
+                        }
+                        None => deadline + period,
+                    };
+                }
+                prop_assert!(shortened <= 1);
+                begins.push((deadline - phase).rem_euclid(period));
+            }
+            let tolerated = (period / TOLERATED_PART).max(TOLERATED);
+            for begin in &begins {
+                let apart = (begin - begins[0]).rem_euclid(period);
+                prop_assert!(apart.min(period - apart) <= tolerated, "{begins:?}");
+            }
         }
     }
 }

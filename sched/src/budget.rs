@@ -21,7 +21,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::account::Account;
-use crate::kernel::{Policy, ThreadTimer, Tid, monotonic, policy, thread_cpu_time};
+use crate::alignment::{Aligner, Alignment, Server};
+use crate::kernel::{Policy, ThreadTimer, Tid, monotonic, policy, sleep_until, thread_cpu_time};
 use crate::reservation::{Reservation, signed_nanos};
 
 /// Signed nanoseconds: a remaining budget may be negative.
@@ -143,10 +144,24 @@ pub struct BudgetTimer {
     kernel: RemainingBudget,
     /// The budget the kernel replenishes: Q + surplus.
     full: Nanos,
+    period: Nanos,
     surplus: Nanos,
     lead: Nanos,
     way_out: WayOut,
     armed: Armed,
+    aligner: Option<Aligner>,
+    shortened: Option<Shortened>,
+}
+
+/// A period that ends early, to begin the next one at an instant ([`crate::alignment`]).
+#[derive(Clone, Copy, Debug)]
+struct Shortened {
+    /// The deadline that shows that it is still this period.
+    deadline: Nanos,
+    /// What is left of the kernel's budget when the thread has had the share of a period that long.
+    rest: Nanos,
+    /// When the next period begins, by CLOCK_MONOTONIC.
+    until: Duration,
 }
 
 /// How long it takes from the end of a budget to the reading of it, as a running mean.
@@ -194,10 +209,13 @@ impl BudgetTimer {
             timer,
             kernel,
             full: 0,
+            period: 0,
             surplus: 0,
             lead: 0,
             way_out: WayOut::default(),
             armed: Armed::default(),
+            aligner: None,
+            shortened: None,
         };
         budget.adapt(surplus, lead)?;
         Ok(budget)
@@ -209,15 +227,24 @@ impl BudgetTimer {
     /// When the thread is no longer under SCHED_DEADLINE.
     pub fn adapt(&mut self, surplus: Duration, lead: Nanos) -> Result<(), BudgetError> {
         let tid = Tid::current();
-        let runtime = match policy(tid) {
-            Ok(Policy::Deadline { runtime, .. }) => runtime,
+        let (runtime, period) = match policy(tid) {
+            Ok(Policy::Deadline { runtime, period }) => (runtime, period),
             Ok(_) => return Err(BudgetError::NoReservation { tid }),
             Err(source) => return Err(BudgetError::Policy { tid, source }),
         };
         self.full = signed_nanos(runtime);
+        self.period = signed_nanos(period);
+        self.shortened = None;
         self.surplus = signed_nanos(surplus);
         self.lead = lead.max(-self.surplus / 2);
         Ok(())
+    }
+
+    /// From now on, periods are to begin where `alignment` says, for as long as the thread is busy.
+    #[must_use]
+    pub fn aligned(mut self, alignment: Alignment) -> Self {
+        self.aligner = Some(Aligner::new(alignment));
+        self
     }
 
     /// Arms the timer for what is left of the current budget without the surplus.
@@ -231,7 +258,7 @@ impl BudgetTimer {
         match reading.map(|remaining| {
             (
                 remaining,
-                decide(remaining, self.surplus, self.effective_lead()),
+                decide(remaining, self.kept(), self.effective_lead()),
             )
         }) {
             Some((remaining, Decision::Rearm(after))) => self.start(cpu_clock, remaining, after),
@@ -252,7 +279,7 @@ impl BudgetTimer {
         account.expired();
         let cpu_clock = thread_cpu_time();
         account.consumed(cpu_clock);
-        let Some(remaining) = self.kernel.read() else {
+        let Some((remaining, deadline)) = self.kernel.read_server() else {
             // Without a reading a yield might throw a fresh budget away; the kernel's own enforcement still holds.
             account.unreadable();
             self.start(cpu_clock, self.full, self.whole_budget());
@@ -262,9 +289,14 @@ impl BudgetTimer {
         if ran >= self.armed.remaining {
             account.overran();
         }
-        if let Decision::Rearm(after) = decide(remaining, self.surplus, self.effective_lead()) {
+        // After a sleep it may be another period.
+        self.shortened = self.shortened.filter(|short| short.deadline == deadline);
+        if let Decision::Rearm(after) = decide(remaining, self.kept(), self.effective_lead()) {
             self.start(cpu_clock, remaining, after);
             return Expiry::Rearmed;
+        }
+        if let Some(short) = self.shortened.take() {
+            return self.end_short(short, account);
         }
         let late = self
             .surplus
@@ -276,8 +308,44 @@ impl BudgetTimer {
         let blackout = monotonic().saturating_sub(before);
         let supply = self.full.saturating_sub(remaining).max(0).unsigned_abs();
         account.yielded(Duration::from_nanos(supply), blackout);
+        self.align();
         self.arm();
         Expiry::Yielded { blackout }
+    }
+
+    /// Sleeps out a shortened period. Were its end past already, the thread would run on in it as before.
+    fn end_short(&mut self, short: Shortened, account: &mut Account) -> Expiry {
+        let before = monotonic();
+        sleep_until(short.until);
+        let blackout = monotonic().saturating_sub(before);
+        account.shortened(blackout);
+        self.arm();
+        Expiry::Yielded { blackout }
+    }
+
+    /// A new period has begun: shortens it, if it has to be to begin the next one where it should.
+    fn align(&mut self) {
+        let Some(aligner) = &mut self.aligner else {
+            return;
+        };
+        let now = monotonic();
+        let Some((_, deadline)) = self.kernel.read_server() else {
+            return;
+        };
+        let server = Server {
+            budget: self.full - self.surplus,
+            period: self.period,
+        };
+        self.shortened = aligner.begun(deadline, server).map(|short| Shortened {
+            deadline,
+            rest: self.full - short.budget,
+            until: now + Duration::from_nanos(short.length.unsigned_abs()),
+        });
+    }
+
+    /// What is to be left of the kernel's budget when this period's is used up.
+    fn kept(&self) -> Nanos {
+        self.shortened.map_or(self.surplus, |short| short.rest)
     }
 
     /// Whether the thread ends its budgets at all; without a surplus the kernel does.
@@ -311,13 +379,13 @@ impl BudgetTimer {
 
 /// The kernel's own remaining budget of one thread, from its `sched` file in /proc, kept open.
 #[derive(Debug)]
-pub(crate) struct RemainingBudget {
+struct RemainingBudget {
     file: File,
 }
 
 impl RemainingBudget {
     /// That of the calling thread.
-    pub(crate) fn open() -> Result<Self, BudgetError> {
+    fn open() -> Result<Self, BudgetError> {
         let file = File::open("/proc/thread-self/sched").map_err(BudgetError::NoSchedFile)?;
         Ok(Self { file })
     }
@@ -331,7 +399,7 @@ impl RemainingBudget {
     }
 
     /// The remaining budget and the absolute deadline, the latter in nanoseconds of the scheduler's clock.
-    pub(crate) fn read_server(&mut self) -> Option<(Nanos, Nanos)> {
+    fn read_server(&mut self) -> Option<(Nanos, Nanos)> {
         let mut text = [0u8; 4096];
         let length = self.file.read_at(&mut text, 0).ok()?;
         let text = &text[..length];

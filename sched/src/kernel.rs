@@ -163,7 +163,7 @@ pub fn monotonic() -> Duration {
 }
 
 /// Sleeps until `instant` of CLOCK_MONOTONIC, whatever signals come.
-pub fn sleep_until(instant: Duration) {
+pub(crate) fn sleep_until(instant: Duration) {
     let (clock, flags) = (ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME);
     let until = TimeSpec::from_duration(instant);
     while clock_nanosleep(clock, flags, &until) == Err(Errno::EINTR) {}

@@ -121,7 +121,7 @@ pub struct VcpuSpec {
     pub runtime: Option<Span>,
     /// P.
     pub period: Option<Span>,
-    /// How much later than those of aligned vCPUs its periods begin.
+    /// How much later than the instants that all have in common its periods begin.
     pub phase: Option<Span>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,

@@ -15,7 +15,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sched::account::Account;
-use sched::alignment::Beginnings;
+use sched::alignment::Alignment;
 use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
 use sched::kernel::Tid;
@@ -43,8 +43,8 @@ const TOO_MANY_RETRIES: u32 = 10_000;
 /// Commands to a vCPU that stands still.
 #[derive(Debug)]
 pub enum Command {
-    /// Follow the order; to run, from one of these instants on, where the vCPU's periods are to begin.
-    Go(Option<Beginnings>),
+    /// Follow the order.
+    Go,
     /// Tell the state of the vCPU.
     Save(Sender<Result<VcpuState, SnapshotError>>),
 }
@@ -119,6 +119,8 @@ pub struct Assignment {
     pub machine: Arc<Machine>,
     /// What was admitted.
     pub granted: Granted,
+    /// Where its periods are to begin.
+    pub alignment: Option<Alignment>,
     /// Shared with the owner.
     pub desk: Arc<Desk>,
     /// Where events go.
@@ -252,11 +254,8 @@ fn run(assignment: Assignment) {
         }
     };
     // All vCPUs run or none: wait until every other one is ready.
-    if !thread.assignment.is_sole {
-        let Ok(Command::Go(beginnings)) = thread.assignment.commands.recv() else {
-            return;
-        };
-        align(beginnings);
+    if !thread.assignment.is_sole && !matches!(thread.assignment.commands.recv(), Ok(Command::Go)) {
+        return;
     }
     let end = thread.run();
     thread.publish();
@@ -304,6 +303,10 @@ impl VcpuThread {
         let reservation = backend::apply(Tid::current(), granted)
             .map_err(|source| SetupError::Reservation { vcpu, source })?;
         let budget = exact_budget(granted).map_err(|source| SetupError::Budget { vcpu, source })?;
+        let budget = match (budget, assignment.alignment.take()) {
+            (Some(budget), Some(alignment)) => Some(budget.aligned(alignment)),
+            (budget, _) => budget,
+        };
         let account = Account::new(granted.request.reservation);
         let thread = Self {
             assignment,
@@ -426,11 +429,7 @@ impl VcpuThread {
                     // Whoever asked may have given up.
                     let _ = reply.send(state);
                 }
-                // One from before is not followed: the owner sends another after it has changed the order.
-                Ok(Command::Go(beginnings)) if self.assignment.desk.order() == Order::Run => {
-                    align(beginnings);
-                }
-                Ok(Command::Go(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Command::Go) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -451,14 +450,6 @@ impl VcpuThread {
             account.budgets = None;
         }
         self.assignment.desk.leave(account);
-    }
-}
-
-/// Lets this thread's periods begin together with those of the guest's other vCPUs.
-fn align(beginnings: Option<Beginnings>) {
-    if let Some(beginnings) = beginnings {
-        // Where it fails, the vCPU has what it was promised all the same.
-        let _ = beginnings.join();
     }
 }
 

@@ -6,10 +6,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sched::account::AccountSnapshot;
-use sched::alignment::{Beginnings, common_instant};
 use sched::backend::{BackendError, CpuReservation, Tid};
 use sched::cpus;
-use sched::kernel::monotonic;
 use sched::ledger::{Admitted, Bound, Change, Ledger, Refusal};
 use sched::request::{BackendKind, Granted, Placement};
 use sched::reservation::Reservation;
@@ -332,24 +330,7 @@ impl RunningVm {
     fn go_on(&self) {
         for vcpu in &self.vcpus {
             vcpu.desk.set(Order::Run);
-        }
-        self.go();
-    }
-
-    /// Tells all vCPUs to follow their orders, from a common instant on if their budgets are aligned.
-    pub(super) fn go(&self) {
-        let period = |vcpu: &VcpuHandle| Some(vcpu.granted.request.reservation?.period());
-        let longest = self.vcpus.iter().filter_map(period).max();
-        let common = longest.map(|longest| common_instant(monotonic(), longest));
-        let phases = self.plan.phases.as_deref().unwrap_or_default();
-        for (index, vcpu) in self.vcpus.iter().enumerate() {
-            let beginnings = || {
-                Some(Beginnings {
-                    first: common?.checked_add(*phases.get(index)?)?,
-                    period: period(vcpu)?,
-                })
-            };
-            vcpu.command(Command::Go(beginnings()));
+            vcpu.command(Command::Go);
         }
     }
 
@@ -498,7 +479,7 @@ impl RunningVm {
     pub fn order_stop(&mut self) {
         for vcpu in &self.vcpus {
             vcpu.order(Order::Stop);
-            vcpu.command(Command::Go(None));
+            vcpu.command(Command::Go);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime};
 
+use sched::alignment::{Alignment, CommonInstant};
 use sched::ledger::Refusal;
 use sched::ledger::{Admitted, Ledger, LedgerError};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -17,7 +18,7 @@ use crate::machine::{self, Built, MachineError, MachinePlan};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
 use crate::telemetry::Reader;
-use crate::vcpu::{Assignment, Recruit, SetupError, VcpuEvent, kick_signals};
+use crate::vcpu::{Assignment, Command, Recruit, SetupError, VcpuEvent, kick_signals};
 
 /// Why a guest could not be started. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -186,6 +187,19 @@ impl BuiltVm {
         let machine = Arc::new(machine);
         let (events_out, mut events) = unbounded_channel();
         let grants = vm.admitted.vcpus();
+        let common = Arc::new(CommonInstant::default());
+        let alignment = |index: usize| {
+            // A vCPU that has no other has nobody to be aligned with.
+            let phases = vm
+                .plan
+                .phases
+                .as_deref()
+                .filter(|phases| phases.len() > 1)?;
+            Some(Alignment {
+                common: Arc::clone(&common),
+                phase: *phases.get(index)?,
+            })
+        };
         let mut handles = Vec::new();
         for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {
             // Before it has bandwidth, so that nobody counts that as a stranger's. Not by the thread itself: it may have to
@@ -202,6 +216,7 @@ impl BuiltVm {
                 fd,
                 machine: Arc::clone(&machine),
                 granted: grants[index].clone(),
+                alignment: alignment(index),
                 desk: Arc::clone(&desk),
                 events: events_out.clone(),
                 commands: inbox,
@@ -215,7 +230,10 @@ impl BuiltVm {
         }
         drop(events_out);
         collect_reservations(&mut events, &mut handles)?;
-        let running = RunningVm {
+        for handle in &handles {
+            handle.command(Command::Go);
+        }
+        Ok(RunningVm {
             ledger: vm.ledger,
             _admitted: vm.admitted,
             reader,
@@ -228,9 +246,7 @@ impl BuiltVm {
             output,
             paused: false,
             started: Instant::now(),
-        };
-        running.go();
-        Ok(running)
+        })
     }
 }
 
