@@ -206,12 +206,13 @@ impl Run {
         let ticket = LOCK.ask();
         let spun = self.busy(asked, 0, Preemption::Off, || LOCK.is_given_to(ticket));
         let before = LOCK.sections();
-        let held = self.busy(spun.end, length, Preemption::Off, || true);
+        let got = hw::rdtsc_after_loads();
+        let held = self.busy(got, length, Preemption::Off, || true);
         LOCK.give_back(ticket, before);
         let page = self.system.clock.page();
         let record = Record {
             release: page.ns_at(asked),
-            start: page.ns_at(spun.end),
+            start: page.ns_at(got),
             finish: page.ns_at(held.end),
             executed: clock::length(&page, spun.executed),
             ..self.blank(Kind::Section, before)

@@ -29,7 +29,7 @@ use crate::report::Report;
 use crate::report::jobs_csv::JobRow;
 use crate::report::timeline_plot::TimelinePlot;
 
-const FULL: Duration = Duration::from_secs(20);
+const FULL: Duration = Duration::from_secs(10);
 const QUICK: Duration = Duration::from_secs(3);
 const LISTEN: Duration = Duration::from_secs(5);
 const QUICK_LISTEN: Duration = Duration::from_secs(1);

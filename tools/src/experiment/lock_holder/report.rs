@@ -49,21 +49,15 @@ fn command_line(args: &ExperimentArgs) -> String {
     line
 }
 
-/// The same runs with aligned budgets and with the most time lost.
+/// Of busy vCPUs with a CPU each: a run with aligned budgets, and the same with the most time lost otherwise.
 fn extremes(results: &Results) -> Option<(&Ran, &Ran)> {
-    let pairs = results.ran.iter().filter_map(|aligned| {
-        if !aligned.case.is_aligned() || aligned.case.rest == Rest::Asleep {
-            return None;
-        }
-        let same = |other: &&Ran| {
-            let (a, b) = (&aligned.case, &other.case);
-            (a.place, a.reservation, a.rest) == (b.place, b.reservation, b.rest)
-        };
-        let lost = |ran: &&Ran| ran.measured.spun_share;
-        let others = results.ran.iter().filter(same);
-        Some((aligned, others.max_by(|a, b| lost(a).total_cmp(&lost(b)))?))
-    });
-    pairs.max_by(|a, b| (a.1.measured.spun_share).total_cmp(&b.1.measured.spun_share))
+    let shown = |ran: &&Ran| (ran.case.place, ran.case.rest) == (Place::Apart, Rest::Busy);
+    let lost = |a: &&Ran, b: &&Ran| a.measured.spun_share.total_cmp(&b.measured.spun_share);
+    let others = results.ran.iter().filter(shown);
+    let worst = others.filter(|ran| !ran.case.is_aligned()).max_by(lost)?;
+    let aligned =
+        |ran: &&Ran| ran.case.is_aligned() && ran.case.reservation == worst.case.reservation;
+    Some((results.ran.iter().filter(shown).find(aligned)?, worst))
 }
 
 fn summary(results: &Results) -> String {
@@ -224,7 +218,6 @@ fn progress_chapter(results: &Results) -> Chapter {
         ("max", "ms"),
         ("missed", ""),
     ];
-    let stretch = |ran: &&Ran| ran.case.place == Place::Apart && ran.case.rest == Rest::Busy;
     let shown = extremes(results).map_or_else(Vec::new, |(aligned, worst)| vec![aligned, worst]);
     let figure = |ran: &&Ran| {
         let caption = "Boxes are stretches in which a vCPU ran. Arrows up: the lock was asked for; arrows down: it was got.";
@@ -245,7 +238,7 @@ fn progress_chapter(results: &Results) -> Chapter {
             columns: columns(&own),
             rows: results.ran.iter().map(row).collect(),
         }],
-        figures: shown.iter().filter(|ran| stretch(ran)).map(figure).collect(),
+        figures: shown.iter().map(figure).collect(),
     }
 }
 
