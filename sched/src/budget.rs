@@ -328,7 +328,7 @@ impl BudgetTimer {
         let Some(aligner) = &mut self.aligner else {
             return;
         };
-        let now = monotonic();
+        let now = signed_nanos(monotonic());
         let Some((_, deadline)) = self.kernel.read_server() else {
             return;
         };
@@ -336,10 +336,10 @@ impl BudgetTimer {
             budget: self.full - self.surplus,
             period: self.period,
         };
-        self.shortened = aligner.begun(deadline, server).map(|short| Shortened {
+        self.shortened = aligner.begun(now, deadline, server).map(|short| Shortened {
             deadline,
             rest: self.full - short.budget,
-            until: now + Duration::from_nanos(short.length.unsigned_abs()),
+            until: Duration::from_nanos(short.until.unsigned_abs()),
         });
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use system_tests::requires::Capability;
@@ -31,6 +32,17 @@ fn deadline(tid: i64) -> i64 {
     line.split(':').nth(1).unwrap().trim().parse().unwrap()
 }
 
+/// The share of a CPU that a thread gets over `length`.
+fn share(tid: i64, length: Duration) -> f64 {
+    let consumed = || -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{tid}/schedstat")).unwrap();
+        stat.split(' ').next().unwrap().parse().unwrap()
+    };
+    let (begun, before) = (Instant::now(), consumed());
+    std::thread::sleep(length);
+    (consumed() - before) / 1e9 / begun.elapsed().as_secs_f64()
+}
+
 /// How much later, on a circle of a period, vCPU 1's periods begin than those of vCPU 0, in milliseconds.
 fn phase(guest: &mut Guest<'_>) -> f64 {
     let [first, second] = [0, 1].map(|vcpu| guest.vcpu_thread(vcpu));
@@ -51,7 +63,7 @@ fn until_phase(guest: &mut Guest<'_>, wanted: f64) {
         };
         seen.push(phase);
         assert!(seen.len() < 200, "never {wanted} ms apart: {seen:?}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -69,6 +81,11 @@ fn the_kernels_deadlines_of_busy_vcpus_coincide_unless_told_otherwise() {
     let apart = spec("[[cpu.vcpu]]\n[[cpu.vcpu]]\nphase = \"7ms\"");
     let mut guest = user.launch("cv-apart", &apart, &[]);
     until_phase(&mut guest, 7.0);
+    // What brings them there takes nothing away and adds nothing in the long run.
+    for vcpu in 0..2 {
+        let share = share(guest.vcpu_thread(vcpu), Duration::from_secs(1));
+        assert!((0.3..0.46).contains(&share), "vCPU {vcpu}: {share} of 0.4");
+    }
     guest.stop().expect(0);
 }
 
@@ -81,7 +98,7 @@ fn sections_of_two_vcpus_exclude_each_other_and_their_spinning_is_told() {
     let cpu = "[[cpu.vcpu]]\n[[cpu.vcpu]]\nphase = \"10ms\"";
     let spec = spec(cpu).replace("duration=60s", "duration=2s");
     let guest = user.launch("cv-lock", &spec, &["--records", &records, "--json"]);
-    let outcome = guest.wait(std::time::Duration::from_secs(40)).expect(0);
+    let outcome = guest.wait(Duration::from_secs(40)).expect(0);
     let mut sections: Vec<Value> = fs::read_to_string(&records)
         .unwrap()
         .lines()

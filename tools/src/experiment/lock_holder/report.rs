@@ -6,7 +6,7 @@ use rt_abi::taskset::TaskSet;
 use serde_json::{Value, json};
 use vmm::telemetry::{Event, Section};
 
-use super::case::{Case, Place, Rest};
+use super::case::{Case, Place, Rest, VCPUS};
 use super::{Ran, Results};
 use crate::cli::ExperimentArgs;
 use crate::experiment::jobs::TaskFigures;
@@ -220,7 +220,7 @@ fn progress_chapter(results: &Results) -> Chapter {
     ];
     let shown = extremes(results).map_or_else(Vec::new, |(aligned, worst)| vec![aligned, worst]);
     let figure = |ran: &&Ran| {
-        let caption = "Boxes are stretches in which a vCPU ran. Arrows up: the lock was asked for; arrows down: it was got.";
+        let caption = "Boxes: when a vCPU ran, and below that from when to when its task waited for the lock.";
         ran.timeline
             .figure(&format!("schedule-{}", ran.case.key), caption)
     };
@@ -283,42 +283,36 @@ pub fn timeline(case: &Case, set: &TaskSet, events: &[Event]) -> TimelinePlot {
         from: Duration::ZERO,
         to: period * 4,
     };
-    let lane = |vcpu: u16| {
-        let own = || sections.iter().filter(move |section| section.vcpu == vcpu);
-        let shown = |time: &u64| Duration::from_nanos(*time) >= from && at(*time) <= window.to;
+    let lane = |name: String, stretches: Vec<(u64, u64)>| {
+        let shown = |&(start, end): &(u64, u64)| {
+            Duration::from_nanos(end) >= from && at(start) <= window.to
+        };
+        let span = |(start, end): (u64, u64)| Span {
+            from: at(start),
+            to: at(end),
+        };
+        Lane {
+            name,
+            releases: Vec::new(),
+            deadlines: Vec::new(),
+            executions: stretches.into_iter().filter(shown).map(span).collect(),
+        }
+    };
+    let lanes = (0..VCPUS).flat_map(|vcpu| {
         let dark = super::measure::blackouts(set, events, vcpu);
         let begins = dark.iter().map(|stretch| stretch.1);
         let ends = dark.iter().map(|stretch| stretch.0).skip(1);
-        let runs = begins
-            .zip(ends)
-            .filter(|(start, end)| shown(start) || shown(end));
-        Lane {
-            name: format!("vCPU {vcpu}"),
-            releases: own()
-                .map(|section| section.asked)
-                .filter(shown)
-                .map(at)
-                .collect(),
-            deadlines: own()
-                .map(|section| section.got)
-                .filter(shown)
-                .map(|got| crate::report::timeline_plot::Deadline {
-                    at: at(got),
-                    missed: false,
-                })
-                .collect(),
-            executions: runs
-                .map(|(start, end)| Span {
-                    from: at(start),
-                    to: at(end),
-                })
-                .collect(),
-        }
-    };
+        let own = sections.iter().filter(|section| section.vcpu == vcpu);
+        let waits = own.map(|section| (section.asked, section.got));
+        [
+            lane(format!("vCPU {vcpu} runs"), begins.zip(ends).collect()),
+            lane("waits for lock".to_owned(), waits.collect()),
+        ]
+    });
     TimelinePlot {
         title: format!("Around the longest wait: {}", case.title()),
         window,
-        lanes: vec![lane(0), lane(1)],
+        lanes: lanes.collect(),
         blackouts: Vec::new(),
     }
 }
