@@ -96,8 +96,8 @@ fn violations(sections: &[Section]) -> usize {
         .count()
 }
 
-/// How much later than that of vCPU 0 a budget of vCPU 1 begins, on a circle of one period, and the share of periods in
-/// which it is about that.
+/// How much later than that of vCPU 0 a budget of vCPU 1 begins, on a circle of one period (earlier, if by no more than a
+/// quarter of it), and the share of periods in which it is about that.
 fn phase(dark: &Both<Vec<Stretch>>, period: Duration) -> Option<(Duration, f64)> {
     let period = period.as_nanos() as f64;
     let begins = dark
@@ -157,4 +157,61 @@ fn supply_apart(dark: &Both<Vec<Stretch>>, period: Duration) -> Option<Duration>
         (least, most) = (least.min(distance), most.max(distance));
     }
     Distribution::new(ranges).quantile(Quantile::MEDIAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: u64 = 1_000_000;
+    const PERIOD: Duration = Duration::from_millis(20);
+
+    /// Blackouts of servers of (q ms, 20 ms) that begin `later` ms after one another.
+    fn dark(q: u64, later: u64) -> Both<Vec<Stretch>> {
+        [0, later].map(|later| {
+            let begin = |period: u64| (1_000 + 20 * period + later) * MS;
+            (0..50).map(|n| (begin(n) + q * MS, begin(n + 1))).collect()
+        })
+    }
+
+    fn section(before: u64, got: u64, back: u64) -> Section {
+        Section {
+            vcpu: 0,
+            task: 0,
+            before,
+            asked: 0,
+            got,
+            back,
+            spun: 0,
+        }
+    }
+
+    #[test]
+    fn sections_at_the_same_time_and_lost_counts_are_violations() {
+        let good = [section(0, 1, 5), section(1, 5, 9), section(2, 20, 30)];
+        assert_eq!(violations(&good), 0);
+        assert_eq!(violations(&[section(0, 1, 5), section(1, 4, 9)]), 1);
+        assert_eq!(violations(&[section(0, 1, 5), section(0, 6, 9)]), 1);
+        assert_eq!(violations(&[section(0, 1, 5), section(2, 6, 9)]), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_phase_is_how_much_later_budgets_begin(q in 1u64..20, later in 0u64..20) {
+            let (found, share) = phase(&dark(q, later), PERIOD).unwrap();
+            // A little earlier is told as what it is, not as nearly a period later.
+            let expected = if later < 15 { later } else { 20 - later };
+            prop_assert_eq!(found, Duration::from_millis(expected));
+            prop_assert!(share > 0.9);
+        }
+
+        /// As far as one runs and the other does not: the phase, but no more than a budget or a blackout.
+        #[test]
+        fn supplies_come_apart_by_the_phase_the_budget_or_the_blackout(q in 1u64..20, later in 0u64..20) {
+            let apart = supply_apart(&dark(q, later), PERIOD).unwrap();
+            let expected = later.min(20 - later).min(q).min(20 - q);
+            prop_assert_eq!(apart, Duration::from_millis(expected), "{} {}", q, later);
+        }
+    }
 }
