@@ -177,6 +177,12 @@ impl Account {
         }
     }
 
+    /// A period was shortened, to begin the next one at an instant, and the CPU was away for `blackout`. Its supply is not
+    /// that of a budget.
+    pub fn shortened(&mut self, blackout: Duration) {
+        self.blackouts.record(blackout);
+    }
+
     /// The kernel ended a budget before the thread did.
     pub fn overran(&mut self) {
         self.overruns += 1;

@@ -24,7 +24,8 @@ mod reading;
 use std::time::Duration;
 
 use crate::account::Account;
-use crate::kernel::{Policy, ThreadTimer, Tid, monotonic, policy, thread_cpu_time};
+use crate::alignment::{Aligner, Alignment, Server};
+use crate::kernel::{Policy, ThreadTimer, Tid, monotonic, policy, sleep_until, thread_cpu_time};
 use crate::reservation::{Reservation, signed_nanos};
 
 use cut::Begun;
@@ -113,6 +114,19 @@ pub enum Look {
 pub struct Ended {
     /// What it supplied, in nanoseconds.
     supply: Nanos,
+    /// If it is that of a shortened period.
+    short: Option<Shortened>,
+}
+
+/// A period that ends early, to begin the next one at an instant ([`crate::alignment`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shortened {
+    /// The deadline that shows that it is still this period.
+    deadline: Nanos,
+    /// What is left of the kernel's budget when the thread has had the share of a period that long.
+    rest: Nanos,
+    /// When the next period begins, by CLOCK_MONOTONIC.
+    until: Duration,
 }
 
 /// Ends the calling thread's budgets on time. Created on the thread itself after its reservation is in force.
@@ -125,12 +139,15 @@ pub struct BudgetTimer {
     kernel: RemainingBudget,
     /// The budget the kernel replenishes: Q + surplus.
     full: Nanos,
+    period: Nanos,
     surplus: Nanos,
     lead: Nanos,
     way_out: WayOut,
     armed: Armed,
     /// Where the deadline comes before the period's end: what the budget began with, or less.
     begun: Option<Begun>,
+    aligner: Option<Aligner>,
+    shortened: Option<Shortened>,
 }
 
 /// How long it takes from the end of a budget to the reading of it, as a running mean.
@@ -178,11 +195,14 @@ impl BudgetTimer {
             timer,
             kernel,
             full: 0,
+            period: 0,
             surplus: 0,
             lead: 0,
             way_out: WayOut::default(),
             armed: Armed::default(),
             begun: None,
+            aligner: None,
+            shortened: None,
         };
         budget.adapt(surplus, lead)?;
         Ok(budget)
@@ -194,7 +214,7 @@ impl BudgetTimer {
     /// When the thread is no longer under SCHED_DEADLINE.
     pub fn adapt(&mut self, surplus: Duration, lead: Nanos) -> Result<(), BudgetError> {
         let tid = Tid::current();
-        let runtime = match policy(tid) {
+        let (runtime, period) = match policy(tid) {
             Ok(Policy::Deadline {
                 runtime,
                 deadline,
@@ -205,15 +225,25 @@ impl BudgetTimer {
                     sleeps: None,
                 };
                 self.begun = (deadline < period).then_some(unknown);
-                runtime
+                (runtime, period)
             }
             Ok(_) => return Err(BudgetError::NoReservation { tid }),
             Err(source) => return Err(BudgetError::Policy { tid, source }),
         };
         self.full = signed_nanos(runtime);
+        self.period = signed_nanos(period);
+        self.shortened = None;
         self.surplus = signed_nanos(surplus);
         self.lead = lead.max(-self.surplus / 2);
         Ok(())
+    }
+
+    /// From now on, periods are to begin where `alignment` says, for as long as the thread is busy. Not where the deadline
+    /// comes before the period's end: there a thread that wakes up goes on in its period, with its budget cut.
+    #[must_use]
+    pub fn aligned(mut self, alignment: Alignment) -> Self {
+        self.aligner = Some(Aligner::new(alignment));
+        self
     }
 
     /// Arms the timer for what is left of the current budget without the surplus.
@@ -228,7 +258,8 @@ impl BudgetTimer {
             return self.start(cpu_clock, self.full, self.whole_budget());
         };
         let surplus = self.surplus_in(reading);
-        let after = match decide(reading.remaining, surplus, self.effective_lead(surplus)) {
+        let lead = self.effective_lead(surplus);
+        let after = match decide(reading.remaining, self.kept(surplus), lead) {
             Decision::Rearm(after) => after,
             // The budget is already used up: fire at once, and let the expiry decide.
             Decision::Yield => Duration::from_nanos(GRAIN.unsigned_abs()),
@@ -262,25 +293,37 @@ impl BudgetTimer {
         if ran >= self.armed.remaining {
             account.overran();
         }
-        if let Decision::Rearm(after) = decide(remaining, surplus, lead) {
+        // After a sleep it may be another period.
+        self.shortened = self
+            .shortened
+            .filter(|short| Some(short.deadline) == reading.deadline);
+        if let Decision::Rearm(after) = decide(remaining, self.kept(surplus), lead) {
             self.start(cpu_clock, remaining, after);
             return Look::Rearmed(after);
         }
-        let late = surplus.saturating_add(lead).saturating_sub(remaining);
-        self.way_out.measured(late, self.surplus / 4);
+        let short = self.shortened.take();
+        if short.is_none() {
+            let late = surplus.saturating_add(lead).saturating_sub(remaining);
+            self.way_out.measured(late, self.surplus / 4);
+        }
         Look::UsedUp(Ended {
             supply: self.full.saturating_sub(remaining),
+            short,
         })
     }
 
     /// The second half of [`BudgetTimer::on_expiry`]: gives the CPU back until the next period, and arms the timer for
     /// that. At once after [`BudgetTimer::look`], so that what is given back is what was looked at.
     pub fn give_back(&mut self, ended: Ended, account: &mut Account) -> Expiry {
+        if let Some(short) = ended.short {
+            return self.end_short(short, account);
+        }
         let before = monotonic();
         std::thread::yield_now();
         let blackout = monotonic().saturating_sub(before);
         let supply = ended.supply.max(0).unsigned_abs();
         account.yielded(Duration::from_nanos(supply), blackout);
+        self.align();
         self.arm();
         Expiry::Yielded { blackout }
     }
@@ -303,6 +346,41 @@ impl BudgetTimer {
     /// From the next period on the kernel fills the budget up to `full`, surplus included.
     pub(crate) fn refilled_to(&mut self, full: Duration) {
         self.full = signed_nanos(full);
+    }
+
+    /// Sleeps out a shortened period. Were its end past already, the thread would run on in it as before.
+    fn end_short(&mut self, short: Shortened, account: &mut Account) -> Expiry {
+        let before = monotonic();
+        sleep_until(short.until);
+        let blackout = monotonic().saturating_sub(before);
+        account.shortened(blackout);
+        self.arm();
+        Expiry::Yielded { blackout }
+    }
+
+    /// A new period has begun: shortens it, if it has to be to begin the next one where it should.
+    fn align(&mut self) {
+        let Some(aligner) = self.aligner.as_mut().filter(|_| self.begun.is_none()) else {
+            return;
+        };
+        let now = signed_nanos(monotonic());
+        let Some(deadline) = self.kernel.read().and_then(|reading| reading.deadline) else {
+            return;
+        };
+        let server = Server {
+            budget: self.full - self.surplus,
+            period: self.period,
+        };
+        self.shortened = aligner.begun(now, deadline, server).map(|short| Shortened {
+            deadline,
+            rest: self.full - short.budget,
+            until: Duration::from_nanos(short.until.unsigned_abs()),
+        });
+    }
+
+    /// What is to be left of the kernel's budget when this period's is used up; usually `surplus`.
+    fn kept(&self, surplus: Nanos) -> Nanos {
+        self.shortened.map_or(surplus, |short| short.rest)
     }
 
     /// Whether the thread ends its budgets at all; without a surplus the kernel does.

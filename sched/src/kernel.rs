@@ -8,7 +8,8 @@ use std::mem;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::time::{ClockId, clock_gettime};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use serde::{Deserialize, Serialize};
 
 use crate::reservation::nanos;
@@ -166,6 +167,13 @@ pub fn thread_cpu_time() -> Duration {
 /// CLOCK_MONOTONIC.
 pub fn monotonic() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
+}
+
+/// Sleeps until `instant` of CLOCK_MONOTONIC, whatever signals come.
+pub(crate) fn sleep_until(instant: Duration) {
+    let (clock, flags) = (ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME);
+    let until = TimeSpec::from_duration(instant);
+    while clock_nanosleep(clock, flags, &until) == Err(Errno::EINTR) {}
 }
 
 /// These clocks always exist on Linux; zero would only ever make a caller look again.

@@ -15,6 +15,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod alignment;
 pub mod analysis;
 pub mod backend;
 mod bisection;

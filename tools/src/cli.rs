@@ -226,6 +226,8 @@ pub enum ExperimentCommand {
     Edge(ExperimentArgs),
     /// A reservation that follows a stepping need, beside fixed ones for its peak and its mean.
     Feedback(ExperimentArgs),
+    /// Tasks on two vCPUs that share a spin lock: time spun away and uneven progress, with and without aligned budgets.
+    LockHolder(ExperimentArgs),
     /// A process of an experiment.
     #[command(subcommand, hide = true)]
     Part(crate::experiment::part::PartCommand),

@@ -158,6 +158,9 @@ pub fn design(spec: &VmSpec, basis: &Basis) -> Result<Designed, DesignError> {
             designed.write(&server);
             designed.vcpus.push(server);
         }
+        if !designed.vcpus.is_empty() {
+            designed.leave_periods_alone(u32::from(guest.vcpus))?;
+        }
     }
     designed.write_execution_times();
     Ok(designed)
@@ -284,6 +287,15 @@ fn tasks_of(guest: &GuestTasks, vcpu: u16) -> Result<Option<Vec<Task>>, SpecErro
             key: "cpu.runtime".to_owned(),
             fits: format!(
                 "how long task {} takes to touch its memory is not known beforehand; write runtime and period",
+                task.name
+            ),
+        });
+    }
+    if let Some((_, task)) = own.iter().find(|(_, task)| task.critical > 0) {
+        return Err(SpecError::Missing {
+            key: "cpu.runtime".to_owned(),
+            fits: format!(
+                "how long task {} spins for its lock is not known beforehand; write runtime and period",
                 task.name
             ),
         });
@@ -418,10 +430,28 @@ impl Designed {
         each[place].period = Some(design.reservation.period().into());
     }
 
+    /// The supply that was designed for is that of servers whose periods nobody shortens ([`sched::alignment`]).
+    fn leave_periods_alone(&mut self, used: u32) -> Result<(), SpecError> {
+        let cpu = &mut self.spec.cpu;
+        if cpu.vcpus.unwrap_or(used) < 2 {
+            return Ok(());
+        }
+        if let Some(key) = cpu.asks_for_alignment() {
+            return Err(SpecError::Conflict {
+                key,
+                other: "a runtime that is left out",
+                fits: "aligning vCPUs delays some of the supply that is designed for; write runtime and period",
+            });
+        }
+        cpu.aligned = Some(false);
+        Ok(())
+    }
+
     fn write_execution_times(&mut self) {
         let Some(speed) = self.speed else { return };
         for task in &mut self.spec.guest.tasks {
             task.execution = speed.of(task.execution.duration()).into();
+            task.critical = task.critical.map(|own| speed.of(own.duration()).into());
         }
     }
 }
@@ -450,6 +480,32 @@ mod tests {
             Duration::from_millis(8),
             "the greatest"
         );
+    }
+
+    #[test]
+    fn vcpus_whose_supply_was_designed_for_are_not_aligned() {
+        let task = |name, vcpu| {
+            format!(
+                "[[guest.task]]\nname = \"{name}\"\nexecution = \"4ms\"\nperiod = \"40ms\"\nvcpu = {vcpu}\n"
+            )
+        };
+        let two = task("a", 0) + &task("b", 1);
+        let phases = |guest: &str, cpu| designed(guest, cpu).1.spec.plan().unwrap().phases;
+        assert_eq!(phases(&two, ""), None);
+        let written = "runtime = \"8ms\"\nperiod = \"20ms\"";
+        assert_eq!(phases(&two, written), Some(vec![Duration::ZERO; 2]));
+        let spec = format!("name = \"a\"\n[guest]\n{two}[cpu]\naligned = true");
+        let spec = VmSpec::parse(&spec).unwrap();
+        let why = design(&spec, &Basis::default()).unwrap_err().to_string();
+        assert!(why.contains("cpu.aligned = true and a runtime"), "{why}");
+    }
+
+    #[test]
+    fn nothing_is_designed_for_a_task_that_spins() {
+        let guest = "[[guest.task]]\nname = \"t\"\nexecution = \"4ms\"\nperiod = \"40ms\"\ncritical = \"1ms\"";
+        let spec = VmSpec::parse(&format!("name = \"a\"\n[guest]\n{guest}")).unwrap();
+        let why = design(&spec, &Basis::default()).unwrap_err().to_string();
+        assert!(why.contains("task t spins"), "{why}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`VmSpec`] is what was written; [`VmPlan`] is what will be done: units parsed, defaults filled in, ranges checked.
 //! An error names the key, the value, and what would fit.
 
+mod alignment;
 mod feedback;
 
 use std::path::PathBuf;
@@ -90,6 +91,8 @@ pub struct TaskSpec {
     /// Its vCPU.
     #[serde(default)]
     pub vcpu: u16,
+    /// How much of its execution, at the end, is a critical section of the spin lock that all such tasks share.
+    pub critical: Option<Span>,
 }
 
 /// CPU time for all vCPUs, and where one differs.
@@ -110,6 +113,8 @@ pub struct CpuSpec {
     /// How precisely.
     #[serde(default)]
     pub enforcement: Enforcement,
+    /// Whether the periods of all vCPUs begin together; they do if nothing is said.
+    pub aligned: Option<bool>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,
     /// Priority for the back ends that have one.
@@ -131,6 +136,8 @@ pub struct VcpuSpec {
     pub period: Option<Span>,
     /// D.
     pub deadline: Option<Span>,
+    /// How much later than the instants that all have in common its periods begin.
+    pub phase: Option<Span>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,
 }
@@ -216,6 +223,8 @@ pub struct VmPlan {
     pub requests: Vec<VcpuRequest>,
     /// Where budgets follow the need, the same for every vCPU; the requests are for the greatest.
     pub feedback: Option<Envelope>,
+    /// How much after the instant that all have in common each vCPU's periods begin; none if there is no such instant.
+    pub phases: Option<Vec<Duration>>,
     /// When silence counts as a hang.
     pub watchdog: Option<Duration>,
 }
@@ -265,6 +274,7 @@ impl VmSpec {
             command_line,
             tasks,
             memory,
+            phases: self.cpu.phases(&requests)?,
             requests,
             feedback,
             watchdog: self.guest.watchdog.map(Span::duration),
@@ -353,7 +363,11 @@ impl GuestSpec {
 impl TaskSpec {
     fn word(&self) -> String {
         let mut word = format!("task={},c={},t={}", self.name, self.execution, self.period);
-        for (key, value) in [("d", self.deadline), ("o", self.offset)] {
+        for (key, value) in [
+            ("d", self.deadline),
+            ("o", self.offset),
+            ("s", self.critical),
+        ] {
             if let Some(value) = value {
                 word.push_str(&format!(",{key}={value}"));
             }

@@ -4,6 +4,7 @@
 //! sched=rm|edf duration=10s seed=1 gap=300us start=50ms stream=1 tsc_khz=2000000 vcpus=2
 //! task=NAME,c=30ms,t=150ms[,d=TIME][,o=TIME][,cpu=0][,prio=N][,gaps=1]    c=3ms..8ms: uniform per job
 //! task=NAME,c=8ms,t=40ms,c2=24ms,step=10s                           every other 10 s its jobs take 24 ms
+//! task=NAME,c=8ms,t=40ms,s=2ms            the last 2 ms of each job are a critical section: see [`Task::critical`]
 //! task=NAME,t=10ms,dirty=PAGES[,region=16M][,pattern=seq|random|hot]      touches memory, with or without c
 //! hog=CPU                                                                 busy below every task
 //! bench=pio[,n=20000][,port=0x80] | storm=pio|mmio | fault=triple|ud|hang|wild|memory    instead of tasks
@@ -169,6 +170,11 @@ pub struct Task {
     pub dirty: Option<Dirty>,
     /// How its execution time steps, if it does.
     pub step: Option<Step>,
+    /// How much of a job's execution, at its end, is a critical section of the one spin lock of the guest; 0 for none.
+    ///
+    /// The lock is given in the order of asking (a ticket lock), and from asking for it to giving it back a job is not
+    /// preempted by others of its vCPU, as under MSRP (Gai, Lipari and Di Natale, RTSS 2001). Spinning is no execution.
+    pub critical: u64,
 }
 
 impl Task {
@@ -188,6 +194,7 @@ impl Task {
             gaps: false,
             dirty: None,
             step: None,
+            critical: 0,
         }
     }
 

@@ -10,6 +10,8 @@ use super::{BudgetError, Nanos};
 pub(super) struct Reading {
     /// Nanoseconds left, the surplus included, as of the kernel's last accounting.
     pub(super) remaining: Nanos,
+    /// The absolute deadline, in nanoseconds of the scheduler's clock.
+    pub(super) deadline: Option<Nanos>,
     /// How often the thread has slept so far.
     pub(super) sleeps: Option<i64>,
 }
@@ -33,6 +35,7 @@ impl RemainingBudget {
         let length = self.file.read_at(&mut text, 0).ok()?;
         Some(Reading {
             remaining: field(&text[..length], b"dl.runtime")?,
+            deadline: field(&text[..length], b"dl.deadline"),
             sleeps: field(&text[..length], b"nr_voluntary_switches"),
         })
     }

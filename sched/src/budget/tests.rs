@@ -36,6 +36,7 @@ fn a_fresh_budget_after_a_wake_up_is_run_not_yielded() {
 fn of_a_budget_that_a_wake_up_cut_only_its_part_of_the_surplus_is_taken_off() {
     let reading = |remaining, sleeps| Reading {
         remaining,
+        deadline: None,
         sleeps: Some(sleeps),
     };
     let mut begun = Begun {
@@ -95,7 +96,7 @@ proptest! {
         let cut = full * left / 1000;
         let seen = cut - cut * ran / 1000;
         let mut begun = Begun { least: full, sleeps: Some(0) };
-        begun.follow(Reading { remaining: seen, sleeps: Some(1) }, full, full);
+        begun.follow(Reading { remaining: seen, deadline: None, sleeps: Some(1) }, full, full);
         let supplied = cut - begun.part(surplus, full);
         prop_assert!(supplied >= q * left / 1000 - 1);
     }

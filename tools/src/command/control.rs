@@ -198,14 +198,26 @@ fn task_text(number: u16, task: &TaskStatistics) -> String {
         return format!("  task {name}: no job done yet\n");
     }
     let millis = |nanos: u64| std::time::Duration::from_nanos(nanos).as_secs_f64() * 1e3;
-    format!(
+    let mut text = format!(
         "  task {name}: {} jobs, {} missed; response {:.3} / {:.3} / {:.3} ms (least, mean, greatest)\n",
         task.jobs,
         task.misses,
         millis(task.least_response),
         millis(task.total_response / task.jobs),
         millis(task.greatest_response)
-    )
+    );
+    let sections = &task.sections;
+    if sections.count > 0 {
+        let _ = writeln!(
+            text,
+            "    {} critical sections: waited {:.3} ms at most, spun {:.3} ms at most and {:.3} ms in all",
+            sections.count,
+            millis(sections.longest_wait),
+            millis(sections.longest_spin),
+            millis(sections.total_spin)
+        );
+    }
+    text
 }
 
 #[derive(Serialize)]

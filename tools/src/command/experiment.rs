@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand};
-use crate::experiment::{ExperimentError, cbs_kvm, date, edge, feedback, part};
+use crate::experiment::{ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, part};
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::report::terminal::{self, Screen};
@@ -28,6 +28,9 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
         ExperimentCommand::CbsKvm(args) => report(context, &args, "cbs-kvm", cbs_kvm::run),
         ExperimentCommand::Edge(args) => report(context, &args, "edge", edge::run),
         ExperimentCommand::Feedback(args) => report(context, &args, "feedback", feedback::run),
+        ExperimentCommand::LockHolder(args) => {
+            report(context, &args, "lock-holder", lock_holder::run)
+        }
         ExperimentCommand::Part(command) => part::part(context, command),
     }
 }

@@ -67,6 +67,17 @@ pub struct GuestPlan<'a> {
     pub set: &'a TaskSet,
     /// What CPU time it gets.
     pub share: Share,
+    /// Where its vCPUs are; all of them on the stage's CPU if nothing is said.
+    pub seats: &'a [Seat],
+}
+
+/// The place of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Its CPU; none where reservations rest on a global test.
+    pub cpu: Option<u32>,
+    /// How much after the instant that all have in common its periods begin; none if each begins when it happens to.
+    pub phase: Option<Duration>,
 }
 
 /// What a guest left.
@@ -104,6 +115,9 @@ impl GuestPlan<'_> {
                 "runtime = \"{runtime}\"\nperiod = \"{}\"\n",
                 Span::from(period)
             );
+        }
+        if !self.seats.is_empty() {
+            return text + &seats(self.seats);
         }
         // Without a partition SCHED_DEADLINE takes no thread that is bound to one CPU.
         let is_global = matches!(stage.promise, Promise::Global { .. });
@@ -144,6 +158,21 @@ impl GuestPlan<'_> {
         let events = read_events(&records)?;
         Ok(GuestRun { outcome, events })
     }
+}
+
+fn seats(seats: &[Seat]) -> String {
+    let aligned = seats.iter().all(|seat| seat.phase.is_some());
+    let mut text = format!("aligned = {aligned}\n");
+    for seat in seats {
+        text += "[[cpu.vcpu]]\n";
+        if let Some(cpu) = seat.cpu {
+            text += &format!("cpu = {cpu}\n");
+        }
+        if let Some(phase) = seat.phase.filter(|_| aligned) {
+            text += &format!("phase = \"{}\"\n", Span::from(phase));
+        }
+    }
+    text
 }
 
 impl Stage {

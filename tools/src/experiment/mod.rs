@@ -18,6 +18,7 @@ pub mod host;
 pub mod interrupt;
 pub mod jobs;
 pub mod load;
+pub mod lock_holder;
 pub mod neighbour;
 pub mod part;
 pub mod process;

@@ -17,7 +17,7 @@ mod supervise;
 mod transfer;
 
 pub use change::ChangeError;
-pub use outcome::{GuestStatus, Outcome, Records, TaskStatistics, VcpuStatus};
+pub use outcome::{GuestStatus, Outcome, Records, SectionStatistics, TaskStatistics, VcpuStatus};
 pub use running::RunningVm;
 pub use start::{AdmittedVm, BuiltVm, StartError, Vms};
 pub use supervise::{Observer, Reception, supervise};

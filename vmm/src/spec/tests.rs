@@ -49,6 +49,20 @@ fn errors_name_the_key_the_value_and_what_would_fit() {
         ),
         (with("vcpus = 0\nbackend = \"other\""), &["cpu.vcpus", "0"]),
         (with("backend = \"magic\""), &["magic", "deadline"]),
+        (
+            with(
+                "runtime = \"1ms\"\nperiod = \"10ms\"\naligned = false\n[[cpu.vcpu]]\nphase = \"1ms\"",
+            ),
+            &["cpu.vcpu.phase", "aligned = false"],
+        ),
+        (
+            with("runtime = \"1ms\"\nperiod = \"10ms\"\n[[cpu.vcpu]]\nphase = \"10ms\""),
+            &["cpu.vcpu 0.phase", "10ms", "less than the vCPU's period"],
+        ),
+        (
+            with("backend = \"other\"\n[[cpu.vcpu]]\nphase = \"1ms\""),
+            &["cpu.vcpu 0.phase", "backend = \"deadline\""],
+        ),
         ("name = \"a/b\"\n[guest]\n".to_owned(), &["a/b"]),
         (
             format!("name = \"{}\"\n[guest]\n", "x".repeat(108)),
@@ -82,6 +96,72 @@ fn a_vcpu_can_differ_from_the_others() {
         .map(|r| (r.runtime().as_millis(), r.deadline().as_millis()))
         .collect();
     assert_eq!(runtimes, [(2, 8), (1, 5)]);
+}
+
+#[test]
+fn vcpus_are_aligned_unless_told_otherwise() {
+    let phases = |more: &str| {
+        let cpu = "vcpus = 2\nruntime = \"1ms\"\nperiod = \"10ms\"";
+        plan(&format!("name = \"a\"\n[guest]\n[cpu]\n{cpu}\n{more}"))
+            .unwrap()
+            .phases
+    };
+    let (none, three) = (Duration::ZERO, Duration::from_millis(3));
+    assert_eq!(phases(""), Some(vec![none, none]));
+    assert_eq!(
+        phases("[[cpu.vcpu]]\n[[cpu.vcpu]]\nphase = \"3ms\""),
+        Some(vec![none, three])
+    );
+    assert_eq!(phases("aligned = false"), None);
+    // Those that cannot be moved are not, nor are the others then.
+    assert_eq!(phases("[[cpu.vcpu]]\ndeadline = \"5ms\""), None);
+    assert_eq!(phases("deadline = \"10ms\""), phases(""));
+    let feedback = "[cpu.feedback]\nleast = \"1ms\"\ngreatest = \"3ms\"";
+    assert_eq!(phases(feedback), None);
+}
+
+#[test]
+fn vcpus_that_cannot_be_aligned_are_not_asked_for_it() {
+    let feedback = "[cpu.feedback]\nleast = \"1ms\"\ngreatest = \"3ms\"";
+    for (more, parts) in [
+        (
+            format!("aligned = true\n{feedback}"),
+            ["aligned", "cpu.feedback"],
+        ),
+        (
+            format!("{feedback}\n[[cpu.vcpu]]\nphase = \"1ms\""),
+            ["phase", "cpu.feedback"],
+        ),
+        (
+            "aligned = true\ndeadline = \"5ms\"".to_owned(),
+            ["aligned", "deadline"],
+        ),
+        (
+            "[[cpu.vcpu]]\nphase = \"1ms\"\ndeadline = \"5ms\"".to_owned(),
+            ["phase", "deadline"],
+        ),
+    ] {
+        let cpu = "vcpus = 2\nruntime = \"1ms\"\nperiod = \"10ms\"";
+        let message = error(&format!("name = \"a\"\n[guest]\n[cpu]\n{cpu}\n{more}"));
+        for part in parts {
+            assert!(
+                message.contains(part),
+                "{message:?} does not mention {part:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_critical_section_becomes_a_key_of_the_task() {
+    let text = "name = \"a\"\n[guest]\n[[guest.task]]\nname = \"t\"\nexecution = \"4ms\"\nperiod = \"20ms\"\ncritical = \"5ms\"\n[cpu]\nbackend = \"other\"";
+    let message = error(text);
+    assert!(
+        message.contains("s=5ms is above the least execution time"),
+        "{message}"
+    );
+    let plan = plan(&text.replace("5ms", "2ms")).unwrap();
+    assert_eq!(plan.tasks.unwrap().tasks()[0].critical, 2_000_000);
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use super::{Dirty, Mode, Name, ParseError, Pattern, Problem, Step, Task, TaskSet
 
 const SET_KEYS: &str =
     "sched, duration, seed, gap, start, stream, tsc_khz, vcpus, task, hog, bench, storm, fault";
-const TASK_KEYS: &str = "c, t, d, o, cpu, prio, gaps, dirty, region, pattern, c2, step";
+const TASK_KEYS: &str = "c, t, d, o, cpu, prio, gaps, s, dirty, region, pattern, c2, step";
 const BENCH_KEYS: &str = "n, port";
 
 /// See [`TaskSet::parse`].
@@ -123,6 +123,7 @@ impl Draft {
             "cpu" => self.task.vcpu = item.number()?,
             "prio" => self.task.priority = Some(item.number()?),
             "gaps" => self.task.gaps = item.flag()?,
+            "s" => self.task.critical = item.time()?,
             "dirty" => self.pages = Some(item.number()?),
             "region" => self.region = Some(item.size()?),
             "c2" => self.second = Some(item.time()?),
