@@ -351,7 +351,10 @@ impl BudgetTimer {
     /// Sleeps out a shortened period. Were its end past already, the thread would run on in it as before.
     fn end_short(&mut self, short: Shortened, account: &mut Account) -> Expiry {
         let before = monotonic();
-        sleep_until(short.until);
+        // Whatever signals come.
+        while monotonic() < short.until {
+            sleep_until(short.until);
+        }
         let blackout = monotonic().saturating_sub(before);
         account.shortened(blackout);
         self.arm();

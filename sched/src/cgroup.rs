@@ -68,22 +68,25 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// The hierarchy that has `controller` (`cpu` or `cpuset`), looked up once per process.
+    /// The hierarchy that has `controller` (`cpu`, `cpuset` or `freezer`), looked up once per process. Every unified
+    /// hierarchy has a freezer.
     ///
     /// # Errors
     /// [`CgroupError::NotMounted`].
     pub fn of(controller: &'static str) -> Result<&'static Self, CgroupError> {
         static CPU: OnceLock<Option<Hierarchy>> = OnceLock::new();
         static CPUSET: OnceLock<Option<Hierarchy>> = OnceLock::new();
-        let cell = if controller == "cpuset" {
-            &CPUSET
-        } else {
-            &CPU
+        static FREEZER: OnceLock<Option<Hierarchy>> = OnceLock::new();
+        let cell = match controller {
+            "cpuset" => &CPUSET,
+            "freezer" => &FREEZER,
+            _ => &CPU,
         };
         cell.get_or_init(|| {
             let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
             find(&mounts, controller, |root| {
-                fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
+                let file = root.join("cgroup.controllers");
+                fs::read_to_string(file).unwrap_or_default() + " freezer"
             })
         })
         .as_ref()
@@ -226,7 +229,7 @@ pub(crate) fn lock(group: &Path) -> Result<File, CgroupError> {
         .map_err(|source| failed("lock", group, source))
 }
 
-fn failed(action: &str, path: &Path, source: io::Error) -> CgroupError {
+pub(crate) fn failed(action: &str, path: &Path, source: io::Error) -> CgroupError {
     CgroupError::Io {
         action: action.to_owned(),
         path: path.display().to_string(),

@@ -148,19 +148,22 @@ impl Sysctl {
     }
 }
 
-/// The limits in force (Documentation/scheduler/sched-rt-group.rst; the fair server came with Linux 6.12).
-pub fn limits() -> Limits {
+/// How long real-time threads may run in which period; none if throttling is off.
+pub(crate) fn rt_throttling() -> Option<(Duration, Duration)> {
     // Kept open: they are read for every change of a reservation.
     static RUNTIME: Sysctl = Sysctl::new("/proc/sys/kernel/sched_rt_runtime_us");
     static PERIOD: Sysctl = Sysctl::new("/proc/sys/kernel/sched_rt_period_us");
     let runtime = RUNTIME.read().unwrap_or(950_000);
     let period = PERIOD.read().unwrap_or(1_000_000);
     let us = |value: i64| Duration::from_micros(value.max(0).unsigned_abs());
-    let realtime = if runtime < 0 {
-        Bandwidth::ONE
-    } else {
-        Bandwidth::ratio(us(runtime), us(period))
-    };
+    (runtime >= 0).then(|| (us(runtime), us(period)))
+}
+
+/// The limits in force (Documentation/scheduler/sched-rt-group.rst; the fair server came with Linux 6.12).
+pub fn limits() -> Limits {
+    let realtime = rt_throttling().map_or(Bandwidth::ONE, |(runtime, period)| {
+        Bandwidth::ratio(runtime, period)
+    });
     let ms = Duration::from_millis;
     static HAS_FAIR_SERVER: OnceLock<bool> = OnceLock::new();
     let fair_server = if *HAS_FAIR_SERVER.get_or_init(|| kernel_release() >= (6, 12)) {

@@ -1,15 +1,23 @@
 //! The scheduling system calls. The only `unsafe` of this crate is here.
 //!
-//! `sched_setattr` and `sched_getattr` (sched(7), Documentation/scheduler/sched-deadline.rst) and per-thread timers
-//! have no safe wrapper for what is needed: real-time signals and SCHED_DEADLINE parameters.
+//! `sched_setattr` and `sched_getattr` (sched(7), Documentation/scheduler/sched-deadline.rst), per-thread timers and
+//! pidfds (pidfd_open(2)) have no safe wrapper for what is needed: real-time signals and SCHED_DEADLINE parameters.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::mem;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
+use nix::unistd::{ForkResult, Pid};
 use serde::{Deserialize, Serialize};
 
 use crate::reservation::nanos;
@@ -70,10 +78,10 @@ pub enum Policy {
     },
 }
 
-/// `struct sched_attr`, first version (48 bytes; sched_setattr(2)).
+/// `struct sched_attr`, first version (48 bytes; sched_setattr(2)): a policy as the kernel has it, whatever it is.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-struct SchedAttr {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedAttr {
     size: u32,
     policy: u32,
     flags: u64,
@@ -86,6 +94,7 @@ struct SchedAttr {
 
 const ATTR_SIZE: u32 = 48;
 const SCHED_DEADLINE: u32 = 6;
+const SCHED_RR: u32 = libc::SCHED_RR.unsigned_abs();
 const SCHED_FIFO: u32 = libc::SCHED_FIFO.unsigned_abs();
 const SCHED_OTHER: u32 = libc::SCHED_OTHER.unsigned_abs();
 
@@ -119,18 +128,43 @@ pub fn set_policy(tid: Tid, policy: Policy) -> Result<(), Errno> {
         }
         Policy::Foreign { .. } => return Err(Errno::EINVAL),
     }
+    set_attributes(tid, &attr)
+}
+
+/// Sets the policy of a thread to one that was read from a thread, or to [`SchedAttr::round_robin`].
+///
+/// # Errors
+/// As [`set_policy`].
+pub fn set_attributes(tid: Tid, attr: &SchedAttr) -> Result<(), Errno> {
     // SAFETY:
     // - `attr` lives across the call, and the kernel only reads it.
-    // - `attr.size` is the size of the structure, so the kernel reads no further.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, tid.0, &raw const attr, 0u32) };
+    // - `attr.size` is the size of the structure everywhere one is made, so the kernel reads no further.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, tid.0, &raw const *attr, 0u32) };
     Errno::result(result).map(drop)
 }
 
-/// The policy of a thread, as the kernel has it.
+impl SchedAttr {
+    /// SCHED_RR, which children inherit.
+    pub fn round_robin(priority: u8) -> Self {
+        Self {
+            size: ATTR_SIZE,
+            policy: SCHED_RR,
+            priority: u32::from(priority),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it is a SCHED_DEADLINE reservation.
+    pub fn is_deadline(&self) -> bool {
+        self.policy == SCHED_DEADLINE
+    }
+}
+
+/// The policy of a thread, to be given to [`set_attributes`] later.
 ///
 /// # Errors
 /// ESRCH when there is no such thread, EPERM where reading is restricted.
-pub fn policy(tid: Tid) -> Result<Policy, Errno> {
+pub fn attributes(tid: Tid) -> Result<SchedAttr, Errno> {
     let mut attr = SchedAttr::default();
     // SAFETY:
     // - `attr` is valid for writes of ATTR_SIZE bytes, the size passed, and lives across the call.
@@ -145,6 +179,16 @@ pub fn policy(tid: Tid) -> Result<Policy, Errno> {
         )
     };
     Errno::result(result)?;
+    attr.size = ATTR_SIZE;
+    Ok(attr)
+}
+
+/// The policy of a thread, as the kernel has it.
+///
+/// # Errors
+/// As [`attributes`].
+pub fn policy(tid: Tid) -> Result<Policy, Errno> {
+    let attr = attributes(tid)?;
     Ok(match attr.policy {
         SCHED_OTHER => Policy::Other,
         SCHED_FIFO => Policy::Fifo {
@@ -169,16 +213,115 @@ pub fn monotonic() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
-/// Sleeps until `instant` of CLOCK_MONOTONIC, whatever signals come.
-pub(crate) fn sleep_until(instant: Duration) {
-    let (clock, flags) = (ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME);
-    let until = TimeSpec::from_duration(instant);
-    while clock_nanosleep(clock, flags, &until) == Err(Errno::EINTR) {}
-}
-
 /// These clocks always exist on Linux; zero would only ever make a caller look again.
 fn read(clock: ClockId) -> Duration {
     clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Sleeps until CLOCK_MONOTONIC reads `instant`, or until a signal.
+pub fn sleep_until(instant: Duration) {
+    let flags = ClockNanosleepFlags::TIMER_ABSTIME;
+    // What ends it early is a signal; the caller looks at the clock anyway.
+    let _ = clock_nanosleep(
+        ClockId::CLOCK_MONOTONIC,
+        flags,
+        &TimeSpec::from_duration(instant),
+    );
+}
+
+/// One process for ever, whoever has its pid later (pidfd_open(2)).
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// The process that has `pid` now.
+    ///
+    /// # Errors
+    /// ESRCH when there is none, EINVAL for the id of a thread that is no process, EMFILE.
+    pub fn open(pid: i32) -> Result<Self, Errno> {
+        // SAFETY:
+        // - The call takes integers only.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0u32) };
+        let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+        // SAFETY:
+        // - The kernel has just made this descriptor, and nobody else knows of it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// ESRCH when it is gone, EPERM when it is another user's.
+    pub fn signal(&self, signal: Signal) -> Result<(), Errno> {
+        let no_info = std::ptr::null::<libc::siginfo_t>();
+        let (fd, signal) = (self.0.as_raw_fd(), signal as libc::c_int);
+        // SAFETY:
+        // - A null `info` is allowed and means what kill(2) would send.
+        let result =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0u32) };
+        Errno::result(result).map(drop)
+    }
+
+    /// Whether it has ended; a zombie has.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+/// Lets the process that `command` will start join control groups before it runs anything: `groups` are their open files
+/// for that.
+pub fn join_before_start(command: &mut Command, groups: Vec<File>) {
+    let join = move || {
+        groups
+            .iter()
+            .try_for_each(|mut group| group.write_all(b"0"))
+    };
+    // SAFETY:
+    // - The closure runs between fork and exec, where only async-signal-safe functions may be called: it calls write(2)
+    //   and allocates nothing.
+    unsafe { command.pre_exec(join) };
+}
+
+/// Another process that runs `work`, in a session of its own, with no file open but `keep`, which it gets as its input.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn fork(keep: OwnedFd, work: impl FnOnce(OwnedFd)) -> Result<Pid, Errno> {
+    // SAFETY:
+    // - The child has the calling thread only. It takes no lock that another thread may have held: of this process it
+    //   uses the allocator, whose locks the C library (glibc, fork(3)) leaves free in the child, and nothing else that
+    //   was there before.
+    // - It never returns from here, so that nothing of the caller's is dropped twice.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let Ok(input) = alone_with(keep) else {
+                std::process::abort();
+            };
+            work(input);
+            // SAFETY:
+            // - Nothing of the parent's is to be run or flushed at the exit of this process: `_exit` does neither.
+            unsafe { libc::_exit(0) }
+        }
+    }
+}
+
+/// Closes everything but `keep`, which becomes descriptor 0, and leaves the session.
+fn alone_with(keep: OwnedFd) -> Result<OwnedFd, Errno> {
+    nix::unistd::setsid()?;
+    // SAFETY:
+    // - Descriptor 0 is replaced and owned from here on; the standard input of this process is not used otherwise.
+    let input = unsafe {
+        Errno::result(libc::dup2(keep.as_raw_fd(), 0))?;
+        OwnedFd::from_raw_fd(0)
+    };
+    mem::forget(keep);
+    // SAFETY:
+    // - All other descriptors belong to objects of the parent that this process neither uses nor drops.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 1u32, u32::MAX, 0u32) };
+    Errno::result(closed)?;
+    Ok(input)
 }
 
 /// A one-shot CLOCK_MONOTONIC timer that signals one thread.

@@ -39,6 +39,7 @@ pub mod placement;
 pub mod prepare;
 mod process;
 pub mod qos;
+pub mod random;
 mod refusal;
 pub mod request;
 pub mod reservation;

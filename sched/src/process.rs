@@ -75,7 +75,7 @@ pub(crate) fn deadline_threads() -> Vec<DeadlineThread> {
     found
 }
 
-fn numbers_in(directory: &str) -> impl Iterator<Item = i32> + use<> {
+pub(crate) fn numbers_in(directory: &str) -> impl Iterator<Item = i32> + use<> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use sched::analysis::servers::{Idle, supply_in_time};
 use sched::analysis::{self, Scheduler, Supply, TaskSet, least_budget};
 use sched::sim::{GuestPolicy, Host, Policy, Run, Server, Task, Vcpu, Vm, simulate};
 
@@ -65,5 +66,45 @@ proptest! {
         let outcome = simulate(&Host::new(1, Policy::Deadline, vms), &run).unwrap();
         let guest = outcome.tasks.iter().filter(|task| task.vcpu == 0);
         prop_assert_eq!(guest.map(|task| task.missed).sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn a_task_set_in_its_least_budget_never_misses_beside_servers_of_fixed_priorities_that_supply_in_time(
+        tasks in tasks(), period in 1_000u64..12_000, seed: u64,
+        neighbours in prop::collection::vec((1u64..50, 1_000u64..20_000, 1u64..=100), 1..4),
+    ) {
+        let known = tasks.iter().enumerate().map(|(index, task)| {
+            analysis::Task::new(format!("t{index}"), task.execution, task.period)
+        });
+        let known = TaskSet::new(known).unwrap();
+        let period = us(period);
+        let supply = |budget| Supply::worst_case(budget, period);
+        let budget = least_budget(&known, Scheduler::RATE_MONOTONIC, period, supply);
+        prop_assume!(budget.is_some_and(|budget| !budget.is_zero()));
+        let own = Server::new(budget.unwrap(), period);
+        let mut vcpus = vec![Vcpu::new(own, GuestPolicy::RateMonotonic, tasks)];
+        // A neighbour that never sleeps, or that uses a part of its budget now and then.
+        vcpus.extend(neighbours.iter().map(|&(percent, period, use_of)| {
+            let server = Server::new(fraction(us(period), percent), us(period));
+            let now_and_then = Task::new(fraction(server.budget, use_of), us(period) * 7 / 4);
+            let work = if use_of > 50 { Task::hog() } else { now_and_then };
+            Vcpu::new(server, GuestPolicy::Edf, vec![work])
+        }));
+        let as_tasks = vcpus.iter().map(|vcpu| analysis::Task::new("s", vcpu.server.budget, vcpu.server.period));
+        let Ok(servers) = TaskSet::new(as_tasks) else { return Err(TestCaseError::reject("full")) };
+        let run = Run { seed, ..Run::of(us(1_000_000)) };
+        for (policy, idle) in [
+            (Policy::Deferrable, Idle::KeepsBudget),
+            (Policy::Periodic, Idle::LosesBudget),
+            (Policy::WorkConservingPeriodic, Idle::LosesBudget),
+            (Policy::Sporadic, Idle::LosesBudget),
+        ] {
+            if supply_in_time(&servers, idle) {
+                let vms = vcpus.iter().cloned().map(Vm::single).collect();
+                let outcome = simulate(&Host::new(1, policy.clone(), vms), &run).unwrap();
+                let missed: u64 = outcome.tasks.iter().filter(|task| task.vcpu == 0).map(|task| task.missed).sum();
+                prop_assert_eq!(missed, 0, "{:?}", policy);
+            }
+        }
     }
 }

@@ -199,6 +199,17 @@ fn execution_times_of_another_host_are_changed_for_this_one_in_the_guest_too() {
         "{told}"
     );
     assert!(runtime(&told, 0) > 11_250_000, "{told}");
+    let ended = user.run(&["check", &spec]).expect(0);
+    assert!(
+        ended
+            .stdout
+            .contains("execution times are those of this host"),
+        "{ended:?}"
+    );
+    assert!(!ended.stdout.contains("without optimisation"), "{ended:?}");
+    keep_figures(&user, |kept| kept["figures"]["optimised"] = false.into());
+    let ended = user.run(&["check", &spec]).expect(0);
+    assert!(ended.stdout.contains("without optimisation"), "{ended:?}");
     // More than three times as slow is more than there is.
     let ended = user
         .run(&[

@@ -68,8 +68,9 @@ pub enum Command {
     },
     /// Change the reservation of a running guest.
     Adapt(AdaptArgs),
-    /// Watch guests, and adapt them by the rules of a file when they do not get what they need. Ctrl-C ends it; what it
-    /// has changed stays.
+    /// Watch guests and VTMs, and adapt them by the rules of a file when they do not get what they need.
+    ///
+    /// Ctrl-C ends it; what it has changed stays.
     Watch {
         /// The rules.
         #[arg(required_unless_present = "example")]
@@ -107,6 +108,12 @@ pub enum Command {
     /// Repeat an experiment and write a report.
     #[command(subcommand)]
     Experiment(ExperimentCommand),
+    /// Share a CPU among virtual task machines (groups of processes) by a dispatch table: an interactive shell, or a script
+    /// on standard input. Leaving it releases every process.
+    #[command(
+        after_help = "Without a command: the shell. Its commands are those above, and here they go to a service."
+    )]
+    Vtm(crate::command::vtm::VtmArgs),
     /// Say what response times tasks in VMs would have on a host of a given policy. Runs nothing.
     Simulate {
         /// What to simulate: CPUs, policy, VMs with their tasks (README.md has an example).
@@ -228,6 +235,8 @@ pub enum ExperimentCommand {
     Feedback(ExperimentArgs),
     /// Tasks on two vCPUs that share a spin lock: time spun away and uneven progress, with and without aligned budgets.
     LockHolder(ExperimentArgs),
+    /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.
+    Schedulability(SchedulabilityArgs),
     /// A process of an experiment.
     #[command(subcommand, hide = true)]
     Part(crate::experiment::part::PartCommand),
@@ -245,6 +254,31 @@ pub struct ExperimentArgs {
     /// The CPU to run on; the last one if not given.
     #[arg(long)]
     pub cpu: Option<u32>,
+}
+
+/// `experiment schedulability`.
+#[derive(Debug, Args)]
+pub struct SchedulabilityArgs {
+    /// Fewer sets and utilisations, for a first look.
+    #[arg(long)]
+    pub quick: bool,
+    /// Folder for the report.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Task sets for every utilisation [default: 300, or 30 with --quick].
+    #[arg(long, value_name = "N", value_parser = sets)]
+    pub sets: Option<usize>,
+    /// The same seed draws the same sets.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// A number of task sets.
+fn sets(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=100_000) => Ok(count),
+        _ => Err("give a number from 1 to 100000".to_owned()),
+    }
 }
 
 /// `bench`.

@@ -19,8 +19,8 @@ use crate::report::stats::{Distribution, Quantile};
 const KIND: &str = "host-figures";
 const VERSION: u32 = 1;
 
-/// What is charged where nothing was measured: a little more than the 99th percentiles found on a virtual machine whose
-/// KVM has neither VMX nor SVM and runs guest kernels in an instruction emulator, the dearest kind of host there is.
+/// What is charged where nothing was measured: half as much again and more than the 99th percentiles (80, 156 and 1 us)
+/// on a virtual machine whose KVM has neither VMX nor SVM and emulates guest kernels, the dearest kind of host there is.
 pub const ASSUMED: Overheads = Overheads {
     budget_switch: Duration::from_micros(100),
     timer_latency: Duration::from_micros(150),

@@ -59,7 +59,7 @@ pub fn is_schedulable(set: &TaskSet, priorities: Priorities, supply: &impl Suppl
 }
 
 /// The first instant, up to the deadline, at which the supply has caught up with the requests of the task at `rank`.
-fn response(demand: &Demand, rank: usize, supply: &impl SupplyBound) -> Option<u64> {
+pub(super) fn response(demand: &Demand, rank: usize, supply: &impl SupplyBound) -> Option<u64> {
     let task = &demand.tasks[rank];
     let mut at = 0;
     let mut requested = demand.blocking + task.execution;

@@ -7,6 +7,7 @@
 //!                  fixed_priority.rs | edf.rs | global_edf.rs: Verdict { outcome, test, supply, witnesses }
 //!                                                          |
 //! supply.rs | pause.rs | mpr.rs: SupplyBound --------------+      design.rs: least Q, best (Q, P), split over vCPUs
+//! servers.rs: whether a CPU keeps that supply up for all        generate.rs: random task sets for experiments
 //! ```
 //!
 //! Everything here is computed: no clock, no kernel. Times are whole nanoseconds and all rounding is towards refusal.
@@ -18,11 +19,13 @@ pub mod demand;
 pub mod design;
 pub mod edf;
 pub mod fixed_priority;
+pub mod generate;
 pub mod global_edf;
 pub mod latest;
 pub mod mpr;
 pub mod overhead;
 pub mod pause;
+pub mod servers;
 pub mod supply;
 pub mod task;
 pub mod verdict;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::Time;
 use super::model::{GuestPolicy, Task, Vcpu};
-use super::random::Random;
+use crate::random::Random;
 use crate::reservation::nanos;
 
 /// One vCPU's tasks and ready jobs.

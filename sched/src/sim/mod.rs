@@ -19,7 +19,6 @@ mod model;
 mod outcome;
 pub mod policy;
 mod queue;
-mod random;
 
 pub use check::{Problem, SimError};
 pub use model::{

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::table::TableError;
 use crate::reservation::nanos;
 
 /// What a VTM is to have.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Vtm {
     /// Its name.
     pub name: String,
@@ -20,7 +22,8 @@ pub struct Vtm {
 }
 
 /// What a VTM needs of each of its periods.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Need {
     /// Execution time: a whole number of slots.
     Time(Duration),

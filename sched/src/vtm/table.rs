@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::layout::{Layout, Miss, Owners};
 use super::request::{Quantity, Task, Vtm, gcd, times};
 use crate::bisection::last_that_holds;
@@ -12,7 +14,8 @@ use crate::reservation::human;
 pub const MOST_SLOTS: usize = 100_000;
 
 /// By what VTMs come before one another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Shorter periods first (Liu and Layland 1973); in the order given where they are the same.
     #[default]
@@ -22,7 +25,8 @@ pub enum Policy {
 }
 
 /// Where in their periods VTMs are placed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Placement {
     /// The one with the shortest period as soon as possible, all others as late as their deadlines allow (Duran-Limon et
     /// al., Table 3). Where the others do not fit like that they are placed as soon as possible.
@@ -223,6 +227,11 @@ impl Table {
     /// The VTMs, in the order given.
     pub fn vtms(&self) -> &[Vtm] {
         &self.vtms
+    }
+
+    /// What the VTM with this index of [`Table::vtms`] has of each of its periods.
+    pub fn execution(&self, vtm: usize) -> Option<Duration> {
+        Some(times(self.slot, self.tasks.get(vtm)?.execution))
     }
 
     /// The length of a slot.

@@ -7,6 +7,7 @@ use rt_abi::record::ring_size;
 use rt_abi::taskset::TaskSet;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm::boot::{BootLayout, RING_CAPACITY, load_image, write_boot_data};
+use vmm::design::{Basis, design};
 use vmm::spec::{EXAMPLE, VmSpec};
 use vmm::telemetry::{Event, Reader};
 
@@ -60,7 +61,17 @@ pub fn spec(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let Ok(plan) = VmSpec::parse(text).and_then(|spec| spec.plan()) else {
+    let Ok(spec) = VmSpec::parse(text) else {
+        return;
+    };
+    let basis = Basis {
+        speed: spec.guest.reference,
+        ..Basis::default()
+    };
+    let Ok(designed) = design(&spec, &basis) else {
+        return;
+    };
+    let Ok(plan) = designed.spec.plan() else {
         return;
     };
     assert!(!plan.name.contains('/') && plan.name.len() < 108);
@@ -79,7 +90,12 @@ fn spec_corpus() -> Vec<Vec<u8>> {
     let two = "name = \"a\"\n[guest]\nhugepages = true\nmemory = \"64MiB\"\ncommand_line = \"hog=1\"\nwatchdog = \"1s\"\n\
         [cpu]\nvcpus = 2\nruntime = \"1.5ms\"\nperiod = \"10ms\"\nbackend = \"rt-cgroup\"\nfifo_priority = 3\n\
         [[cpu.vcpu]]\nruntime = \"2ms\"\ncpu = 1\n";
-    vec![EXAMPLE.as_bytes().to_vec(), two.as_bytes().to_vec()]
+    let tasks = "name = \"a\"\n[guest]\nscheduler = \"dm\"\n\
+        reference = { integer = \"1ms\", float = \"1ms\", memory = \"1ms\" }\n\
+        [[guest.task]]\nname = \"a\"\nexecution = \"1ms\"\nperiod = \"10ms\"\n[cpu]\nperiod = \"5ms\"\n";
+    [EXAMPLE, two, tasks]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec()
 }
 
 /// A command line of the guest: what is accepted is written back the same.

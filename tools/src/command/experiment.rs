@@ -1,12 +1,14 @@
 //! `experiment`: repeats an experiment and writes a report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::Context;
-use crate::cli::{ExperimentArgs, ExperimentCommand};
-use crate::experiment::{ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, part};
+use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
+use crate::experiment::{
+    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, part, schedulability,
+};
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::report::terminal::{self, Screen};
@@ -31,6 +33,7 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
         ExperimentCommand::LockHolder(args) => {
             report(context, &args, "lock-holder", lock_holder::run)
         }
+        ExperimentCommand::Schedulability(args) => schedulability(context, &args),
         ExperimentCommand::Part(command) => part::part(context, command),
     }
 }
@@ -42,18 +45,43 @@ fn report(
     run: impl FnOnce(&Context, &ExperimentArgs) -> Result<Report, ExperimentError>,
 ) -> Result<u8, Failure> {
     let report = run(context, args).map_err(failure)?;
-    let folder = args
-        .output
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(format!("reports/{name}-{}", date::stamp())));
-    let page = report.write(&folder)?;
+    deliver(context, &report, (args.output.as_deref(), name), &[])?;
+    Ok(0)
+}
+
+/// What a test accepted and a schedule refutes makes it fail, with the report written.
+fn schedulability(context: &Context, args: &SchedulabilityArgs) -> Result<u8, Failure> {
+    let (report, fractions, violations) = schedulability::run(context, args).map_err(failure)?;
+    let place = (args.output.as_deref(), "schedulability");
+    let page = deliver(context, &report, place, &[("fractions.csv", &fractions)])?;
+    if violations > 0 {
+        return Err(Failure::new(format!(
+            "{violations} schedules of task sets that a test had accepted missed a deadline: {} lists them",
+            page.display()
+        )));
+    }
+    Ok(0)
+}
+
+/// Writes a report into its folder, with further files, and says what is in it; the path of its page.
+fn deliver(
+    context: &Context,
+    report: &Report,
+    (folder, name): (Option<&Path>, &str),
+    files: &[(&str, &str)],
+) -> Result<PathBuf, Failure> {
+    let folder = folder.map_or_else(
+        || PathBuf::from(format!("reports/{name}-{}", date::stamp())),
+        Path::to_owned,
+    );
+    let page = report.write(&folder, files)?;
     let answer = Answer {
-        report: page,
+        report: page.clone(),
         summary: &report.summary,
         result: &report.raw,
     };
-    context.print(&answer, |answer| text(&report, answer))?;
-    Ok(0)
+    context.print(&answer, |answer| text(report, answer))?;
+    Ok(page)
 }
 
 /// An experiment's error as a failure of the command.

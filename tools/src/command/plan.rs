@@ -15,7 +15,7 @@ use super::analyze::WitnessAnswer;
 use crate::failure::Failure;
 use crate::host_figures::{HostCosts, added};
 
-/// A plan, and what of it was designed.
+/// A plan, and what of it was designed or changed.
 pub struct Planned {
     /// The plan.
     pub plan: VmPlan,
@@ -30,6 +30,10 @@ pub struct DesignAnswer {
     overheads: String,
     /// What they add.
     added: String,
+    /// Whether execution times were measured on another host and changed for this one.
+    scaled: bool,
+    /// Whether the speed that they were changed by compares with nothing: this program was not optimised.
+    incomparable: bool,
     vcpus: Vec<VcpuAnswer>,
 }
 
@@ -58,7 +62,8 @@ pub fn read_plan(context: &Context, path: &Path) -> Result<Planned, Failure> {
     let costs = HostCosts::of(&context.run_dir);
     let designed = design(&spec, &costs.basis()).map_err(|error| in_file(failure(error)))?;
     let plan = designed.spec.plan().map_err(|e| in_file(e.into()))?;
-    let design = (!designed.vcpus.is_empty()).then(|| DesignAnswer::new(&costs, &designed));
+    let changed = !designed.vcpus.is_empty() || designed.speed.is_some();
+    let design = changed.then(|| DesignAnswer::new(&costs, &designed));
     Ok(Planned { plan, design })
 }
 
@@ -89,6 +94,12 @@ impl DesignAnswer {
         Self {
             overheads: costs.source(),
             added: added(&costs.basis().overheads),
+            scaled: designed.speed.is_some(),
+            incomparable: designed.speed.is_some()
+                && costs
+                    .figures
+                    .as_ref()
+                    .is_some_and(|figures| !figures.optimised),
             vcpus: designed.vcpus.iter().map(VcpuAnswer::new).collect(),
         }
     }
@@ -110,7 +121,21 @@ impl DesignAnswer {
                 let _ = writeln!(text, "{indent}  {witness}");
             }
         }
-        let _ = writeln!(text, "{indent}{} {}", self.overheads, self.added);
+        if !self.vcpus.is_empty() {
+            let _ = writeln!(text, "{indent}{} {}", self.overheads, self.added);
+        }
+        if self.scaled {
+            let _ = writeln!(
+                text,
+                "{indent}execution times are those of this host, not those written"
+            );
+        }
+        if self.incomparable {
+            let _ = writeln!(
+                text,
+                "{indent}its speed was measured without optimisation and compares with no other: let a release build measure it"
+            );
+        }
         text
     }
 }

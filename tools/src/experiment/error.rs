@@ -72,6 +72,9 @@ pub enum ExperimentError {
     /// A task set that cannot be run.
     #[error("task set: {0}")]
     Tasks(String),
+    /// A host that cannot be simulated.
+    #[error(transparent)]
+    Simulation(#[from] sched::sim::SimError),
     /// A reservation the kernel would not take.
     #[error(transparent)]
     Reservation(#[from] sched::reservation::ReservationError),

@@ -24,6 +24,7 @@ pub mod part;
 pub mod process;
 pub mod progress;
 pub mod scenario;
+pub mod schedulability;
 pub mod stage;
 pub mod trace;
 

@@ -1,4 +1,4 @@
-//! A report's folder: `report.html`, `result.json`, `jobs.csv` and `figures/*.svg`.
+//! A report's folder: `report.html`, `result.json`, `jobs.csv`, `figures/*.svg`, and what an experiment adds.
 //!
 //! `result.json` is written first and marks the folder as a report; `report.html` is removed before anything changes
 //! and put back last. Every file appears under its name only when it is complete. So a folder with a `report.html` is
@@ -72,11 +72,12 @@ pub struct ResultFile {
 }
 
 impl Report {
-    /// Writes the report into `folder`, which is created if needed, and returns the path of its page.
+    /// Writes the report into `folder`, which is created if needed, with further `files` of these names and texts, and
+    /// returns the path of its page.
     ///
     /// An earlier report in the folder is replaced; other files in it stay. A folder that holds files but no report
     /// is refused.
-    pub fn write(&self, folder: &Path) -> Result<PathBuf, ReportError> {
+    pub fn write(&self, folder: &Path, files: &[(&str, &str)]) -> Result<PathBuf, ReportError> {
         let result = self.result_file()?;
         let earlier = earlier_report(folder)?;
         let figures = folder.join(FIGURES);
@@ -98,6 +99,9 @@ impl Report {
             })?;
         }
         self.write_jobs_file(&folder.join(JOBS))?;
+        for (name, text) in files {
+            put(&folder.join(name), |out| out.write_all(text.as_bytes()))?;
+        }
         let page = html::page(self);
         put(&folder.join(PAGE), |out| out.write_all(page.as_bytes()))?;
         Ok(folder.join(PAGE))
@@ -241,7 +245,7 @@ mod tests {
     fn a_report_has_its_files_and_nothing_half_written() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("new/report");
-        let page = report(&["one", "Two!"]).write(&folder).unwrap();
+        let page = report(&["one", "Two!"]).write(&folder, &[]).unwrap();
         assert_eq!(page, folder.join("report.html"));
         for file in [
             "report.html",
@@ -259,7 +263,7 @@ mod tests {
     fn result_json_reads_back_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let written = report(&["one"]);
-        written.write(dir.path()).unwrap();
+        written.write(dir.path(), &[]).unwrap();
         let read: ResultFile =
             serde_json::from_slice(&fs::read(dir.path().join(RESULT)).unwrap()).unwrap();
         assert_eq!(read, written.result_file().unwrap());
@@ -269,7 +273,7 @@ mod tests {
     #[test]
     fn the_page_is_self_contained_and_escapes_what_it_is_given() {
         let dir = tempfile::tempdir().unwrap();
-        report(&["one"]).write(dir.path()).unwrap();
+        report(&["one"]).write(dir.path(), &[]).unwrap();
         let page = fs::read_to_string(dir.path().join(PAGE)).unwrap();
         assert!(
             !page.contains("<script")
@@ -287,11 +291,11 @@ mod tests {
     #[test]
     fn a_second_report_replaces_the_first_and_spares_other_files() {
         let dir = tempfile::tempdir().unwrap();
-        report(&["old", "same"]).write(dir.path()).unwrap();
+        report(&["old", "same"]).write(dir.path(), &[]).unwrap();
         fs::write(dir.path().join("notes.txt"), "mine").unwrap();
         let mut second = report(&["same", "new"]);
         second.jobs.clear();
-        second.write(dir.path()).unwrap();
+        second.write(dir.path(), &[]).unwrap();
         let has = |file: &str| dir.path().join(file).exists();
         assert!(has("notes.txt") && has("figures/same.svg") && has("figures/new.svg"));
         assert!(!has("figures/old.svg") && !has("jobs.csv"));
@@ -302,12 +306,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("report.html"), "thesis").unwrap();
         assert!(matches!(
-            report(&[]).write(dir.path()),
+            report(&[]).write(dir.path(), &[]),
             Err(ReportError::NotAReport { .. })
         ));
         fs::write(dir.path().join(RESULT), r#"{"kind":"other"}"#).unwrap();
         assert!(matches!(
-            report(&[]).write(dir.path()),
+            report(&[]).write(dir.path(), &[]),
             Err(ReportError::NotAReport { .. })
         ));
         assert_eq!(
@@ -319,22 +323,22 @@ mod tests {
     #[test]
     fn a_run_interrupted_after_the_marker_leaves_no_page_and_can_be_repeated() {
         let dir = tempfile::tempdir().unwrap();
-        report(&["one"]).write(dir.path()).unwrap();
+        report(&["one"]).write(dir.path(), &[]).unwrap();
         // A folder in the place of a figure stops the second run halfway.
         fs::create_dir_all(dir.path().join("figures/two.svg/x")).unwrap();
         assert!(matches!(
-            report(&["one", "two"]).write(dir.path()),
+            report(&["one", "two"]).write(dir.path(), &[]),
             Err(ReportError::Io { .. })
         ));
         assert!(!dir.path().join(PAGE).exists());
         fs::remove_dir_all(dir.path().join("figures/two.svg")).unwrap();
-        report(&["one", "two"]).write(dir.path()).unwrap();
+        report(&["one", "two"]).write(dir.path(), &[]).unwrap();
     }
 
     #[test]
     fn two_figures_of_one_name_are_refused_before_anything_is_written() {
         let dir = tempfile::tempdir().unwrap();
-        let result = report(&["a b", "a-b"]).write(dir.path());
+        let result = report(&["a b", "a-b"]).write(dir.path(), &[]);
         assert!(matches!(result, Err(ReportError::DuplicateFigure { .. })));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod axis;
+pub mod curve_plot;
 pub mod demand_plot;
 mod distribution_key;
 pub mod distribution_plot;

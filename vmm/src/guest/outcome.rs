@@ -200,3 +200,30 @@ impl std::fmt::Display for Outcome {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_response_times_are_kept_in_order_and_no_more_of_them() {
+        let mut records = Records::default();
+        for number in 0..100 {
+            let job = Job {
+                vcpu: 0,
+                task: 3,
+                job: number,
+                release: 1_000 * number,
+                woken: 0,
+                start: 1_000 * number,
+                finish: 1_000 * number + number,
+                deadline: 1_000 * number + 50,
+                executed: number,
+            };
+            records.add(&Event::Job(job));
+        }
+        let task = &records.tasks[&3];
+        assert_eq!((task.jobs, task.misses), (100, 49));
+        assert!(task.latest_responses.iter().copied().eq(68..100));
+    }
+}

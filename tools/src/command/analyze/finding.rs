@@ -31,6 +31,23 @@ impl Charged {
             false => format!("{}: {}", self.source, added(&self.overheads)),
         }
     }
+
+    /// In a few words, for a figure.
+    pub fn note(&self) -> String {
+        let Overheads {
+            budget_switch,
+            timer_latency,
+            exit,
+        } = self.overheads;
+        match self.overheads == Overheads::default() {
+            true => "No overheads.".to_owned(),
+            false => format!(
+                "Overheads: {} for a release, {} for a budget.",
+                Span::from(timer_latency + exit),
+                Span::from(budget_switch)
+            ),
+        }
+    }
 }
 
 /// A reservation on one supply bound.

@@ -36,10 +36,10 @@ impl Analysis {
         Some(DemandPlot {
             title,
             note: format!(
-                "By {}, on the {}. Overheads: {}.",
+                "By {}, on the {}. {}",
                 verdict.test,
                 verdict.supply,
-                self.charged.text()
+                self.charged.note()
             ),
             panels: panels.collect(),
         })

@@ -31,4 +31,33 @@ impl Random {
         // Less than the range, which fits.
         least + u64::try_from(scaled).unwrap_or(0)
     }
+
+    /// A number in [0, 1): a multiple of 2^-53, all equally likely.
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A place below `count`; 0 if there is none.
+    pub fn below(&mut self, count: usize) -> usize {
+        let last = count.saturating_sub(1) as u64;
+        // No greater than the count, which is of this type.
+        usize::try_from(self.between(0, last)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_and_units_stay_in_their_ranges_and_reach_all_of_them() {
+        let mut random = Random::stream(1, 0);
+        let mut seen = [false; 5];
+        for _ in 0..1_000 {
+            seen[random.below(5)] = true;
+            assert!((0.0..1.0).contains(&random.unit()));
+        }
+        assert_eq!(seen, [true; 5]);
+        assert_eq!((random.below(0), random.below(1)), (0, 0));
+    }
 }
