@@ -113,7 +113,8 @@ pub struct CpuSpec {
     /// How precisely.
     #[serde(default)]
     pub enforcement: Enforcement,
-    /// Whether the periods of all vCPUs begin together; they do if nothing is said.
+    /// Whether the periods of all vCPUs begin together; they do if nothing is said, except where one has a deadline before
+    /// its period's end or a runtime that is left to be designed, and where budgets follow the need.
     pub aligned: Option<bool>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,
