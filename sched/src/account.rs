@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::feedback::Standing;
 use crate::histogram::{Histogram, Summary};
 use crate::reservation::{Reservation, signed_nanos};
 
@@ -72,6 +73,9 @@ pub struct AccountSnapshot {
     /// How long the thread could have run since then, but had no CPU: throttled, or behind others. Not known where
     /// the kernel does not tell (CONFIG_SCHED_INFO; Documentation/scheduler/sched-stats.rst).
     pub waited: Option<Duration>,
+    /// How its budget follows its need, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<Standing>,
     /// Its budgets; not known where the kernel ends them.
     #[serde(flatten)]
     pub budgets: Option<Budgets>,
@@ -173,6 +177,12 @@ impl Account {
         }
     }
 
+    /// A period was shortened, to begin the next one at an instant, and the CPU was away for `blackout`. Its supply is not
+    /// that of a budget.
+    pub fn shortened(&mut self, blackout: Duration) {
+        self.blackouts.record(blackout);
+    }
+
     /// The kernel ended a budget before the thread did.
     pub fn overran(&mut self) {
         self.overruns += 1;
@@ -193,6 +203,7 @@ impl Account {
                 .as_ref()
                 .and_then(waited)
                 .map(|waited| waited.saturating_sub(self.waited_at_start)),
+            feedback: None,
             budgets: Some(Budgets {
                 expiries: self.expiries,
                 yields: self.yields,

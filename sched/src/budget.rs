@@ -17,16 +17,21 @@
 //! - If the kernel's budget ends first, the thread is throttled, comes back with a fresh budget, and a yield decided
 //!   before that would throw the fresh budget away: a gap of 2P - Q. Hence the surplus, and no yield without a reading.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+mod cut;
+mod error;
+mod reading;
+
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use crate::account::Account;
-use crate::kernel::{Policy, ThreadTimer, Tid, monotonic, policy, thread_cpu_time};
+use crate::alignment::{Aligner, Alignment, Server};
+use crate::kernel::{Policy, ThreadTimer, Tid, monotonic, policy, sleep_until, thread_cpu_time};
 use crate::reservation::{Reservation, signed_nanos};
+
+use cut::Begun;
+use reading::{Reading, RemainingBudget};
+
+pub use error::BudgetError;
 
 /// Signed nanoseconds: a remaining budget may be negative.
 pub type Nanos = i64;
@@ -94,47 +99,34 @@ pub enum Expiry {
     },
 }
 
-/// Why budgets cannot be enforced exactly.
-#[derive(Debug, thiserror::Error)]
-pub enum BudgetError {
-    /// The thread has no SCHED_DEADLINE reservation.
-    #[error(
-        "thread {tid} has no SCHED_DEADLINE reservation: apply one before creating its budget timer"
-    )]
-    NoReservation {
-        /// The thread.
-        tid: Tid,
-    },
-    /// /proc/thread-self/sched does not exist.
-    #[error(
-        "cannot open /proc/thread-self/sched: the kernel needs CONFIG_SCHED_DEBUG for exact enforcement; enforcement = \"tick\" works without"
-    )]
-    NoSchedFile(#[source] io::Error),
-    /// The remaining budget is not in /proc/thread-self/sched.
-    #[error(
-        "no dl.runtime in /proc/thread-self/sched: the kernel needs CONFIG_SCHED_DEBUG for exact enforcement; enforcement = \"tick\" works without"
-    )]
-    NoField,
-    /// The timer could not be created.
-    #[error(
-        "cannot create a timer for signal {signal}: check the signal number and RLIMIT_SIGPENDING"
-    )]
-    Timer {
-        /// The signal it would send.
-        signal: libc::c_int,
-        /// The kernel's reason.
-        #[source]
-        source: Errno,
-    },
-    /// Another system call failed.
-    #[error("cannot read the policy of thread {tid}")]
-    Policy {
-        /// The thread.
-        tid: Tid,
-        /// The kernel's reason.
-        #[source]
-        source: Errno,
-    },
+/// What a look at the budget found.
+#[must_use = "a budget that is used up has to be given back"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Budget is left, or cannot be read; the timer is armed for the rest, which is this.
+    Rearmed(Duration),
+    /// The budget is used up: to be given back.
+    UsedUp(Ended),
+}
+
+/// A budget that is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// What it supplied, in nanoseconds.
+    supply: Nanos,
+    /// If it is that of a shortened period.
+    short: Option<Shortened>,
+}
+
+/// A period that ends early, to begin the next one at an instant ([`crate::alignment`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shortened {
+    /// The deadline that shows that it is still this period.
+    deadline: Nanos,
+    /// What is left of the kernel's budget when the thread has had the share of a period that long.
+    rest: Nanos,
+    /// When the next period begins, by CLOCK_MONOTONIC.
+    until: Duration,
 }
 
 /// Ends the calling thread's budgets on time. Created on the thread itself after its reservation is in force.
@@ -147,40 +139,15 @@ pub struct BudgetTimer {
     kernel: RemainingBudget,
     /// The budget the kernel replenishes: Q + surplus.
     full: Nanos,
+    period: Nanos,
     surplus: Nanos,
     lead: Nanos,
     way_out: WayOut,
     armed: Armed,
     /// Where the deadline comes before the period's end: what the budget began with, or less.
     begun: Option<Begun>,
-}
-
-/// The budget in force, which a wake-up may have cut.
-#[derive(Clone, Copy, Debug)]
-struct Begun {
-    /// What it began with, as far as is known: it was no less.
-    least: Nanos,
-    /// How often the thread had slept then.
-    sleeps: Option<i64>,
-}
-
-impl Begun {
-    /// Follows the budget to a reading of it. `last` is what was left at the reading before.
-    fn follow(&mut self, reading: Reading, last: Nanos, full: Nanos) {
-        if reading.sleeps.is_none() || reading.sleeps != self.sleeps {
-            self.least = reading.remaining.clamp(0, full);
-            self.sleeps = reading.sleeps;
-        } else if reading.remaining > last {
-            // Only a wake-up cuts a budget.
-            self.least = full;
-        }
-    }
-
-    /// The part of the surplus in it.
-    fn part(self, surplus: Nanos, full: Nanos) -> Nanos {
-        let part = i128::from(surplus) * i128::from(self.least) / i128::from(full.max(1));
-        i64::try_from(part).unwrap_or(surplus)
-    }
+    aligner: Option<Aligner>,
+    shortened: Option<Shortened>,
 }
 
 /// How long it takes from the end of a budget to the reading of it, as a running mean.
@@ -228,11 +195,14 @@ impl BudgetTimer {
             timer,
             kernel,
             full: 0,
+            period: 0,
             surplus: 0,
             lead: 0,
             way_out: WayOut::default(),
             armed: Armed::default(),
             begun: None,
+            aligner: None,
+            shortened: None,
         };
         budget.adapt(surplus, lead)?;
         Ok(budget)
@@ -244,7 +214,7 @@ impl BudgetTimer {
     /// When the thread is no longer under SCHED_DEADLINE.
     pub fn adapt(&mut self, surplus: Duration, lead: Nanos) -> Result<(), BudgetError> {
         let tid = Tid::current();
-        let runtime = match policy(tid) {
+        let (runtime, period) = match policy(tid) {
             Ok(Policy::Deadline {
                 runtime,
                 deadline,
@@ -255,15 +225,25 @@ impl BudgetTimer {
                     sleeps: None,
                 };
                 self.begun = (deadline < period).then_some(unknown);
-                runtime
+                (runtime, period)
             }
             Ok(_) => return Err(BudgetError::NoReservation { tid }),
             Err(source) => return Err(BudgetError::Policy { tid, source }),
         };
         self.full = signed_nanos(runtime);
+        self.period = signed_nanos(period);
+        self.shortened = None;
         self.surplus = signed_nanos(surplus);
         self.lead = lead.max(-self.surplus / 2);
         Ok(())
+    }
+
+    /// From now on, periods are to begin where `alignment` says, for as long as the thread is busy. Not where the deadline
+    /// comes before the period's end: there a thread that wakes up goes on in its period, with its budget cut.
+    #[must_use]
+    pub fn aligned(mut self, alignment: Alignment) -> Self {
+        self.aligner = Some(Aligner::new(alignment));
+        self
     }
 
     /// Arms the timer for what is left of the current budget without the surplus.
@@ -278,7 +258,8 @@ impl BudgetTimer {
             return self.start(cpu_clock, self.full, self.whole_budget());
         };
         let surplus = self.surplus_in(reading);
-        let after = match decide(reading.remaining, surplus, self.effective_lead(surplus)) {
+        let lead = self.effective_lead(surplus);
+        let after = match decide(reading.remaining, self.kept(surplus), lead) {
             Decision::Rearm(after) => after,
             // The budget is already used up: fire at once, and let the expiry decide.
             Decision::Yield => Duration::from_nanos(GRAIN.unsigned_abs()),
@@ -288,14 +269,23 @@ impl BudgetTimer {
 
     /// Handles one expiry: yields if the budget is used up, and arms the timer again either way.
     pub fn on_expiry(&mut self, account: &mut Account) -> Expiry {
+        match self.look(account) {
+            Look::Rearmed(_) => Expiry::Rearmed,
+            Look::UsedUp(ended) => self.give_back(ended, account),
+        }
+    }
+
+    /// The first half of [`BudgetTimer::on_expiry`]: whether the budget is used up. Arms the timer if it is not.
+    pub fn look(&mut self, account: &mut Account) -> Look {
         account.expired();
         let cpu_clock = thread_cpu_time();
         account.consumed(cpu_clock);
         let Some(reading) = self.kernel.read() else {
             // Without a reading a yield might throw a fresh budget away; the kernel's own enforcement still holds.
             account.unreadable();
-            self.start(cpu_clock, self.full, self.whole_budget());
-            return Expiry::Rearmed;
+            let whole = self.whole_budget();
+            self.start(cpu_clock, self.full, whole);
+            return Look::Rearmed(whole);
         };
         let (remaining, surplus) = (reading.remaining, self.surplus_in(reading));
         let lead = self.effective_lead(surplus);
@@ -303,17 +293,37 @@ impl BudgetTimer {
         if ran >= self.armed.remaining {
             account.overran();
         }
-        if let Decision::Rearm(after) = decide(remaining, surplus, lead) {
+        // After a sleep it may be another period.
+        self.shortened = self
+            .shortened
+            .filter(|short| Some(short.deadline) == reading.deadline);
+        if let Decision::Rearm(after) = decide(remaining, self.kept(surplus), lead) {
             self.start(cpu_clock, remaining, after);
-            return Expiry::Rearmed;
+            return Look::Rearmed(after);
         }
-        let late = surplus.saturating_add(lead).saturating_sub(remaining);
-        self.way_out.measured(late, self.surplus / 4);
+        let short = self.shortened.take();
+        if short.is_none() {
+            let late = surplus.saturating_add(lead).saturating_sub(remaining);
+            self.way_out.measured(late, self.surplus / 4);
+        }
+        Look::UsedUp(Ended {
+            supply: self.full.saturating_sub(remaining),
+            short,
+        })
+    }
+
+    /// The second half of [`BudgetTimer::on_expiry`]: gives the CPU back until the next period, and arms the timer for
+    /// that. At once after [`BudgetTimer::look`], so that what is given back is what was looked at.
+    pub fn give_back(&mut self, ended: Ended, account: &mut Account) -> Expiry {
+        if let Some(short) = ended.short {
+            return self.end_short(short, account);
+        }
         let before = monotonic();
         std::thread::yield_now();
         let blackout = monotonic().saturating_sub(before);
-        let supply = self.full.saturating_sub(remaining).max(0).unsigned_abs();
+        let supply = ended.supply.max(0).unsigned_abs();
         account.yielded(Duration::from_nanos(supply), blackout);
+        self.align();
         self.arm();
         Expiry::Yielded { blackout }
     }
@@ -325,6 +335,55 @@ impl BudgetTimer {
         };
         begun.follow(reading, self.armed.remaining, self.full);
         begun.part(self.surplus, self.full)
+    }
+
+    /// Fires after this time whatever is left of the budget: for a thread that has nothing to do.
+    pub(crate) fn sleep_for(&mut self, time: Duration) {
+        // However much it runs until then, this timer is not too late for any budget.
+        self.start(thread_cpu_time(), Nanos::MAX, time);
+    }
+
+    /// From the next period on the kernel fills the budget up to `full`, surplus included.
+    pub(crate) fn refilled_to(&mut self, full: Duration) {
+        self.full = signed_nanos(full);
+    }
+
+    /// Sleeps out a shortened period. Were its end past already, the thread would run on in it as before.
+    fn end_short(&mut self, short: Shortened, account: &mut Account) -> Expiry {
+        let before = monotonic();
+        // Whatever signals come.
+        while monotonic() < short.until {
+            sleep_until(short.until);
+        }
+        let blackout = monotonic().saturating_sub(before);
+        account.shortened(blackout);
+        self.arm();
+        Expiry::Yielded { blackout }
+    }
+
+    /// A new period has begun: shortens it, if it has to be to begin the next one where it should.
+    fn align(&mut self) {
+        let Some(aligner) = self.aligner.as_mut().filter(|_| self.begun.is_none()) else {
+            return;
+        };
+        let now = signed_nanos(monotonic());
+        let Some(deadline) = self.kernel.read().and_then(|reading| reading.deadline) else {
+            return;
+        };
+        let server = Server {
+            budget: self.full - self.surplus,
+            period: self.period,
+        };
+        self.shortened = aligner.begun(now, deadline, server).map(|short| Shortened {
+            deadline,
+            rest: self.full - short.budget,
+            until: Duration::from_nanos(short.until.unsigned_abs()),
+        });
+    }
+
+    /// What is to be left of the kernel's budget when this period's is used up; usually `surplus`.
+    fn kept(&self, surplus: Nanos) -> Nanos {
+        self.shortened.map_or(surplus, |short| short.rest)
     }
 
     /// Whether the thread ends its budgets at all; without a surplus the kernel does.
@@ -356,153 +415,5 @@ impl BudgetTimer {
     }
 }
 
-/// What the kernel says of a thread's budget.
-#[derive(Clone, Copy, Debug)]
-struct Reading {
-    /// Nanoseconds left, the surplus included, as of the kernel's last accounting.
-    remaining: Nanos,
-    /// How often the thread has slept so far.
-    sleeps: Option<i64>,
-}
-
-/// The kernel's own remaining budget of one thread, from its `sched` file in /proc, kept open.
-#[derive(Debug)]
-struct RemainingBudget {
-    file: File,
-}
-
-impl RemainingBudget {
-    fn open() -> Result<Self, BudgetError> {
-        let file = File::open("/proc/thread-self/sched").map_err(BudgetError::NoSchedFile)?;
-        Ok(Self { file })
-    }
-
-    /// `None` if not shown.
-    fn read(&mut self) -> Option<Reading> {
-        // The whole file is 1.5 to 3 kB; the fields are in its first half.
-        let mut text = [0u8; 4096];
-        let length = self.file.read_at(&mut text, 0).ok()?;
-        Some(Reading {
-            remaining: field(&text[..length], b"dl.runtime")?,
-            sleeps: field(&text[..length], b"nr_voluntary_switches"),
-        })
-    }
-}
-
-/// The integer behind `name ... :` in a file of such lines.
-fn field(text: &[u8], name: &[u8]) -> Option<i64> {
-    let line = text
-        .split(|&byte| byte == b'\n')
-        .find(|line| line.starts_with(name))?;
-    let colon = line.iter().position(|&byte| byte == b':')?;
-    std::str::from_utf8(&line[colon + 1..])
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const MS: Nanos = 1_000_000;
-
-    #[test]
-    fn the_field_is_found_and_may_be_negative() {
-        let text = b"policy   :    6\ndl.runtime      :     -12345\ndl.deadline :   99\n";
-        assert_eq!(field(text, b"dl.runtime"), Some(-12_345));
-        assert_eq!(field(text, b"dl.deadline"), Some(99));
-        assert_eq!(field(text, b"dl.missing"), None);
-        assert_eq!(field(b"dl.runtime : 12x\n", b"dl.runtime"), None);
-    }
-
-    #[test]
-    fn an_ordinary_thread_has_no_budget_to_end() {
-        let error = BudgetTimer::new(libc::SIGRTMIN(), Duration::from_millis(1), 0).unwrap_err();
-        assert!(error.to_string().contains("enforcement = \"tick\" works"));
-    }
-
-    #[test]
-    fn a_budget_the_kernel_is_ending_at_this_moment_is_not_yielded() {
-        assert!(matches!(decide(0, MS, 0), Decision::Rearm(_)));
-        assert!(matches!(decide(-5 * MS, MS, 0), Decision::Rearm(_)));
-        assert_eq!(decide(1, MS, 0), Decision::Yield);
-    }
-
-    #[test]
-    fn a_fresh_budget_after_a_wake_up_is_run_not_yielded() {
-        let decision = decide(11 * MS, MS, 0);
-        assert_eq!(decision, Decision::Rearm(Duration::from_millis(10)));
-    }
-
-    #[test]
-    fn of_a_budget_that_a_wake_up_cut_only_its_part_of_the_surplus_is_taken_off() {
-        let reading = |remaining, sleeps| Reading {
-            remaining,
-            sleeps: Some(sleeps),
-        };
-        let mut begun = Begun {
-            least: 11 * MS,
-            sleeps: Some(3),
-        };
-        let mut part = |reading, last| {
-            begun.follow(reading, last, 11 * MS);
-            begun.part(MS, 11 * MS)
-        };
-        // Ten of eleven are for the thread.
-        assert_eq!(part(reading(9 * MS, 3), 11 * MS), MS);
-        // A sleep: at least what is left was given.
-        assert_eq!(part(reading(5 * MS + 500_000, 4), 9 * MS), MS / 2);
-        assert_eq!(part(reading(2 * MS, 4), 5 * MS + 500_000), MS / 2);
-        // More than before and no sleep: a new period.
-        assert_eq!(part(reading(10 * MS, 4), 2 * MS), MS);
-    }
-
-    #[test]
-    fn a_reservation_of_nearly_the_whole_period_has_no_surplus() {
-        let by = |deadline| {
-            let pair = Reservation::new(Duration::from_millis(40), Duration::from_millis(50));
-            let pair = pair.unwrap().with_deadline(Duration::from_micros(deadline));
-            default_surplus(pair.unwrap())
-        };
-        assert_eq!(by(40_999), Duration::ZERO);
-        assert_eq!(by(41_000), Duration::from_millis(1));
-        let whole = Reservation::new(Duration::from_millis(50), Duration::from_millis(50)).unwrap();
-        assert_eq!(default_surplus(whole), Duration::ZERO);
-    }
-
-    proptest! {
-        #[test]
-        fn no_yield_while_more_than_the_surplus_is_left(
-            remaining in -50 * MS..50 * MS, surplus in 0..5 * MS, lead in -2 * MS..=0,
-        ) {
-            match decide(remaining, surplus, lead) {
-                Decision::Yield => prop_assert!(remaining <= surplus + GRAIN),
-                Decision::Rearm(after) => prop_assert!(signed_nanos(after) >= GRAIN),
-            }
-        }
-
-        #[test]
-        fn the_surplus_never_takes_a_reservation_past_its_period(q in 1024u64..50_000_000, p in 100_000u64..50_000_000) {
-            let made = Reservation::new(Duration::from_nanos(q.min(p)), Duration::from_nanos(p)).unwrap();
-            prop_assert!(made.runtime() + default_surplus(made) <= made.period());
-        }
-
-        #[test]
-        fn a_cut_budget_supplies_no_less_than_one_without_surplus_that_is_cut_alike(
-            q in 1024i64..50_000_000, left in 0i64..=1000, ran in 0i64..=1000,
-        ) {
-            let surplus = (q / 10).min(MS);
-            let full = q + surplus;
-            // (D - t) / D thousandths of it at the wake-up, some of which have run when the timer sees it.
-            let cut = full * left / 1000;
-            let seen = cut - cut * ran / 1000;
-            let mut begun = Begun { least: full, sleeps: Some(0) };
-            begun.follow(Reading { remaining: seen, sleeps: Some(1) }, full, full);
-            let supplied = cut - begun.part(surplus, full);
-            prop_assert!(supplied >= q * left / 1000 - 1);
-        }
-    }
-}
+mod tests;

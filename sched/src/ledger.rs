@@ -396,7 +396,12 @@ fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Vec<Granted>,
     };
     match in_partitions {
         Some(Ok(granted)) => Ok(granted),
-        Some(Err(refusal)) if !refusal.may_be_stale() => Err(refusal),
+        // A CPU without a partition may be the one that partitions leave.
+        Some(Err(refusal))
+            if !refusal.may_be_stale() && !matches!(refusal.bound, Bound::NoPartition { .. }) =>
+        {
+            Err(refusal)
+        }
         _ => {
             host.foreign = Some(host_view::foreign(book, &host));
             placement::place(&host, &taken, vm, requests)

@@ -15,6 +15,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod alignment;
 pub mod analysis;
 pub mod backend;
 mod bisection;
@@ -23,6 +24,7 @@ pub mod budget;
 mod capability;
 pub mod cgroup;
 pub mod cpus;
+pub mod feedback;
 pub mod framework;
 pub mod histogram;
 pub mod host;

@@ -157,6 +157,29 @@ fn what_the_host_refuses_is_said_with_the_reason_and_the_next_rule_takes_from_th
 }
 
 #[test]
+fn a_donor_whose_budget_follows_its_need_gives_nothing_and_that_is_said() {
+    requires!(Need::Kvm, NICE);
+    let user = User::new();
+    let follows = donor("20ms") + "[cpu.feedback]\nleast = \"2ms\"\ngreatest = \"20ms\"\n";
+    let mut donor = user.launch("cv-donor", &follows, &[]);
+    let mut gold = user.launch("cv-gold", &gold("4ms"), &[]);
+    gold.status();
+    donor.status();
+    let more = "up_to = \"24ms\"\nfrom = \"cv-donor\"\ndown_to = \"4ms\"";
+    let mut watcher = watch(&user, &rule("take", more));
+    watcher.until("refused", |watcher| count(watcher, "refused") > 0);
+    let events = events(&watcher);
+    let refused = events.iter().find(|event| event["event"] == "refused");
+    let reason = refused.unwrap()["reason"].to_string();
+    assert!(reason.contains("[cpu.feedback]"), "{reason}");
+    assert_eq!((runtime(&mut gold), runtime(&mut donor)), (4, 20));
+    watcher.signal(Signal::SIGTERM);
+    watcher.wait(Duration::from_secs(10)).expect(0);
+    gold.stop().expect(0);
+    donor.stop().expect(0);
+}
+
+#[test]
 fn what_was_taken_is_given_back_when_it_is_quiet_and_taken_again_when_that_was_too_soon() {
     requires!(Need::Kvm, NICE);
     let user = User::new();

@@ -231,6 +231,10 @@ pub enum ExperimentCommand {
     CbsKvm(ExperimentArgs),
     /// The least budget without a miss, measured beside what theory predicts.
     Edge(ExperimentArgs),
+    /// A reservation that follows a stepping need, beside fixed ones for its peak and its mean.
+    Feedback(ExperimentArgs),
+    /// Tasks on two vCPUs that share a spin lock: time spun away and uneven progress, with and without aligned budgets.
+    LockHolder(ExperimentArgs),
     /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.
     Schedulability(SchedulabilityArgs),
     /// A process of an experiment.

@@ -158,6 +158,9 @@ pub fn design(spec: &VmSpec, basis: &Basis) -> Result<Designed, DesignError> {
             designed.write(&server);
             designed.vcpus.push(server);
         }
+        if !designed.vcpus.is_empty() {
+            designed.leave_periods_alone(u32::from(guest.vcpus))?;
+        }
     }
     designed.write_execution_times();
     Ok(designed)
@@ -188,7 +191,8 @@ impl VmSpec {
     /// Whether [`design`] may have something to do, and a host's figures are needed.
     pub fn is_to_be_designed(&self) -> bool {
         let needs = self.cpu.backend.needs_reservation();
-        self.guest.reference.is_some() || (needs && self.cpu.runtime.is_none())
+        let open = self.cpu.runtime.is_none() && self.cpu.feedback.is_none();
+        self.guest.reference.is_some() || (needs && open)
     }
 
     /// The guest's tasks, if they are known and a reservation is to serve them.
@@ -205,7 +209,8 @@ impl VmSpec {
 
     fn leaves_open(&self, vcpu: u16) -> bool {
         let own = self.own(vcpu).and_then(|own| own.runtime);
-        own.or(self.cpu.runtime).is_none()
+        // A budget that follows the need finds itself.
+        own.or(self.cpu.runtime).is_none() && self.cpu.feedback.is_none()
     }
 
     /// The period and the deadline that are written for a vCPU.
@@ -286,9 +291,19 @@ fn tasks_of(guest: &GuestTasks, vcpu: u16) -> Result<Option<Vec<Task>>, SpecErro
             ),
         });
     }
+    if let Some((_, task)) = own.iter().find(|(_, task)| task.critical > 0) {
+        return Err(SpecError::Missing {
+            key: "cpu.runtime".to_owned(),
+            fits: format!(
+                "how long task {} spins for its lock is not known beforehand; write runtime and period",
+                task.name
+            ),
+        });
+    }
     let time = Duration::from_nanos;
     let task = |(_, task): (_, &rt_abi::taskset::Task)| {
-        Task::new(task.name.as_str(), time(task.c_max), time(task.period))
+        let longest = task.step.map_or(task.c_max, |step| step.c.max(task.c_max));
+        Task::new(task.name.as_str(), time(longest), time(task.period))
             .with_deadline(time(task.deadline))
     };
     let tasks: Vec<Task> = own.into_iter().map(task).collect();
@@ -415,10 +430,94 @@ impl Designed {
         each[place].period = Some(design.reservation.period().into());
     }
 
+    /// The supply that was designed for is that of servers whose periods nobody shortens ([`sched::alignment`]).
+    fn leave_periods_alone(&mut self, used: u32) -> Result<(), SpecError> {
+        let cpu = &mut self.spec.cpu;
+        if cpu.vcpus.unwrap_or(used) < 2 {
+            return Ok(());
+        }
+        if let Some(key) = cpu.asks_for_alignment() {
+            return Err(SpecError::Conflict {
+                key,
+                other: "a runtime that is left out",
+                fits: "aligning vCPUs delays some of the supply that is designed for; write runtime and period",
+            });
+        }
+        cpu.aligned = Some(false);
+        Ok(())
+    }
+
     fn write_execution_times(&mut self) {
         let Some(speed) = self.speed else { return };
         for task in &mut self.spec.guest.tasks {
             task.execution = speed.of(task.execution.duration()).into();
+            task.critical = task.critical.map(|own| speed.of(own.duration()).into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn designed(guest: &str, cpu: &str) -> (VmSpec, Designed) {
+        let text = format!("name = \"a\"\n[guest]\n{guest}\n[cpu]\n{cpu}\n");
+        let spec = VmSpec::parse(&text).unwrap();
+        let designed = design(&spec, &Basis::default()).unwrap();
+        (spec, designed)
+    }
+
+    #[test]
+    fn a_budget_that_follows_the_need_is_not_designed() {
+        let tasks = "[[guest.task]]\nname = \"t\"\nexecution = \"4ms\"\nperiod = \"40ms\"";
+        let feedback = "period = \"20ms\"\n[cpu.feedback]\nleast = \"1ms\"\ngreatest = \"8ms\"";
+        let (spec, designed) = designed(tasks, feedback);
+        assert!(!spec.is_to_be_designed());
+        assert!(designed.vcpus.is_empty());
+        let plan = designed.spec.plan().unwrap();
+        assert_eq!(
+            plan.feedback.unwrap().initial(),
+            Duration::from_millis(8),
+            "the greatest"
+        );
+    }
+
+    #[test]
+    fn vcpus_whose_supply_was_designed_for_are_not_aligned() {
+        let task = |name, vcpu| {
+            format!(
+                "[[guest.task]]\nname = \"{name}\"\nexecution = \"4ms\"\nperiod = \"40ms\"\nvcpu = {vcpu}\n"
+            )
+        };
+        let two = task("a", 0) + &task("b", 1);
+        let phases = |guest: &str, cpu| designed(guest, cpu).1.spec.plan().unwrap().phases;
+        assert_eq!(phases(&two, ""), None);
+        let written = "runtime = \"8ms\"\nperiod = \"20ms\"";
+        assert_eq!(phases(&two, written), Some(vec![Duration::ZERO; 2]));
+        let spec = format!("name = \"a\"\n[guest]\n{two}[cpu]\naligned = true");
+        let spec = VmSpec::parse(&spec).unwrap();
+        let why = design(&spec, &Basis::default()).unwrap_err().to_string();
+        assert!(why.contains("cpu.aligned = true and a runtime"), "{why}");
+    }
+
+    #[test]
+    fn nothing_is_designed_for_a_task_that_spins() {
+        let guest = "[[guest.task]]\nname = \"t\"\nexecution = \"4ms\"\nperiod = \"40ms\"\ncritical = \"1ms\"";
+        let spec = VmSpec::parse(&format!("name = \"a\"\n[guest]\n{guest}")).unwrap();
+        let why = design(&spec, &Basis::default()).unwrap_err().to_string();
+        assert!(why.contains("task t spins"), "{why}");
+    }
+
+    #[test]
+    fn a_task_that_steps_is_designed_for_with_the_longer_of_its_two_times() {
+        let runtime = |times: &str| {
+            let line = format!("command_line = \"task=t,{times},t=40ms\"");
+            let (_, designed) = designed(&line, "period = \"10ms\"");
+            designed.vcpus[0].reservation.runtime()
+        };
+        let (short, long) = (runtime("c=4ms"), runtime("c=16ms"));
+        assert!(short < long);
+        assert_eq!(runtime("c=4ms,c2=16ms,step=1s"), long);
+        assert_eq!(runtime("c=16ms,c2=4ms,step=1s"), long);
     }
 }

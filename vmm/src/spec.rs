@@ -3,10 +3,14 @@
 //! [`VmSpec`] is what was written; [`VmPlan`] is what will be done: units parsed, defaults filled in, ranges checked.
 //! An error names the key, the value, and what would fit.
 
+mod alignment;
+mod feedback;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rt_abi::taskset::TaskSet;
+use sched::feedback::{Envelope, EnvelopeError};
 use sched::request::{BackendKind, Enforcement, VcpuRequest};
 use sched::reservation::{Reservation, ReservationError};
 use serde::Deserialize;
@@ -14,6 +18,8 @@ use serde::Deserialize;
 use crate::memory::{HUGE_PAGE, MemoryPlan, PAGE};
 use crate::speed::SpeedFigures;
 use crate::units::{ByteSize, Span};
+
+pub use feedback::FeedbackSpec;
 
 /// Name of the image that comes with the program.
 pub const BUILT_IN_IMAGE: &str = "rt-guest";
@@ -85,6 +91,8 @@ pub struct TaskSpec {
     /// Its vCPU.
     #[serde(default)]
     pub vcpu: u16,
+    /// How much of its execution, at the end, is a critical section of the spin lock that all such tasks share.
+    pub critical: Option<Span>,
 }
 
 /// CPU time for all vCPUs, and where one differs.
@@ -105,10 +113,15 @@ pub struct CpuSpec {
     /// How precisely.
     #[serde(default)]
     pub enforcement: Enforcement,
+    /// Whether the periods of all vCPUs begin together; they do if nothing is said, except where one has a deadline before
+    /// its period's end or a runtime that is left to be designed, and where budgets follow the need.
+    pub aligned: Option<bool>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,
     /// Priority for the back ends that have one.
     pub fifo_priority: Option<u8>,
+    /// Budgets that follow the need.
+    pub feedback: Option<FeedbackSpec>,
     /// Differences, vCPU by vCPU.
     #[serde(default, rename = "vcpu")]
     pub each: Vec<VcpuSpec>,
@@ -124,6 +137,8 @@ pub struct VcpuSpec {
     pub period: Option<Span>,
     /// D.
     pub deadline: Option<Span>,
+    /// How much later than the instants that all have in common its periods begin.
+    pub phase: Option<Span>,
     /// The host CPU wanted.
     pub cpu: Option<u32>,
 }
@@ -160,6 +175,9 @@ pub enum SpecError {
         /// Why.
         source: ReservationError,
     },
+    /// An envelope that cannot be.
+    #[error("cpu.feedback: {0}")]
+    Feedback(#[from] EnvelopeError),
     /// A key that is missing.
     #[error("{key} is missing: {fits}")]
     Missing {
@@ -204,6 +222,10 @@ pub struct VmPlan {
     pub memory: MemoryPlan,
     /// What every vCPU asks for; as many as there are vCPUs.
     pub requests: Vec<VcpuRequest>,
+    /// Where budgets follow the need, the same for every vCPU; the requests are for the greatest.
+    pub feedback: Option<Envelope>,
+    /// How much after the instant that all have in common each vCPU's periods begin; none if there is no such instant.
+    pub phases: Option<Vec<Duration>>,
     /// When silence counts as a hang.
     pub watchdog: Option<Duration>,
 }
@@ -242,14 +264,20 @@ impl VmSpec {
             ImageSource::File(_) => None,
         };
         let wanted = tasks.as_ref().map_or(1, |tasks| u32::from(tasks.vcpus));
-        let requests = self.cpu.requests(wanted)?;
+        let feedback = self.cpu.envelope()?;
+        let requests = match feedback {
+            Some(envelope) => self.cpu.following(envelope).requests(wanted)?,
+            None => self.cpu.requests(wanted)?,
+        };
         Ok(VmPlan {
             name: self.name.clone(),
             image,
             command_line,
             tasks,
             memory,
+            phases: self.cpu.phases(&requests)?,
             requests,
+            feedback,
             watchdog: self.guest.watchdog.map(Span::duration),
         })
     }
@@ -336,7 +364,11 @@ impl GuestSpec {
 impl TaskSpec {
     fn word(&self) -> String {
         let mut word = format!("task={},c={},t={}", self.name, self.execution, self.period);
-        for (key, value) in [("d", self.deadline), ("o", self.offset)] {
+        for (key, value) in [
+            ("d", self.deadline),
+            ("o", self.offset),
+            ("s", self.critical),
+        ] {
             if let Some(value) = value {
                 word.push_str(&format!(",{key}={value}"));
             }
@@ -440,104 +472,4 @@ impl CpuSpec {
 pub const EXAMPLE: &str = include_str!("example.toml");
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn plan(text: &str) -> Result<VmPlan, SpecError> {
-        VmSpec::parse(text)?.plan()
-    }
-
-    fn error(text: &str) -> String {
-        plan(text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn the_example_is_a_plan() {
-        let plan = plan(EXAMPLE).unwrap();
-        assert_eq!(plan.requests.len(), 1);
-        assert_eq!(
-            plan.requests[0].reservation.unwrap().period(),
-            Duration::from_millis(50)
-        );
-        assert!(
-            plan.command_line.contains("task=t1,c=30ms,t=150ms"),
-            "{}",
-            plan.command_line
-        );
-    }
-
-    #[test]
-    fn errors_name_the_key_the_value_and_what_would_fit() {
-        let with = |cpu: &str| format!("name = \"a\"\n[guest]\n[cpu]\n{cpu}");
-        for (text, parts) in [
-            (with("speed = 3"), &["speed"][..]),
-            (with("runtime = \"28\"\nperiod = \"50ms\""), &["28", "ms"]),
-            (with("runtime = \"60ms\"\nperiod = \"50ms\""), &["60", "50"]),
-            (with("runtime = \"1us\"\nperiod = \"50ms\""), &["1024"]),
-            (with("runtime = \"2us\"\nperiod = \"5us\""), &["5", "100"]),
-            (with("runtime = \"1s\"\nperiod = \"5s\""), &["5000", "4194"]),
-            (with("runtime = \"1ms\""), &["cpu.period"]),
-            (
-                with("runtime = \"9ms\"\nperiod = \"50ms\"\ndeadline = \"8ms\""),
-                &["deadline 8 ms", "9 ms"],
-            ),
-            (
-                with("runtime = \"9ms\"\nperiod = \"50ms\"\ndeadline = \"60ms\""),
-                &["deadline 60 ms", "50 ms"],
-            ),
-            (
-                with("backend = \"other\"\ndeadline = \"60ms\""),
-                &["cpu.runtime", "a deadline"],
-            ),
-            (with("vcpus = 0\nbackend = \"other\""), &["cpu.vcpus", "0"]),
-            (with("backend = \"magic\""), &["magic", "deadline"]),
-            ("name = \"a/b\"\n[guest]\n".to_owned(), &["a/b"]),
-            (
-                format!("name = \"{}\"\n[guest]\n", "x".repeat(108)),
-                &["48"],
-            ),
-            (
-                "name = \"a\"\n[guest]\nmemory = \"1KiB\"\n".to_owned(),
-                &["guest.memory", "2MiB"],
-            ),
-        ] {
-            let message = error(&text);
-            for part in parts {
-                assert!(
-                    message.contains(part),
-                    "{message:?} does not mention {part:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_vcpu_can_differ_from_the_others() {
-        let plan = plan(
-            "name = \"a\"\n[guest]\n[cpu]\nvcpus = 2\nruntime = \"1ms\"\nperiod = \"10ms\"\ndeadline = \"5ms\"\n[[cpu.vcpu]]\nruntime = \"2ms\"\ndeadline = \"8ms\"\n",
-        )
-        .unwrap();
-        let runtimes: Vec<_> = plan
-            .requests
-            .iter()
-            .map(|r| r.reservation.unwrap())
-            .map(|r| (r.runtime().as_millis(), r.deadline().as_millis()))
-            .collect();
-        assert_eq!(runtimes, [(2, 8), (1, 5)]);
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_a_plan_or_an_error(text: String) {
-            let _ = plan(&text);
-        }
-
-        #[test]
-        fn any_values_are_a_plan_or_an_error(name: String, memory: String, runtime: String, vcpus: i64, line: String) {
-            let _ = plan(&format!(
-                "name = {name:?}\n[guest]\nmemory = {memory:?}\ncommand_line = {line:?}\n[cpu]\nvcpus = {vcpus}\nruntime = {runtime:?}\nperiod = \"50ms\"\n"
-            ));
-        }
-    }
-}
+mod tests;

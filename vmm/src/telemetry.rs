@@ -64,6 +64,33 @@ pub struct Gap {
     pub end: u64,
 }
 
+/// A critical section of a guest's task, times in nanoseconds of guest time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// vCPU.
+    pub vcpu: u16,
+    /// Task.
+    pub task: u16,
+    /// How many sections there were before, of all tasks.
+    pub before: u64,
+    /// When the lock was asked for.
+    pub asked: u64,
+    /// When it was got.
+    pub got: u64,
+    /// When it was given back.
+    pub back: u64,
+    /// Processor time that was spun away.
+    pub spun: u64,
+}
+
+impl Section {
+    /// From asking for the lock to getting it: spinning, and what interrupted it.
+    #[must_use]
+    pub fn waited(&self) -> u64 {
+        self.got - self.asked
+    }
+}
+
 /// A checked record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -72,6 +99,8 @@ pub enum Event {
     Job(Job),
     /// A gap was seen.
     Gap(Gap),
+    /// A critical section ended.
+    Section(Section),
     /// The guest says that its run is over.
     End {
         /// When, in nanoseconds of guest time.
@@ -159,14 +188,10 @@ impl Reader {
 
 /// The event a record claims, if it is consistent in itself.
 fn check(record: &Record) -> Option<Event> {
+    let ordered = record.release <= record.start && record.start <= record.finish;
     match Kind::from_raw(record.kind)? {
         Kind::Job => {
-            let ordered = record.release <= record.start && record.start <= record.finish;
-            let possible = record.executed
-                <= record
-                    .finish
-                    .wrapping_sub(record.start)
-                    .saturating_add(1_000_000);
+            let possible = fits(record.executed, record.finish.wrapping_sub(record.start));
             (ordered && possible && record.deadline >= record.release).then_some(Event::Job(Job {
                 vcpu: record.vcpu,
                 task: record.task,
@@ -186,7 +211,24 @@ fn check(record: &Record) -> Option<Event> {
             end: record.finish,
         })),
         Kind::End => Some(Event::End { at: record.finish }),
+        Kind::Section => {
+            let possible = fits(record.executed, record.start.wrapping_sub(record.release));
+            (ordered && possible).then_some(Event::Section(Section {
+                vcpu: record.vcpu,
+                task: record.task,
+                before: record.job,
+                asked: record.release,
+                got: record.start,
+                back: record.finish,
+                spun: record.executed,
+            }))
+        }
     }
+}
+
+/// Whether processor time fits into a stretch; a guest that takes its time from a slower clock may be a little off.
+fn fits(used: u64, stretch: u64) -> bool {
+    used <= stretch.saturating_add(1_000_000)
 }
 
 #[cfg(test)]
@@ -276,6 +318,47 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_section_is_taken_for_one_only_if_its_times_are_in_order_and_hold_the_spinning() {
+        let claim = Record {
+            kind: 4,
+            job: 7,
+            release: 10_000_000,
+            start: 30_000_000,
+            finish: 32_000_000,
+            executed: 15_000_000,
+            ..Record::default()
+        };
+        match check(&claim) {
+            Some(Event::Section(section)) => {
+                assert_eq!((section.before, section.spun), (7, 15_000_000));
+                assert_eq!(section.waited(), 20_000_000);
+            }
+            other => panic!("{other:?}"),
+        }
+        for senseless in [
+            Record {
+                start: 9_000_000,
+                ..claim
+            },
+            Record {
+                finish: 29_000_000,
+                ..claim
+            },
+            Record {
+                executed: 21_000_001,
+                ..claim
+            },
+            Record {
+                executed: u64::MAX,
+                ..claim
+            },
+            Record { kind: 5, ..claim },
+        ] {
+            assert_eq!(check(&senseless), None, "{senseless:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_content_of_the_rings_panics_or_yields_an_impossible_job(
@@ -288,8 +371,12 @@ mod tests {
             for head in heads {
                 put(&ram, &layout, 0, &bytes);
                 ram.write_obj(head, GuestAddress(layout.records + HEAD_AT)).unwrap();
-                reader.poll(&ram, |event| if let Event::Job(job) = event {
-                    assert!(job.release <= job.finish);
+                reader.poll(&ram, |event| match event {
+                    Event::Job(job) => assert!(job.release <= job.finish),
+                    Event::Section(section) => {
+                        assert!(section.got <= section.back && section.spun <= section.waited().saturating_add(1_000_000));
+                    }
+                    Event::Gap(_) | Event::End { .. } => {}
                 });
             }
         }

@@ -6,20 +6,23 @@
 //! All signals are blocked on the thread but two, and these two only arrive inside KVM_RUN (KVM_SET_SIGNAL_MASK): none
 //! is lost between a check and the entry, and no signal handler exists. What arrived is read from a signalfd.
 
+mod recruit;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sched::account::Account;
+use sched::alignment::Alignment;
 use sched::backend::{self, CpuReservation};
 use sched::budget::{BudgetError, BudgetTimer};
-use sched::framework::{Factory, Kind, Machine as MessageMachine, Resource};
+use sched::feedback::{Envelope, Follower};
+use sched::framework::Machine as MessageMachine;
 use sched::kernel::Tid;
-use sched::request::{BackendKind, Enforcement, Granted, Placement};
+use sched::request::{BackendKind, Enforcement, Granted};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -30,6 +33,8 @@ use crate::kernel;
 use crate::machine::Machine;
 use crate::report::Registers;
 use crate::snapshot::{SnapshotError, VcpuState};
+
+pub use recruit::{Errand, Recruit, Recruits};
 
 /// Ends KVM_RUN because the owner wants something.
 const KICK: Signal = Signal::SIGUSR1;
@@ -119,6 +124,10 @@ pub struct Assignment {
     pub machine: Arc<Machine>,
     /// What was admitted.
     pub granted: Granted,
+    /// Where its budget follows its need: what is granted is the greatest.
+    pub envelope: Option<Envelope>,
+    /// Where its periods are to begin.
+    pub alignment: Option<Alignment>,
     /// Shared with the owner.
     pub desk: Arc<Desk>,
     /// Where events go.
@@ -132,107 +141,6 @@ pub fn kick(thread: &std::thread::JoinHandle<()>) {
     use std::os::unix::thread::JoinHandleExt;
     // The thread has ended: then there is nothing to kick.
     let _ = nix::sys::pthread::pthread_kill(thread.as_pthread_t(), KICK);
-}
-
-/// Work that a recruit does before it is given its vCPU.
-pub type Errand = Box<dyn FnOnce() + Send>;
-
-/// A vCPU's thread that waits for its vCPU. Dropping it ends the thread, and waits for that.
-#[derive(Debug)]
-pub struct Recruit {
-    resource: Resource,
-    /// Errands and the assignment; closing it sends the thread home.
-    orders: Option<Sender<RecruitOrder>>,
-    thread: Option<JoinHandle<()>>,
-    tid: Receiver<Tid>,
-}
-
-enum RecruitOrder {
-    Errand(Errand),
-    Assignment(Box<Assignment>),
-}
-
-/// Starts the threads that vCPUs are built on. A thread moves to its partition at once: that takes the kernel longer than
-/// building the machine, and is waiting for the most part. The caller has blocked [`kick_signals`], which threads inherit.
-#[derive(Debug)]
-pub struct Recruits;
-
-impl Factory for Recruits {
-    type Specification = Granted;
-    type Product = Recruit;
-    type Error = std::io::Error;
-
-    fn make(&mut self, granted: Granted) -> std::io::Result<Recruit> {
-        let index = granted.vcpu;
-        let (orders, inbox) = std::sync::mpsc::channel();
-        let (tell, tid) = std::sync::mpsc::channel();
-        let placement = granted.placement;
-        let thread = std::thread::Builder::new()
-            .name(format!("vcpu{index}"))
-            .spawn(move || {
-                // Whoever started it is there, or has failed and drops it.
-                let _ = tell.send(Tid::current());
-                // A failure shows, with its reason, when the reservation is put in force.
-                let _ = backend::move_ahead(&granted);
-                for order in inbox {
-                    match order {
-                        RecruitOrder::Errand(errand) => errand(),
-                        RecruitOrder::Assignment(assignment) => return run(*assignment),
-                    }
-                }
-            })?;
-        if let Placement::Partition { cpu } = placement {
-            // It would wait for this thread's CPU otherwise. Where it cannot be, it gets there by joining its partition.
-            let _ = kernel::send_to(&thread, cpu);
-        }
-        let cpu = Resource::cpu(placement.cpu());
-        Ok(Recruit {
-            resource: Resource::upon(Kind::THREAD, format!("vcpu{index}"), [&cpu]),
-            orders: Some(orders),
-            thread: Some(thread),
-            tid,
-        })
-    }
-}
-
-impl Recruit {
-    /// The thread among the levels: upon its CPU.
-    pub fn resource(&self) -> &Resource {
-        &self.resource
-    }
-
-    /// The thread, once it runs; `None` if it never will.
-    pub fn tid(&self) -> Option<Tid> {
-        self.tid.recv().ok()
-    }
-
-    /// Has the thread do something meanwhile, on its own CPU.
-    pub fn perform(&self, errand: Errand) {
-        self.order(RecruitOrder::Errand(errand));
-    }
-
-    /// Hands the thread its vCPU.
-    pub fn assign(mut self, assignment: Assignment) -> Option<JoinHandle<()>> {
-        self.order(RecruitOrder::Assignment(Box::new(assignment)));
-        self.thread.take()
-    }
-
-    fn order(&self, order: RecruitOrder) {
-        // The thread waits for this and nothing else; it cannot be gone.
-        if let Some(orders) = &self.orders {
-            let _ = orders.send(order);
-        }
-    }
-}
-
-impl Drop for Recruit {
-    fn drop(&mut self) {
-        self.orders = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread would have ended the process.
-            let _ = thread.join();
-        }
-    }
 }
 
 /// The signals that end KVM_RUN. Whoever starts vCPU threads blocks them first: a kick that comes before a thread has
@@ -283,6 +191,7 @@ struct VcpuThread {
     assignment: Assignment,
     signals: SignalFd,
     budget: Option<BudgetTimer>,
+    follower: Option<Follower>,
     account: Account,
     retries: u32,
 }
@@ -312,14 +221,24 @@ impl VcpuThread {
         })?;
         enter_once(&mut assignment.fd);
         let granted = &assignment.granted;
-        let reservation = backend::apply(Tid::current(), granted)
-            .map_err(|source| SetupError::Reservation { vcpu, source })?;
+        let envelope = assignment.envelope;
+        let reservation = match envelope {
+            Some(envelope) => backend::apply_within(Tid::current(), granted, envelope),
+            None => backend::apply(Tid::current(), granted),
+        };
+        let reservation = reservation.map_err(|source| SetupError::Reservation { vcpu, source })?;
         let budget = exact_budget(granted).map_err(|source| SetupError::Budget { vcpu, source })?;
+        let budget = match (budget, assignment.alignment.take()) {
+            (Some(budget), Some(alignment)) => Some(budget.aligned(alignment)),
+            (budget, _) => budget,
+        };
+        let follower = envelope.map(|envelope| Follower::new(envelope, granted.surplus));
         let account = Account::new(granted.request.reservation);
         let thread = Self {
             assignment,
             signals,
             budget,
+            follower,
             account,
             retries: 0,
         };
@@ -383,13 +302,27 @@ impl VcpuThread {
                     detail: error.to_string(),
                 });
             }
-        } else if let (true, Some(budget)) = (budget_used, &mut self.budget) {
-            let _ = budget.on_expiry(&mut self.account);
+        } else if budget_used {
+            self.budget_used();
         }
         if self.assignment.desk.is_asked() {
             self.publish();
         }
         None
+    }
+
+    /// The budget timer fired.
+    fn budget_used(&mut self) {
+        let Some(budget) = &mut self.budget else {
+            return;
+        };
+        match &mut self.follower {
+            Some(follower) => {
+                let asleep = is_halted(&self.assignment.fd);
+                follower.on_expiry(budget, &mut self.account, asleep);
+            }
+            None => drop(budget.on_expiry(&mut self.account)),
+        }
     }
 
     /// The owner changed the reservation: measure and enforce against the new one.
@@ -437,8 +370,10 @@ impl VcpuThread {
     }
 
     fn arm(&mut self) {
-        if let Some(budget) = &mut self.budget {
-            budget.arm();
+        match (&mut self.budget, &mut self.follower) {
+            (Some(budget), Some(follower)) => follower.restart(budget),
+            (Some(budget), None) => budget.arm(),
+            (None, _) => {}
         }
     }
 
@@ -449,6 +384,7 @@ impl VcpuThread {
         if !self.budget.as_ref().is_some_and(BudgetTimer::ends_budgets) {
             account.budgets = None;
         }
+        account.feedback = self.follower.as_ref().map(Follower::standing);
         self.assignment.desk.leave(account);
     }
 }
@@ -501,6 +437,13 @@ fn exact_budget(granted: &Granted) -> Result<Option<BudgetTimer>, BudgetError> {
     exact
         .then(|| BudgetTimer::new(BUDGET as i32, granted.surplus, 0))
         .transpose()
+}
+
+/// Whether the vCPU waits for an interrupt. KVM keeps the local APIC, and so the waiting, to itself (HLT makes no exit).
+fn is_halted(fd: &VcpuFd) -> bool {
+    // One that cannot be read has something to do, which costs no more than a needless look at the budget.
+    fd.get_mp_state()
+        .is_ok_and(|state| state.mp_state == kvm_bindings::KVM_MP_STATE_HALTED)
 }
 
 /// One KVM_RUN that returns at once. Its error is the expected EINTR; any other shows again at the next one.

@@ -29,6 +29,7 @@ fn account(consumed: u64) -> AccountSnapshot {
     AccountSnapshot {
         reservation: None,
         consumed: Duration::from_millis(consumed),
+        feedback: None,
         waited: None,
         budgets: None,
     }

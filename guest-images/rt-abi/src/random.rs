@@ -70,7 +70,10 @@ fn split(value: u128) -> (u64, u64) {
 /// Execution time in nanoseconds of job `job` of `task`, which is at place `index` of the task set with this `seed`.
 #[must_use]
 pub fn execution(seed: u64, index: usize, task: &Task, job: u64) -> u64 {
-    Random::for_job(seed, index, job).uniform(task.c_min, task.c_max)
+    match task.stepped(job) {
+        Some(step) => step.c,
+        None => Random::for_job(seed, index, job).uniform(task.c_min, task.c_max),
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +127,14 @@ mod tests {
         firsts.sort_unstable();
         firsts.dedup();
         assert_eq!(firsts.len(), 32_000);
+    }
+
+    #[test]
+    fn a_task_that_steps_takes_turns_from_its_first_release_on() {
+        let mut task = Task::periodic(Name::new("t").unwrap(), 8, 40);
+        task.step = Some(crate::taskset::Step { c: 24, every: 120 });
+        let times: [u64; 9] = core::array::from_fn(|job| execution(0, 0, &task, job as u64));
+        assert_eq!(times, [8, 8, 8, 24, 24, 24, 8, 8, 8]);
     }
 
     proptest! {

@@ -3,6 +3,9 @@
 //! The area is handed over as a PVH boot module whose command line is [`MODULE`]. It holds one ring after the other, each
 //! [`ring_size`] bytes long: a [`RingHeader`] filled in by the VMM (but for `head`), then `capacity` records.
 //! The guest never waits: the oldest records are overwritten, and the reader sees from `head` how many it lost.
+//!
+//! [`MAGIC`] stands for the layout of header and records. New kinds of records do not change it: a reader drops, and
+//! counts, kinds that it does not know, and a guest writes a kind only when its task set asks for it.
 
 /// Command line of the PVH module that carries the record rings.
 pub const MODULE: &str = "chronovisor.records";
@@ -42,6 +45,8 @@ pub enum Kind {
     Gap = 2,
     /// The guest ended its run normally; `finish` says when.
     End = 3,
+    /// A job's critical section ended: asked for the lock at `release`, got it at `start`, gave it back at `finish`.
+    Section = 4,
 }
 
 impl Kind {
@@ -52,6 +57,7 @@ impl Kind {
             1 => Some(Self::Job),
             2 => Some(Self::Gap),
             3 => Some(Self::End),
+            4 => Some(Self::Section),
             _ => None,
         }
     }
@@ -69,19 +75,23 @@ pub struct Record {
     pub task: u16,
     /// Zero.
     pub reserved: u16,
-    /// The job of the task, from 0; for gaps, the gaps seen before.
+    /// The job of the task, from 0; for gaps, the gaps seen before; for sections, how many the lock's counter says that
+    /// there were before, of all tasks. The counter is read at the beginning of a section and written at its end, so
+    /// that two sections at the same time show in it.
     pub job: u64,
-    /// When the job was released (by the task's period and offset, not by the interrupt).
+    /// When the job was released (by the task's period and offset, not by the interrupt); for sections, when the lock was
+    /// asked for.
     pub release: u64,
     /// When the guest's timer interrupt for this release ran its first instruction; 0 if the release needed no interrupt.
     pub woken: u64,
-    /// When the job first ran.
+    /// When the job first ran; for sections, when the lock was got.
     pub start: u64,
-    /// When the job was done.
+    /// When the job was done; for sections, when the lock was given back.
     pub finish: u64,
     /// Its absolute deadline.
     pub deadline: u64,
-    /// Processor time it used: the sum of its uninterrupted stretches.
+    /// Processor time it used: the sum of its uninterrupted stretches, spinning for the lock left out. For sections, the
+    /// processor time that was spun away.
     pub executed: u64,
 }
 

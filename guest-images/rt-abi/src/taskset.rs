@@ -3,6 +3,8 @@
 //! ```text
 //! sched=rm|edf duration=10s seed=1 gap=300us start=50ms stream=1 tsc_khz=2000000 vcpus=2
 //! task=NAME,c=30ms,t=150ms[,d=TIME][,o=TIME][,cpu=0][,prio=N][,gaps=1]    c=3ms..8ms: uniform per job
+//! task=NAME,c=8ms,t=40ms,c2=24ms,step=10s                           every other 10 s its jobs take 24 ms
+//! task=NAME,c=8ms,t=40ms,s=2ms            the last 2 ms of each job are a critical section: see [`Task::critical`]
 //! task=NAME,t=10ms,dirty=PAGES[,region=16M][,pattern=seq|random|hot]      touches memory, with or without c
 //! hog=CPU                                                                 busy below every task
 //! bench=pio[,n=20000][,port=0x80] | storm=pio|mmio | fault=triple|ud|hang|wild|memory    instead of tasks
@@ -123,6 +125,15 @@ impl Dirty {
     pub const REGION: u64 = 16 << 20;
 }
 
+/// An execution time that takes turns with [`Task::c_min`] to [`Task::c_max`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Execution time of a job in every other turn, in nanoseconds.
+    pub c: u64,
+    /// Length of a turn in nanoseconds, counted from the first release.
+    pub every: u64,
+}
+
 /// What sort of task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -157,6 +168,13 @@ pub struct Task {
     pub gaps: bool,
     /// Memory its jobs touch.
     pub dirty: Option<Dirty>,
+    /// How its execution time steps, if it does.
+    pub step: Option<Step>,
+    /// How much of a job's execution, at its end, is a critical section of the one spin lock of the guest; 0 for none.
+    ///
+    /// The lock is given in the order of asking (a ticket lock), and from asking for it to giving it back a job is not
+    /// preempted by others of its vCPU, as under MSRP (Gai, Lipari and Di Natale, RTSS 2001). Spinning is no execution.
+    pub critical: u64,
 }
 
 impl Task {
@@ -175,6 +193,21 @@ impl Task {
             priority: None,
             gaps: false,
             dirty: None,
+            step: None,
+            critical: 0,
+        }
+    }
+
+    /// The step whose turn it is when job `job` is released, if it is.
+    #[must_use]
+    pub const fn stepped(&self, job: u64) -> Option<Step> {
+        match self.step {
+            Some(step)
+                if step.every > 0 && job.saturating_mul(self.period) / step.every % 2 == 1 =>
+            {
+                Some(step)
+            }
+            _ => None,
         }
     }
 
@@ -238,7 +271,7 @@ impl Mode {
     pub const BENCH_COUNT: u32 = 20_000;
 }
 
-/// A task set and how to run it. Times in nanoseconds of guest time. No heap, freely copied (under 3 KiB).
+/// A task set and how to run it. Times in nanoseconds of guest time. No heap, freely copied (under 4 KiB).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskSet {
     /// How the guest chooses among ready jobs.

@@ -105,6 +105,16 @@ pub fn rdtsc() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// The time-stamp counter, read after all loads before it: a plain RDTSC may be executed while a load is under way (Intel
+/// SDM, volume 2, RDTSC), and a lock then seem to be got before it was given back.
+#[inline(always)]
+pub fn rdtsc_after_loads() -> u64 {
+    // SAFETY:
+    // - waits for loads and changes nothing.
+    unsafe { asm!("lfence", options(nostack, preserves_flags)) };
+    rdtsc()
+}
+
 /// EAX, EBX, ECX and EDX of a CPUID leaf, subleaf 0.
 ///
 /// The kernel executes it: a monitor without hardware virtualisation may not be able to intercept CPUID at CPL 3, where

@@ -17,6 +17,7 @@ mod cpu;
 mod end;
 mod fault;
 mod hw;
+mod lock;
 mod memory;
 mod ring;
 mod scheduler;

@@ -10,6 +10,7 @@ use rt_abi::record::{Kind, Record};
 use rt_abi::taskset::{self, Dirty, MAX_TASKS, PAGE, Task};
 
 use crate::cpu::Cpu;
+use crate::lock::LOCK;
 use crate::system::{System, system};
 use crate::{clock, hw};
 
@@ -111,7 +112,7 @@ pub extern "C" fn main(index: u64) -> ! {
             taskset::Kind::Periodic => execution(system.set.seed, index, task, job),
             taskset::Kind::Hog => u64::MAX,
         };
-        let mut run = Run::new(system, cpu, index, task);
+        let run = Run::new(system, cpu, index, task);
         let record = run.job(job, budget);
         cpu.undisturbed(|| {
             state(index).finish(&record);
@@ -155,28 +156,69 @@ impl Run {
         }
     }
 
-    /// Runs one job that takes `budget` nanoseconds of processor time.
-    fn job(&mut self, job: u64, budget: u64) -> Record {
+    /// Runs one job that takes `budget` nanoseconds of processor time, the critical section included.
+    fn job(&self, job: u64, budget: u64) -> Record {
         let begin = hw::rdtsc();
         let page = self.system.clock.page();
-        let budget = clock::ticks(&page, budget);
+        let critical = clock::ticks(&page, self.task.critical);
+        let alone = clock::ticks(&page, budget).saturating_sub(critical);
         let mut touches = Touches::new(self.system, self.index, self.task, job);
+        let mut ran = self.busy(begin, alone, Preemption::Allowed, || !touches.next());
+        if critical > 0 {
+            let mut section = Stretch::default();
+            self.cpu.undisturbed(|| section = self.section(critical));
+            ran.executed += section.executed;
+            ran.end = section.end;
+        }
+        self.record(job, (page.ns_at(begin), ran.end), ran.executed)
+    }
+
+    /// Is busy from the TSC value `begin` until it has used `budget` ticks and `turn`, called in every round, has said
+    /// that it is done.
+    fn busy(
+        &self,
+        begin: u64,
+        budget: u64,
+        preemption: Preemption,
+        mut turn: impl FnMut() -> bool,
+    ) -> Stretch {
         let mut executed = 0;
         let mut last = begin;
         loop {
-            let touching = touches.next();
+            let done = turn();
             let now = hw::rdtsc();
             let step = now.wrapping_sub(last);
             if step <= self.system.interruption {
                 executed += step;
-                if executed >= budget && !touching {
-                    return self.record(job, (page.ns_at(begin), now), executed);
+                if executed >= budget && done {
+                    return Stretch { executed, end: now };
                 }
             } else if step > self.gap {
-                self.gap(last, now);
+                self.gap((last, now), preemption);
             }
             last = now;
         }
+    }
+
+    /// Spins for the lock, holds it for `length` ticks of processor time, and records both. Not to be preempted.
+    fn section(&self, length: u64) -> Stretch {
+        let asked = hw::rdtsc();
+        let ticket = LOCK.ask();
+        let spun = self.busy(asked, 0, Preemption::Off, || LOCK.is_given_to(ticket));
+        let before = LOCK.sections();
+        let got = hw::rdtsc_after_loads();
+        let held = self.busy(got, length, Preemption::Off, || true);
+        LOCK.give_back(ticket, before);
+        let page = self.system.clock.page();
+        let record = Record {
+            release: page.ns_at(asked),
+            start: page.ns_at(got),
+            finish: page.ns_at(held.end),
+            executed: clock::length(&page, spun.executed),
+            ..self.blank(Kind::Section, before)
+        };
+        push(self.system, self.cpu, &record);
+        held
     }
 
     /// The record of a job that started at the time `start` and ended at the TSC value `end`.
@@ -205,7 +247,7 @@ impl Run {
     }
 
     #[cold]
-    fn gap(&self, from: u64, to: u64) {
+    fn gap(&self, (from, to): (u64, u64), preemption: Preemption) {
         let page: ClockPage = self.system.clock.page();
         let before = state(self.index).gaps.fetch_add(1, Ordering::Relaxed);
         let record = Record {
@@ -213,9 +255,28 @@ impl Run {
             finish: page.ns_at(to),
             ..self.blank(Kind::Gap, before)
         };
-        self.cpu
-            .undisturbed(|| push(self.system, self.cpu, &record));
+        let push = || push(self.system, self.cpu, &record);
+        match preemption {
+            Preemption::Allowed => self.cpu.undisturbed(push),
+            Preemption::Off => push(),
+        }
     }
+}
+
+/// What a busy stretch used.
+#[derive(Clone, Copy, Default)]
+struct Stretch {
+    /// Ticks, interruptions left out.
+    executed: u64,
+    /// TSC at its end.
+    end: u64,
+}
+
+/// Whether other tasks of this vCPU may run meanwhile.
+#[derive(Clone, Copy)]
+enum Preemption {
+    Allowed,
+    Off,
 }
 
 /// The pages that a job still has to touch.

@@ -5,6 +5,8 @@ mod ends;
 #[cfg(test)]
 mod image;
 #[cfg(test)]
+mod lock;
+#[cfg(test)]
 mod qemu;
 #[cfg(test)]
 mod scheduling;

@@ -8,6 +8,7 @@ use super::{BackendError, CpuReservation, InForce, affinity, in_place};
 use crate::budget::default_surplus;
 use crate::capability;
 use crate::cpus;
+use crate::feedback::Envelope;
 use crate::kernel::{Policy, Tid, monotonic, policy, set_policy};
 use crate::partition::{self, Partition};
 use crate::request::{BackendKind, Enforcement, Granted, Placement};
@@ -27,6 +28,8 @@ pub(super) struct DeadlineServer {
     tid: Tid,
     enforcement: Enforcement,
     reservation: Reservation,
+    /// Where the thread changes its budget itself.
+    envelope: Option<Envelope>,
     surplus: Duration,
     placement: Placement,
     home: Home,
@@ -43,7 +46,11 @@ enum Home {
 }
 
 impl DeadlineServer {
-    pub(super) fn apply(tid: Tid, granted: &Granted) -> Result<Self, BackendError> {
+    pub(super) fn apply(
+        tid: Tid,
+        granted: &Granted,
+        envelope: Option<Envelope>,
+    ) -> Result<Self, BackendError> {
         let Some(reservation) = granted.request.reservation else {
             let backend = BackendKind::Deadline;
             return Err(BackendError::NoReservation { backend });
@@ -53,6 +60,7 @@ impl DeadlineServer {
             tid,
             enforcement: granted.request.enforcement,
             reservation,
+            envelope,
             surplus: granted.surplus,
             placement: granted.placement,
             home,
@@ -65,12 +73,35 @@ impl DeadlineServer {
         Ok(server)
     }
 
+    /// What is set from here; a thread that follows its need changes it within the envelope.
     fn wanted(&self) -> Policy {
+        let runtime = match &self.envelope {
+            Some(envelope) => envelope.initial(),
+            None => self.reservation.runtime(),
+        };
         Policy::Deadline {
-            runtime: self.reservation.runtime() + self.surplus,
+            runtime: runtime + self.surplus,
             deadline: self.reservation.deadline(),
             period: self.reservation.period(),
         }
+    }
+
+    /// The reservation that `found` is, if it is one that was granted.
+    fn granted(&self, found: Policy) -> Option<Reservation> {
+        let Some(envelope) = &self.envelope else {
+            return (found == self.wanted()).then_some(self.reservation);
+        };
+        let Policy::Deadline {
+            runtime,
+            deadline,
+            period,
+        } = found
+        else {
+            return None;
+        };
+        let budget = runtime.checked_sub(self.surplus)?;
+        let inside = envelope.contains(budget) && [deadline, period] == [envelope.period(); 2];
+        Reservation::new(budget, period).ok().filter(|_| inside)
     }
 
     /// Sets the policy, waiting a bounded time for bandwidth that returns late.
@@ -135,12 +166,12 @@ impl CpuReservation for DeadlineServer {
     fn in_force(&self) -> Result<InForce, BackendError> {
         let (tid, wanted) = (self.tid, self.wanted());
         let found = policy(tid).map_err(|errno| BackendError::from_errno(tid, errno))?;
-        if found != wanted {
+        let Some(reservation) = self.granted(found) else {
             return Err(BackendError::NotInForce { tid, wanted, found });
-        }
+        };
         Ok(InForce {
             backend: BackendKind::Deadline,
-            reservation: Some(self.reservation),
+            reservation: Some(reservation),
             surplus: self.surplus,
             cpus: in_place(tid, self.placement)?,
             note: None,

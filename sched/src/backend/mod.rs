@@ -15,6 +15,7 @@ pub use error::BackendError;
 
 use crate::account::Throttling;
 use crate::cpus;
+use crate::feedback::Envelope;
 use crate::request::{BackendKind, Granted, Placement};
 use crate::reservation::Reservation;
 
@@ -75,12 +76,26 @@ pub struct InForce {
 /// What the kernel refused and what to change. The thread is back in SCHED_OTHER then.
 pub fn apply(tid: Tid, granted: &Granted) -> Result<Box<dyn CpuReservation>, BackendError> {
     Ok(match granted.request.backend {
-        BackendKind::Deadline => Box::new(deadline::DeadlineServer::apply(tid, granted)?),
+        BackendKind::Deadline => Box::new(deadline::DeadlineServer::apply(tid, granted, None)?),
         BackendKind::RtCgroup | BackendKind::CfsQuota => {
             Box::new(group::GroupServer::apply(tid, granted)?)
         }
         BackendKind::Fifo | BackendKind::Other => Box::new(fixed::Fixed::apply(tid, granted)?),
     })
+}
+
+/// As [`apply`], for a thread that changes its budget itself ([`crate::feedback::Follower`]): it begins with the
+/// envelope's first budget, and any inside the envelope, whose greatest was granted, counts as in force.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_within(
+    tid: Tid,
+    granted: &Granted,
+    envelope: Envelope,
+) -> Result<Box<dyn CpuReservation>, BackendError> {
+    let server = deadline::DeadlineServer::apply(tid, granted, Some(envelope))?;
+    Ok(Box::new(server))
 }
 
 /// Moves the calling thread to where a grant wants it, ahead of [`apply`]: joining a partition is waiting for the most

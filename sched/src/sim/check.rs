@@ -183,6 +183,11 @@ fn check_vcpu(host: &Host, vcpu: &Vcpu) -> Checked {
 }
 
 fn check_task(task: &Task) -> Checked {
+    if let Some(step) = task.step {
+        positive("step", step.every)?;
+        positive("stepped execution", step.execution)?;
+        within("stepped execution", step.execution, ("limit", LONGEST))?;
+    }
     positive("execution time", task.execution)?;
     positive("shortest execution time", task.shortest)?;
     positive("period", task.period)?;

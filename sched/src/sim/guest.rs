@@ -58,6 +58,9 @@ struct Times {
     jitter: Time,
     blocks_after: Time,
     blocks_for: Time,
+    /// Execution time of every other turn, and the length of a turn.
+    step: Option<(Time, Time)>,
+    offset: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -250,6 +253,10 @@ impl TaskState {
             jitter: nanos(task.jitter),
             blocks_after: blocking.map_or(Time::MAX, |blocking| nanos(blocking.after)),
             blocks_for: blocking.map_or(0, |blocking| nanos(blocking.sleep)),
+            step: task
+                .step
+                .map(|step| (nanos(step.execution), nanos(step.every).max(1))),
+            offset: nanos(task.offset),
         };
         let arrival = nanos(task.offset);
         Self {
@@ -270,9 +277,13 @@ impl TaskState {
         let jitter = self.random.between(0, times.jitter);
         // Jitter beyond the period does not let jobs overtake one another.
         self.next = (next, next.saturating_add(jitter).max(release));
+        let execution = self.random.between(times.shortest, times.execution);
+        let stepped = times
+            .step
+            .filter(|(_, every)| (arrival - times.offset) / every % 2 == 1);
         JobState {
             arrival,
-            left: self.random.between(times.shortest, times.execution),
+            left: stepped.map_or(execution, |(execution, _)| execution),
             until_blocked: times.blocks_after,
         }
     }

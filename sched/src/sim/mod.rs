@@ -22,7 +22,7 @@ mod queue;
 
 pub use check::{Problem, SimError};
 pub use model::{
-    Blocking, GuestPolicy, Host, Overheads, Policy, Record, Run, Server, Slot, Task, Vcpu, Vm,
+    Blocking, GuestPolicy, Host, Overheads, Policy, Record, Run, Server, Slot, Step, Task, Vcpu, Vm,
 };
 pub use outcome::{CpuOutcome, Events, Execution, Job, Outcome, TaskOutcome, VcpuOutcome};
 

@@ -181,6 +181,8 @@ pub struct Task {
     pub priority: Option<u32>,
     /// Where its jobs wait for a device.
     pub blocking: Option<Blocking>,
+    /// How its execution time steps, if it does.
+    pub step: Option<Step>,
 }
 
 impl Task {
@@ -195,6 +197,7 @@ impl Task {
             jitter: Duration::ZERO,
             priority: None,
             blocking: None,
+            step: None,
         }
     }
 
@@ -202,6 +205,15 @@ impl Task {
     pub fn hog() -> Self {
         Self::new(Duration::MAX, Duration::MAX)
     }
+}
+
+/// An execution time that takes turns with the task's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Execution time of a job in every other turn.
+    pub execution: Duration,
+    /// Length of a turn, counted from the first arrival.
+    pub every: Duration,
 }
 
 /// A job that waits for a device once.

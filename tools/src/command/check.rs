@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use sched::feedback::Envelope;
 use sched::framework::Manager;
 use sched::ledger::Ledger;
 use sched::request::Granted;
@@ -20,6 +21,8 @@ struct Answer {
     vcpus: Vec<Granted>,
     #[serde(skip_serializing_if = "Option::is_none")]
     design: Option<DesignAnswer>,
+    /// Where budgets follow the need.
+    feedback: Option<Envelope>,
 }
 
 /// Says what would be reserved, and whether it fits.
@@ -39,6 +42,7 @@ pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
         command_line: plan.command_line,
         vcpus,
         design,
+        feedback: plan.feedback,
     };
     context.print(&answer, text)?;
     Ok(0)
@@ -49,6 +53,13 @@ fn text(answer: &Answer) -> String {
         "{}: fits, with {} of locked memory\n",
         answer.name, answer.memory
     );
+    if let Some(envelope) = &answer.feedback {
+        let (least, first) = (envelope.least(), envelope.initial());
+        let _ = writeln!(
+            text,
+            "  budgets follow the need, from {first:?} on and down to {least:?}; the greatest is what is admitted"
+        );
+    }
     for granted in &answer.vcpus {
         let _ = writeln!(text, "  vCPU {}: {}", granted.vcpu, describe(granted));
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sched::account::{AccountSnapshot, Throttling};
+use sched::feedback::Standing;
 use sched::ledger::Ledger;
 use serde::Serialize;
 use vmm::control::{ControlError, Reply, Request, client};
@@ -143,10 +144,29 @@ pub fn vcpu_text(vcpu: &VcpuStatus) -> String {
             let _ = writeln!(text, "    NOT in force: {error}");
         }
     }
+    if let Some(standing) = vcpu.account.as_ref().and_then(|account| account.feedback) {
+        text.push_str(&feedback_text(&standing));
+    }
     if let Some(account) = &vcpu.account {
         text.push_str(&account_text(account, vcpu.throttling));
     }
     text
+}
+
+/// How a budget follows the need.
+fn feedback_text(standing: &Standing) -> String {
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    let refused = match standing.refused {
+        0 => String::new(),
+        refused => format!(", and {refused} refused by the kernel"),
+    };
+    format!(
+        "    follows its need: {:.3} ms now, admitted from {:.3} to {:.3} ms; {} changes{refused}\n",
+        millis(standing.budget),
+        millis(standing.least),
+        millis(standing.greatest),
+        standing.changes
+    )
 }
 
 /// What a vCPU got, as far as it is known: its thread knows of the budgets it ends itself, the kernel of quotas.
@@ -178,14 +198,26 @@ fn task_text(number: u16, task: &TaskStatistics) -> String {
         return format!("  task {name}: no job done yet\n");
     }
     let millis = |nanos: u64| std::time::Duration::from_nanos(nanos).as_secs_f64() * 1e3;
-    format!(
+    let mut text = format!(
         "  task {name}: {} jobs, {} missed; response {:.3} / {:.3} / {:.3} ms (least, mean, greatest)\n",
         task.jobs,
         task.misses,
         millis(task.least_response),
         millis(task.total_response / task.jobs),
         millis(task.greatest_response)
-    )
+    );
+    let sections = &task.sections;
+    if sections.count > 0 {
+        let _ = writeln!(
+            text,
+            "    {} critical sections: waited {:.3} ms at most, spun {:.3} ms at most and {:.3} ms in all",
+            sections.count,
+            millis(sections.longest_wait),
+            millis(sections.longest_spin),
+            millis(sections.total_spin)
+        );
+    }
+    text
 }
 
 #[derive(Serialize)]

@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
-use crate::experiment::{ExperimentError, cbs_kvm, date, edge, part, schedulability};
+use crate::experiment::{
+    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, part, schedulability,
+};
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::report::terminal::{self, Screen};
@@ -27,6 +29,10 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
     match command {
         ExperimentCommand::CbsKvm(args) => report(context, &args, "cbs-kvm", cbs_kvm::run),
         ExperimentCommand::Edge(args) => report(context, &args, "edge", edge::run),
+        ExperimentCommand::Feedback(args) => report(context, &args, "feedback", feedback::run),
+        ExperimentCommand::LockHolder(args) => {
+            report(context, &args, "lock-holder", lock_holder::run)
+        }
         ExperimentCommand::Schedulability(args) => schedulability(context, &args),
         ExperimentCommand::Part(command) => part::part(context, command),
     }

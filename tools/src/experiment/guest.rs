@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rt_abi::taskset::TaskSet;
+use sched::feedback::Envelope;
 use sched::request::{BackendKind, Enforcement};
 use sched::reservation::Reservation;
 use vmm::guest::Outcome;
@@ -27,6 +28,8 @@ pub struct Share {
     pub enforcement: Enforcement,
     /// (Q, P), where the mechanism takes one.
     pub reservation: Option<Reservation>,
+    /// Where the budget follows the need; the reservation is then the first one.
+    pub envelope: Option<Envelope>,
 }
 
 impl Share {
@@ -35,6 +38,7 @@ impl Share {
         backend: BackendKind::Other,
         enforcement: Enforcement::Exact,
         reservation: None,
+        envelope: None,
     };
 
     /// A reservation by `backend`; back ends without reservations leave it out.
@@ -43,7 +47,17 @@ impl Share {
             backend,
             enforcement: Enforcement::Exact,
             reservation: backend.needs_reservation().then_some(reservation),
+            envelope: None,
         }
+    }
+
+    /// A budget that follows the need.
+    pub fn following(envelope: Envelope) -> Result<Self, ExperimentError> {
+        let first = Reservation::new(envelope.initial(), envelope.period())?;
+        Ok(Self {
+            envelope: Some(envelope),
+            ..Self::reserved(BackendKind::Deadline, first)
+        })
     }
 }
 
@@ -53,6 +67,17 @@ pub struct GuestPlan<'a> {
     pub set: &'a TaskSet,
     /// What CPU time it gets.
     pub share: Share,
+    /// Where its vCPUs are; all of them on the stage's CPU if nothing is said.
+    pub seats: &'a [Seat],
+}
+
+/// The place of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Its CPU; none where reservations rest on a global test.
+    pub cpu: Option<u32>,
+    /// How much after the instant that all have in common its periods begin; none if each begins when it happens to.
+    pub phase: Option<Duration>,
 }
 
 /// What a guest left.
@@ -73,6 +98,7 @@ impl GuestPlan<'_> {
             backend,
             enforcement,
             reservation,
+            envelope,
         } = self.share;
         let enforcement = match enforcement {
             Enforcement::Exact => "exact",
@@ -90,10 +116,22 @@ impl GuestPlan<'_> {
                 Span::from(period)
             );
         }
+        if !self.seats.is_empty() {
+            return text + &seats(self.seats);
+        }
         // Without a partition SCHED_DEADLINE takes no thread that is bound to one CPU.
         let is_global = matches!(stage.promise, Promise::Global { .. });
         if !(is_global && backend == BackendKind::Deadline) {
             text += &format!("cpu = {}\n", stage.cpu);
+        }
+        if let Some(envelope) = envelope {
+            let (least, greatest) = (envelope.least(), envelope.greatest());
+            text += &format!(
+                "[cpu.feedback]\nleast = \"{}\"\ngreatest = \"{}\"\nspan = {}\n",
+                Span::from(least),
+                Span::from(greatest),
+                envelope.span()
+            );
         }
         text
     }
@@ -120,6 +158,21 @@ impl GuestPlan<'_> {
         let events = read_events(&records)?;
         Ok(GuestRun { outcome, events })
     }
+}
+
+fn seats(seats: &[Seat]) -> String {
+    let aligned = seats.iter().all(|seat| seat.phase.is_some());
+    let mut text = format!("aligned = {aligned}\n");
+    for seat in seats {
+        text += "[[cpu.vcpu]]\n";
+        if let Some(cpu) = seat.cpu {
+            text += &format!("cpu = {cpu}\n");
+        }
+        if let Some(phase) = seat.phase.filter(|_| aligned) {
+            text += &format!("phase = \"{}\"\n", Span::from(phase));
+        }
+    }
+    text
 }
 
 impl Stage {

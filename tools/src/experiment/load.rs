@@ -174,7 +174,9 @@ impl Runner {
         let start = now();
         let mut executed = 0;
         let mut last = start;
-        while executed < self.task.c_max {
+        let wanted = self.task.stepped(number);
+        let wanted = wanted.map_or(self.task.c_max, |step| step.c);
+        while executed < wanted {
             let now = now();
             if now - last <= interruption {
                 executed += now - last;

@@ -109,7 +109,15 @@ impl Scenario {
         let load = self.loaded.then(|| start_load(stage)).transpose()?;
         let ran = match self.place {
             Place::Host => self.on_host(stage, set, progress),
-            Place::Guest(share) => self.in_guest(stage, &GuestPlan { set, share }, progress),
+            Place::Guest(share) => self.in_guest(
+                stage,
+                &GuestPlan {
+                    set,
+                    share,
+                    seats: &[],
+                },
+                progress,
+            ),
         };
         drop(load);
         ran

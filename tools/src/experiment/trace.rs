@@ -11,7 +11,7 @@ use vmm::telemetry::{Event, Gap, Job};
 use crate::report::timeline_plot::{Deadline, Lane, Span, TimelinePlot};
 
 /// A stretch of guest time in nanoseconds.
-type Stretch = (u64, u64);
+pub type Stretch = (u64, u64);
 
 /// What a guest did.
 pub struct Trace<'a> {
@@ -32,7 +32,7 @@ impl<'a> Trace<'a> {
             match event {
                 Event::Job(job) => trace.jobs.push(job),
                 Event::Gap(gap) => trace.gaps.push(gap),
-                Event::End { .. } => {}
+                Event::Section(_) | Event::End { .. } => {}
             }
         }
         trace
@@ -49,7 +49,7 @@ impl<'a> Trace<'a> {
     }
 
     /// When a task wanted to run and none did, of any length that counts as a gap.
-    fn blackouts(&self) -> Vec<Stretch> {
+    pub fn blackouts(&self) -> Vec<Stretch> {
         let mut gaps: Vec<Stretch> = self.gaps.iter().map(|gap| (gap.start, gap.end)).collect();
         gaps.sort_unstable();
         // Two tasks may have been waiting through the same blackout.

@@ -13,6 +13,7 @@ pub mod distribution_plot;
 pub mod edge_plot;
 pub mod flags;
 pub mod folder;
+pub mod follow_plot;
 mod html;
 pub mod jobs_csv;
 pub mod stats;

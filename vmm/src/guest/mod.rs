@@ -8,6 +8,7 @@
 //!
 //! Whatever fails, dropping what there is gives everything back: threads end, the ledger's entry goes.
 
+mod change;
 mod outcome;
 mod running;
 mod serve;
@@ -15,7 +16,8 @@ mod start;
 mod supervise;
 mod transfer;
 
-pub use outcome::{GuestStatus, Outcome, Records, TaskStatistics, VcpuStatus};
-pub use running::{ChangeError, RunningVm};
+pub use change::ChangeError;
+pub use outcome::{GuestStatus, Outcome, Records, SectionStatistics, TaskStatistics, VcpuStatus};
+pub use running::RunningVm;
 pub use start::{AdmittedVm, BuiltVm, StartError, Vms};
 pub use supervise::{Observer, Reception, supervise};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::End;
 use crate::report::Registers;
-use crate::telemetry::{Event, Job, Losses};
+use crate::telemetry::{Event, Job, Losses, Section};
 
 /// How the jobs of one task went. Times in nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,31 @@ pub struct TaskStatistics {
     /// The last ones, in the order in which the jobs ended: for who looks from time to time and wants each.
     #[serde(default)]
     pub latest_responses: VecDeque<u64>,
+    /// Its critical sections, if it has any.
+    #[serde(default)]
+    pub sections: SectionStatistics,
+}
+
+/// How the critical sections of one task went. Times in nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SectionStatistics {
+    /// Sections that ended.
+    pub count: u64,
+    /// Longest time from asking for the lock to getting it.
+    pub longest_wait: u64,
+    /// Most processor time that was spun away for one section.
+    pub longest_spin: u64,
+    /// Processor time spun away in all.
+    pub total_spin: u64,
+}
+
+impl SectionStatistics {
+    fn add(&mut self, section: &Section) {
+        self.count += 1;
+        self.longest_wait = self.longest_wait.max(section.waited());
+        self.longest_spin = self.longest_spin.max(section.spun);
+        self.total_spin = self.total_spin.saturating_add(section.spun);
+    }
 }
 
 /// Response times that are kept of a task. Who looks ten times a second sees all of a task with a period of 4 ms.
@@ -89,12 +114,23 @@ impl Records {
         }
     }
 
+    /// The statistics of a task, unless there are too many already.
+    fn task(&mut self, number: u16) -> Option<&mut TaskStatistics> {
+        let is_room = self.tasks.len() < MAX_TASKS || self.tasks.contains_key(&number);
+        is_room.then(|| self.tasks.entry(number).or_default())
+    }
+
     /// Takes an event into account.
     pub fn add(&mut self, event: &Event) {
         match event {
             Event::Job(job) => {
-                if self.tasks.len() < MAX_TASKS || self.tasks.contains_key(&job.task) {
-                    self.tasks.entry(job.task).or_default().add(job);
+                if let Some(task) = self.task(job.task) {
+                    task.add(job);
+                }
+            }
+            Event::Section(section) => {
+                if let Some(task) = self.task(section.task) {
+                    task.sections.add(section);
                 }
             }
             Event::Gap(gap) => {

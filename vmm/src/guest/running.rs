@@ -15,6 +15,7 @@ use sched::request::{BackendKind, Granted, Placement};
 use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::change::ChangeError;
 use super::outcome::{GuestStatus, Records, VcpuStatus};
 use crate::clock::Clock;
 use crate::desk::{Desk, Order};
@@ -31,43 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(6);
 
 /// How long a status waits for a fresh account: a throttled thread has none, and its last one is no older than a period.
 const ACCOUNT_PATIENCE: Duration = Duration::from_millis(10);
-
-/// Why a running guest's reservation was not changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    /// No such vCPU.
-    #[error("vCPU {vcpu} does not exist; the guest has vCPUs 0 to {last}")]
-    NoVcpu {
-        /// The number given.
-        vcpu: usize,
-        /// The greatest that exists.
-        last: usize,
-    },
-    /// It does not fit.
-    #[error(transparent)]
-    Refused(Box<Refusal>),
-    /// The kernel refused; the old reservation is in force and in the ledger.
-    #[error("the kernel refused the change, the old reservation stays: {0}")]
-    Kernel(#[from] BackendError),
-    /// There is nothing to change.
-    #[error("vCPU {vcpu} has no reservation to change: its back end makes no promise")]
-    NoReservation {
-        /// Which vCPU.
-        vcpu: usize,
-    },
-    /// The ledger says something else.
-    #[error("the ledger does not grant this reservation to vCPU {vcpu}")]
-    NotGranted {
-        /// Which vCPU.
-        vcpu: usize,
-    },
-}
-
-impl From<Refusal> for ChangeError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(Box::new(refusal))
-    }
-}
 
 /// The owner's hold on a vCPU thread. Dropping it ends the thread.
 pub(super) struct VcpuHandle {
@@ -349,7 +313,7 @@ impl RunningVm {
     /// # Errors
     /// [`ChangeError`]; the old reservation stays.
     pub fn adapt(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
-        self.reservation(vcpu)?;
+        self.changeable(vcpu)?;
         let mut reservations = self.sched_param();
         reservations[vcpu] = Some(new);
         self.set_sched_param(reservations)?;
@@ -399,7 +363,7 @@ impl RunningVm {
     /// # Errors
     /// [`ChangeError::NotGranted`] unless the ledger says exactly this.
     pub fn enforce(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
-        self.reservation(vcpu)?;
+        self.changeable(vcpu)?;
         let entries = self.ledger.entries().unwrap_or_default();
         let granted = entries
             .iter()
@@ -423,6 +387,22 @@ impl RunningVm {
             .get(vcpu)
             .ok_or(ChangeError::NoVcpu { vcpu, last })?;
         Ok(handle.granted.request.reservation)
+    }
+
+    /// The reservation of a vCPU, if it has one, for somebody who is to change it.
+    ///
+    /// # Errors
+    /// [`ChangeError::NoVcpu`], and [`ChangeError::Follows`] for one that changes it itself.
+    pub fn changeable(&self, vcpu: usize) -> Result<Option<Reservation>, ChangeError> {
+        let reservation = self.reservation(vcpu)?;
+        match self.plan.feedback {
+            Some(envelope) => Err(ChangeError::Follows {
+                vcpu,
+                least: envelope.least(),
+                greatest: envelope.greatest(),
+            }),
+            None => Ok(reservation),
+        }
     }
 
     /// Makes the kernel enforce what was granted.
@@ -511,6 +491,7 @@ impl Job for RunningVm {
         for (vcpu, (old, new)) in self.sched_param().into_iter().zip(new).enumerate() {
             match (old, new) {
                 (Some(old), Some(new)) if old != new => {
+                    self.changeable(vcpu)?;
                     before.push(Change::new(name, vcpu, old));
                     after.push(Change::new(name, vcpu, new));
                 }

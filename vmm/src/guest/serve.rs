@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use vm_memory::{GuestMemoryBackend, WriteVolatile};
 
+use super::change::ChangeError;
 use super::outcome::VcpuStatus;
-use super::running::{ChangeError, RunningVm};
+use super::running::RunningVm;
 use super::supervise::Fate;
 use super::transfer::{self, Waiting};
 use crate::control::{Call, Reply, Request};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime};
 
+use sched::alignment::{Alignment, CommonInstant};
 use sched::framework::{Factory, Kind, Manager, Resource};
 use sched::ledger::Refusal;
 use sched::ledger::{Admitted, Ledger, LedgerError};
@@ -201,6 +202,7 @@ impl BuiltVm {
         let machine = Arc::new(machine);
         let (events_out, mut events) = unbounded_channel();
         let grants = vm.admitted.vcpus();
+        let mut alignments = alignments(&vm.plan).into_iter();
         let (mut handles, mut resources) = (Vec::new(), Vec::new());
         for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {
             // Before it has bandwidth, so that nobody counts that as a stranger's. Not by the thread itself: it may have to
@@ -222,6 +224,8 @@ impl BuiltVm {
                 fd,
                 machine: Arc::clone(&machine),
                 granted: grants[index].clone(),
+                envelope: vm.plan.feedback,
+                alignment: alignments.next(),
                 desk: Arc::clone(&desk),
                 events: events_out.clone(),
                 commands: inbox,
@@ -254,6 +258,20 @@ impl BuiltVm {
             started: Instant::now(),
         })
     }
+}
+
+/// Where the periods of each vCPU are to begin; nothing where they are left alone. One that has no other has nobody to be
+/// aligned with.
+fn alignments(plan: &VmPlan) -> Vec<Alignment> {
+    let phases = plan.phases.iter().filter(|phases| phases.len() > 1);
+    let common = Arc::new(CommonInstant::default());
+    phases
+        .flatten()
+        .map(|&phase| Alignment {
+            common: Arc::clone(&common),
+            phase,
+        })
+        .collect()
 }
 
 /// Starts the guest's clock: at nothing, or where a saved guest's has come to meanwhile.

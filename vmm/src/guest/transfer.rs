@@ -74,7 +74,7 @@ fn admit(vm: &RunningVm, transfer: &Transfer) -> Result<Granted, String> {
             transfer.from
         ));
     }
-    vm.reservation(transfer.vcpu)
+    vm.changeable(transfer.vcpu)
         .map_err(|e| e.to_string())?
         .ok_or("this vCPU has no reservation to change")?;
     let (before, after) = states(vm, transfer);

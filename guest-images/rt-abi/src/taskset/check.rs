@@ -86,7 +86,7 @@ fn vcpu(set: &TaskSet, task: &Task) -> Result<(), ParseError> {
 
 fn hog(task: &Task, before: &[Task]) -> Result<(), ParseError> {
     if *task != Task::hog(task.vcpu) {
-        let why = "has no times, priority or memory of its own; use a periodic task";
+        let why = "has no times, priority, lock or memory of its own; use a periodic task";
         return Err(Of(None).conflict("hog", task.vcpu, why));
     }
     if before.contains(task) {
@@ -125,9 +125,22 @@ fn times(task: &Task) -> Result<(), ParseError> {
     of.at_most("d", deadline, ("its period", period))?;
     of.at_least("c", most, ("the lower end of its range", least))?;
     of.at_most("c", most, ("its deadline", deadline))?;
+    if let Some(step) = task.step {
+        let second = Time(step.c);
+        of.at_least("c2", second, ("the least execution time", Time(1)))?;
+        of.at_least("c2", second, ("its critical section", Time(task.critical)))?;
+        of.at_most("c2", second, ("its deadline", deadline))?;
+        of.at_least("step", Time(step.every), ("its period", period))?;
+        of.at_most("step", Time(step.every), LONGEST_TIME)?;
+    }
     if task.dirty.is_none() {
         of.at_least("c", most, ("the least execution time", Time(1)))?;
     }
+    of.at_most(
+        "s",
+        Time(task.critical),
+        ("the least execution time of its job", least),
+    )?;
     Ok(())
 }
 

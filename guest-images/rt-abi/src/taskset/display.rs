@@ -82,6 +82,12 @@ impl fmt::Display for Task {
         if self.gaps {
             f.write_str(",gaps=1")?;
         }
+        if let Some(step) = self.step {
+            write!(f, ",c2={},step={}", Time(step.c), Time(step.every))?;
+        }
+        if self.critical != 0 {
+            write!(f, ",s={}", Time(self.critical))?;
+        }
         self.dirty.map_or(Ok(()), |dirty| write!(f, ",{dirty}"))
     }
 }

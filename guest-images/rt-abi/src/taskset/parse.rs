@@ -2,11 +2,11 @@
 
 use super::display::{FAULTS, PATTERNS, POLICIES, STORMS};
 use super::units::{self, Size, Time};
-use super::{Dirty, Mode, Name, ParseError, Pattern, Problem, Task, TaskSet};
+use super::{Dirty, Mode, Name, ParseError, Pattern, Problem, Step, Task, TaskSet};
 
 const SET_KEYS: &str =
     "sched, duration, seed, gap, start, stream, tsc_khz, vcpus, task, hog, bench, storm, fault";
-const TASK_KEYS: &str = "c, t, d, o, cpu, prio, gaps, dirty, region, pattern";
+const TASK_KEYS: &str = "c, t, d, o, cpu, prio, gaps, s, dirty, region, pattern, c2, step";
 const BENCH_KEYS: &str = "n, port";
 
 /// See [`TaskSet::parse`].
@@ -86,6 +86,8 @@ struct Draft {
     pages: Option<u32>,
     region: Option<u64>,
     pattern: Option<Pattern>,
+    second: Option<u64>,
+    turn: Option<u64>,
 }
 
 fn task(text: &str) -> Result<Task, ParseError> {
@@ -99,6 +101,8 @@ fn task(text: &str) -> Result<Task, ParseError> {
         pages: None,
         region: None,
         pattern: None,
+        second: None,
+        turn: None,
     };
     let mut seen = Seen::default();
     for word in words {
@@ -119,8 +123,11 @@ impl Draft {
             "cpu" => self.task.vcpu = item.number()?,
             "prio" => self.task.priority = Some(item.number()?),
             "gaps" => self.task.gaps = item.flag()?,
+            "s" => self.task.critical = item.time()?,
             "dirty" => self.pages = Some(item.number()?),
             "region" => self.region = Some(item.size()?),
+            "c2" => self.second = Some(item.time()?),
+            "step" => self.turn = Some(item.time()?),
             _ => self.pattern = Some(item.choice(&PATTERNS, "seq, random or hot")?),
         }
         Ok(())
@@ -141,6 +148,12 @@ impl Draft {
             }
             None => None,
         };
+        let step = match (self.second, self.turn) {
+            (Some(c), Some(every)) => Some(Step { c, every }),
+            (None, None) => None,
+            (Some(_), None) => return Err(missing("step", "TIME, such as step=10s")),
+            (None, Some(_)) => return Err(missing("c2", "TIME, such as c2=8ms")),
+        };
         let (c_min, c_max) = match self.execution {
             Some(range) => range,
             None if dirty.is_some() => (0, 0),
@@ -155,6 +168,7 @@ impl Draft {
             period,
             deadline: self.deadline.unwrap_or(period),
             dirty,
+            step,
             ..self.task
         })
     }

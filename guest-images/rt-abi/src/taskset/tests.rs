@@ -41,18 +41,36 @@ fn periodic() -> impl Strategy<Value = Task> {
         .prop_flat_map(|(period, deadline, most)| {
             let least = prop_oneof![Just(most), time(0, most)];
             (Just(period), Just(deadline), Just(most), least)
+        })
+        .prop_flat_map(|(period, deadline, most, least)| {
+            let critical = prop_oneof![Just(0), time(0, least)];
+            (Just((period, deadline)), Just(most), Just(least), critical)
         });
     let rest = (0..MAX_VCPUS, time(0, LONGEST), any::<bool>());
-    (times, rest, option::of(dirty()), any::<bool>()).prop_map(
-        |((period, deadline, c_max, c_min), (vcpu, offset, gaps), dirty, implicit)| Task {
-            vcpu,
-            c_min,
-            c_max,
-            deadline: if implicit { period } else { deadline },
-            offset,
-            gaps,
+    let steps = option::of(0..LONGEST);
+    (times, rest, option::of(dirty()), any::<bool>(), steps).prop_map(
+        |(
+            ((period, deadline), c_max, c_min, critical),
+            (vcpu, offset, gaps),
             dirty,
-            ..Task::periodic(Name::HOG, 0, period)
+            implicit,
+            longer,
+        )| {
+            Task {
+                step: longer.map(|longer| Step {
+                    c: deadline,
+                    every: (period + longer).min(LONGEST),
+                }),
+                vcpu,
+                c_min,
+                c_max,
+                deadline: if implicit { period } else { deadline },
+                offset,
+                gaps,
+                dirty,
+                critical,
+                ..Task::periodic(Name::HOG, 0, period)
+            }
         },
     )
 }
@@ -121,7 +139,7 @@ fn nearly_a_line() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => proptest::sample::select(std::vec![
             "task=", "hog=", "sched=", "duration=", "bench=pio", "storm=", "fault=", "vcpus=", "seed=", "c=", "t=", "d=",
-            "o=", "cpu=", "prio=", "dirty=", "region=", "pattern=", "port=", ",", " ", "=", "..", ".", "0x", "ms", "s",
+            "c2=", "step=", "o=", "cpu=", "prio=", "dirty=", "region=", "pattern=", "port=", ",", " ", "=", "..", ".", "0x", "ms", "s",
             "ns", "K", "G", "rm", "edf", "hot", "1", "0", "30", "18446744073709551615", "99999999999999999999999",
         ]).prop_map(String::from),
         1 => any::<String>(),
@@ -194,7 +212,7 @@ fn the_task_set_of_the_cbs_kvm_paper_reads_as_it_is_meant() {
 #[test]
 fn every_key_reads_as_it_is_meant() {
     let line = "sched=rm seed=0x10 gap=0.5ms start=1s stream=1 tsc_khz=2100000 vcpus=4 \
-                task=a,c=3ms..8ms,t=20ms,d=10ms,o=1.5us,cpu=2,prio=7,gaps=1 task=b,t=10ms,dirty=64,pattern=hot hog=3";
+                task=a,c=3ms..8ms,t=20ms,d=10ms,o=1.5us,cpu=2,prio=7,gaps=1,s=2.5ms task=b,t=10ms,dirty=64,pattern=hot hog=3";
     let set = TaskSet::parse(line).unwrap();
     assert_eq!((set.seed, set.gap, set.start), (16, 500_000, 1_000_000_000));
     assert_eq!(
@@ -210,6 +228,7 @@ fn every_key_reads_as_it_is_meant() {
     );
     assert_eq!((a.deadline, a.offset, a.vcpu), (10_000_000, 1_500, 2));
     assert_eq!((a.priority, a.gaps, a.dirty), (Some(7), true, None));
+    assert_eq!((a.critical, b.critical), (2_500_000, 0));
     let dirty = Dirty {
         pages: 64,
         region: 16 << 20,
@@ -289,6 +308,14 @@ fn an_error_in_the_words_of_a_task_names_the_task() {
             "`dirty` is missing; write dirty=PAGES",
         ),
         (
+            "task=a,c=1ms,t=9ms,c2=2ms",
+            "task a: `step` is missing; write step=TIME",
+        ),
+        (
+            "task=a,c=1ms,t=9ms,step=2s",
+            "task a: `c2` is missing; write c2=TIME",
+        ),
+        (
             "task=a,c=1ms,c=1ms",
             "task a: c=1ms gives `c` a second time",
         ),
@@ -329,6 +356,14 @@ fn an_error_in_the_values_of_a_task_names_the_bound() {
             "c=0ns is below the least execution time, 1ns",
         ),
         (
+            "task=a,c=3ms..8ms,t=50ms,s=4ms",
+            "task a: s=4ms is above the least execution time of its job, 3ms",
+        ),
+        (
+            "task=a,t=9ms,dirty=1,s=1ms",
+            "s=1ms is above the least execution time of its job, 0ns",
+        ),
+        (
             "vcpus=2 task=a,c=1ms,t=9ms,cpu=2",
             "cpu=2 is above the last vCPU of this guest (see vcpus), 1",
         ),
@@ -336,6 +371,18 @@ fn an_error_in_the_values_of_a_task_names_the_bound() {
         (
             "sched=edf task=a,c=1ms,t=9ms,prio=1",
             "prio=1 has no meaning under sched=edf",
+        ),
+        (
+            "task=a,c=1ms,t=9ms,c2=10ms,step=1s",
+            "c2=10ms is above its deadline, 9ms",
+        ),
+        (
+            "task=a,c=2ms,t=9ms,s=2ms,c2=1ms,step=1s",
+            "c2=1ms is below its critical section, 2ms",
+        ),
+        (
+            "task=a,c=1ms,t=9ms,c2=2ms,step=8ms",
+            "step=8ms is below its period, 9ms",
         ),
         ("task=a,t=9ms,dirty=0", "dirty=0 is below one page, 1"),
         (

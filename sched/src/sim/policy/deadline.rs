@@ -108,6 +108,22 @@ impl Deadline {
         }
     }
 
+    /// Changes a budget: in force from the next period on, as with sched_setattr(2).
+    pub fn set_budget(&mut self, vcpu: usize, budget: Time) {
+        self.servers[vcpu].budget = budget;
+    }
+
+    /// Where the budget of the present period ends if it is used from the beginning on without interruption.
+    pub fn end_of_budget(&self, vcpu: usize) -> Time {
+        let server = &self.servers[vcpu];
+        (server.deadline + server.budget).saturating_sub(server.relative_deadline)
+    }
+
+    /// Whether the budget of the present period is used up.
+    pub fn is_used_up(&self, vcpu: usize) -> bool {
+        matches!(self.servers[vcpu].state, State::ThrottledUntil(_))
+    }
+
     fn note_throttled(&mut self, vcpu: usize) {
         if let State::ThrottledUntil(at) = self.servers[vcpu].state {
             self.next_timer = self.next_timer.min(at);

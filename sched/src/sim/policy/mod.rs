@@ -6,6 +6,7 @@
 mod credit;
 mod deadline;
 mod dispatch_table;
+mod feedback;
 mod periodic_server;
 mod proportional_share;
 mod sporadic_server;
@@ -13,6 +14,7 @@ mod sporadic_server;
 pub use credit::Credit;
 pub use deadline::Deadline;
 pub use dispatch_table::DispatchTable;
+pub use feedback::{BudgetChange, Feedback};
 pub use periodic_server::PeriodicServers;
 pub use proportional_share::ProportionalShare;
 pub use sporadic_server::SporadicServers;

@@ -168,7 +168,12 @@ fn measure(
         progress.step(&what, configuration.duration + OVERHEAD);
         let beside = neighbour.map(|n| start_neighbour(stage, n)).transpose()?;
         let set = task_set(configuration, *phase)?;
-        let run = GuestPlan { set: &set, share }.run(stage, progress)?;
+        let run = GuestPlan {
+            set: &set,
+            share,
+            seats: &[],
+        }
+        .run(stage, progress)?;
         drop(beside);
         let name = format!("{} Q={budget_ms}ms phase {index}", configuration.key);
         all.extend(rows(&name, &set, &run.events));
