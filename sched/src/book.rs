@@ -1,10 +1,13 @@
 //! What the ledger file holds, as data: entries of VMs, each with the process that owns it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::Tid;
 use crate::process::Process;
 use crate::request::Granted;
+use crate::zero_lag::Freeing;
 
 /// The version of the file's form.
 const VERSION: u32 = 1;
@@ -34,6 +37,9 @@ pub struct VcpuEntry {
 pub(crate) struct Book {
     version: u32,
     pub(crate) entries: Vec<Entry>,
+    /// What is given up and not free yet.
+    #[serde(default, skip_serializing_if = "Freeing::is_empty")]
+    pub(crate) freeing: Freeing,
 }
 
 impl Default for Book {
@@ -41,6 +47,7 @@ impl Default for Book {
         Self {
             version: VERSION,
             entries: Vec::new(),
+            freeing: Freeing::default(),
         }
     }
 }
@@ -83,10 +90,18 @@ impl Book {
     }
 
     /// Removes the entries of dead processes; whether there were any.
-    pub(crate) fn prune(&mut self, alive: impl Fn(Process) -> bool) -> bool {
-        let before = self.entries.len();
-        self.entries.retain(|entry| alive(entry.process));
-        self.entries.len() != before
+    pub(crate) fn prune(&mut self, now: Duration, alive: impl Fn(Process) -> bool) -> bool {
+        self.remove(now, |entry| !alive(entry.process))
+    }
+
+    /// Removes entries; whether there were any. What their threads had in the kernel is free only some time after `now`.
+    pub(crate) fn remove(&mut self, now: Duration, which: impl Fn(&Entry) -> bool) -> bool {
+        let gone: Vec<_> = self.entries.extract_if(.., |entry| which(entry)).collect();
+        let vcpus = gone.iter().flat_map(|entry| &entry.vcpus);
+        for vcpu in vcpus.filter(|vcpu| vcpu.tid.is_some()) {
+            self.freeing.gone(&vcpu.granted, now);
+        }
+        !gone.is_empty()
     }
 
     /// Puts back the entries of this process that a repair has lost, in place of what was recovered for it.
@@ -161,7 +176,7 @@ mod tests {
     #[test]
     fn only_entries_of_dead_processes_are_pruned() {
         let mut all = book(&[entry("a", 1), entry("b", 2)]);
-        assert!(all.prune(|process| process.pid == 2));
+        assert!(all.prune(Duration::ZERO, |process| process.pid == 2));
         assert_eq!(all, book(&[entry("b", 2)]));
     }
 }

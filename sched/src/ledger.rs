@@ -10,18 +10,19 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::admission::Fit;
 use crate::book::{Book, recovered_name};
 pub use crate::book::{Entry, VcpuEntry};
+use crate::decision::{adapted, not_admitted, plan, still};
 use crate::host_view;
-use crate::kernel::Tid;
-use crate::placement;
+use crate::kernel::{Tid, monotonic};
 use crate::prepare;
 use crate::process::{Process, deadline_threads};
 pub use crate::refusal::{Bound, Moving, Otherwise, Refusal};
 use crate::request::{Granted, VcpuRequest};
-use crate::reservation::Reservation;
+use crate::reservation::{PeriodRange, Reservation};
 
 /// The ledger could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +109,7 @@ impl Ledger {
         let ledger = Self { shared };
         ledger
             .locked(|book| {
-                book.prune(Process::is_alive);
+                book.prune(monotonic(), Process::is_alive);
                 // Under the lock: nobody can be admitted and make a group meanwhile.
                 crate::vcpu_group::clear_orphans(&book.entries);
             })
@@ -122,19 +123,23 @@ impl Ledger {
     /// As `admit`.
     pub fn check(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
         let fit = self.fit();
-        self.decide(vm, |book| plan(book, fit, vm, requests))
+        self.decide(vm, |book| {
+            Ok(plan(book, monotonic(), fit, vm, requests)?.granted)
+        })
     }
 
     /// Reserves for all vCPUs of a VM or for none, in the name of this process.
+    ///
+    /// What it is granted may have to become free first: see [`Admitted::waits`].
     ///
     /// # Errors
     /// The bound that the request breaks; nothing was changed then.
     pub fn admit(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Admitted, Refusal> {
         let process = self.shared.process;
         let fit = self.fit();
-        let granted = self.decide(vm, |book| {
-            let granted = plan(book, fit, vm, requests)?;
-            let vcpus = granted.iter().cloned();
+        let planned = self.decide(vm, |book| {
+            let planned = plan(book, monotonic(), fit, vm, requests)?;
+            let vcpus = planned.granted.iter().cloned();
             book.entries.push(Entry {
                 vm: vm.to_owned(),
                 process,
@@ -142,12 +147,13 @@ impl Ledger {
                     .map(|granted| VcpuEntry { granted, tid: None })
                     .collect(),
             });
-            Ok(granted)
+            Ok(planned)
         })?;
         Ok(Admitted {
             ledger: Some(self.clone()),
             vm: vm.to_owned(),
-            granted,
+            granted: planned.granted,
+            from: planned.from,
         })
     }
 
@@ -186,7 +192,7 @@ impl Ledger {
     /// The first change that does not fit; nothing was changed then.
     pub fn adapt_all(&self, changes: &[Change]) -> Result<Vec<Granted>, Refusal> {
         let vm = changes.first().map_or("", |change| change.vm.as_str());
-        self.decide(vm, |book| adapted(book, changes))
+        self.decide(vm, |book| adapted(book, monotonic(), changes))
     }
 
     /// As [`Ledger::adapt_all`], if the reservations still are what `before` says: whoever computed a change from what it
@@ -198,7 +204,7 @@ impl Ledger {
         let vm = after.first().map_or("", |change| change.vm.as_str());
         self.decide(vm, |book| {
             before.iter().try_for_each(|state| still(book, state))?;
-            adapted(book, after)
+            adapted(book, monotonic(), after)
         })
     }
 
@@ -208,7 +214,7 @@ impl Ledger {
     /// When the ledger cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
         self.locked(|book| {
-            book.prune(Process::is_alive);
+            book.prune(monotonic(), Process::is_alive);
             book.entries.clone()
         })
         .map_err(|source| LedgerError::Io {
@@ -225,8 +231,9 @@ impl Ledger {
     pub fn release(&self, vm: &str) -> Result<(), LedgerError> {
         let process = self.shared.process;
         self.locked(|book| {
-            book.entries
-                .retain(|entry| entry.vm != vm || entry.process != process);
+            book.remove(monotonic(), |entry| {
+                entry.vm == vm && entry.process == process
+            });
         })
         .map_err(|source| LedgerError::Io {
             action: "write",
@@ -251,7 +258,9 @@ impl Ledger {
         mut admission: impl FnMut(&mut Book) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let decided = self.locked(|book| match on_copy(book, &mut admission) {
-            Err(refusal) if refusal.may_be_stale() && book.prune(Process::is_alive) => {
+            Err(refusal)
+                if refusal.may_be_stale() && book.prune(monotonic(), Process::is_alive) =>
+            {
                 on_copy(book, &mut admission)
             }
             decided => decided,
@@ -285,6 +294,8 @@ impl Ledger {
             rebuilt()
         });
         book.restore(&state.own);
+        let longest = PeriodRange::of_this_host().longest;
+        book.freeing.expire(monotonic(), longest);
         let result = work(&mut book);
         let changed = book.bytes(state.length);
         if changed != bytes {
@@ -338,6 +349,8 @@ pub struct Admitted {
     ledger: Option<Ledger>,
     vm: String,
     granted: Vec<Granted>,
+    /// From when on, if not at once (CLOCK_MONOTONIC).
+    from: Option<Duration>,
 }
 
 impl Admitted {
@@ -349,6 +362,21 @@ impl Admitted {
     /// All vCPUs' grants, by index.
     pub fn vcpus(&self) -> &[Granted] {
         &self.granted
+    }
+
+    /// How long it is, at most a period, until all that was granted is free: what another VM has just given up may be owed
+    /// for the rest of its period. It is this VM's already.
+    pub fn waits(&self) -> Option<Duration> {
+        self.from?
+            .checked_sub(monotonic())
+            .filter(|wait| !wait.is_zero())
+    }
+
+    /// Waits until all that was granted is free.
+    pub fn wait_until_free(&self) {
+        if let Some(wait) = self.waits() {
+            std::thread::sleep(wait);
+        }
     }
 
     /// The VM's name.
@@ -380,35 +408,6 @@ impl Drop for Admitted {
     }
 }
 
-fn not_admitted(vm: &str, vcpu: usize) -> Refusal {
-    Refusal::new(vm, Bound::NotAdmitted).of_vcpu(vcpu)
-}
-
-/// Places a VM beside everything in the book. The host is searched for foreign SCHED_DEADLINE threads only if the
-/// partitions do not suffice.
-fn plan(book: &Book, fit: Fit, vm: &str, requests: &[VcpuRequest]) -> Result<Plan, Refusal> {
-    check_name(vm)?;
-    if let Some(entry) = book.find(vm) {
-        let pid = entry.process.pid;
-        return Err(Refusal::new(vm, Bound::NameTaken { pid }));
-    }
-    let mut host = host_view::read(book, fit);
-    let taken = book.granted();
-    let in_partitions = if host.partitions.is_empty() {
-        None
-    } else {
-        Some(placement::place(&host, &taken, vm, requests))
-    };
-    match in_partitions {
-        Some(Ok(granted)) => Ok(granted),
-        Some(Err(refusal)) if !refusal.may_be_stale() => Err(refusal),
-        _ => {
-            host.foreign = Some(host_view::foreign(book, &host));
-            placement::place(&host, &taken, vm, requests)
-        }
-    }
-}
-
 /// Lets an admission change a copy of the book, which takes its place only if nothing was refused.
 fn on_copy<T>(
     book: &mut Book,
@@ -418,52 +417,6 @@ fn on_copy<T>(
     let granted = admission(&mut changed)?;
     *book = changed;
     Ok(granted)
-}
-
-/// Whether a vCPU has this reservation.
-fn still(book: &mut Book, state: &Change) -> Result<(), Refusal> {
-    let entry = book.vcpu_mut(&state.vm, state.vcpu);
-    let entry = entry.ok_or_else(|| not_admitted(&state.vm, state.vcpu))?;
-    if entry.granted.request.reservation == Some(state.reservation) {
-        return Ok(());
-    }
-    Err(Refusal::new(&state.vm, Bound::Changed).of_vcpu(state.vcpu))
-}
-
-/// The grants after `changes`, which are in the book afterwards if all of them fit.
-fn adapted(book: &mut Book, changes: &[Change]) -> Result<Vec<Granted>, Refusal> {
-    let before = book.granted();
-    let mut result = Vec::with_capacity(changes.len());
-    for change in changes {
-        let entry = book.vcpu_mut(&change.vm, change.vcpu);
-        let entry = entry.ok_or_else(|| not_admitted(&change.vm, change.vcpu))?;
-        entry.granted.request.reservation = Some(change.reservation);
-        entry.granted.surplus = entry.granted.request.surplus();
-        result.push(entry.granted.clone());
-    }
-    let host = host_view::read_for(book, &result);
-    placement::change(&host, &before, &result)?;
-    Ok(result)
-}
-
-/// A name becomes part of file and control-group names.
-fn check_name(vm: &str) -> Result<(), Refusal> {
-    let reason = if vm.is_empty() {
-        "it is empty"
-    } else if vm.len() > 64 {
-        "it is longer than 64 bytes"
-    } else if vm.starts_with('.') {
-        "it starts with a dot"
-    } else if !vm
-        .chars()
-        .all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
-    {
-        "only letters, digits, '.', '-' and '_' are allowed"
-    } else {
-        return Ok(());
-    };
-    let reason = reason.to_owned();
-    Err(Refusal::new(vm, Bound::BadName { reason }))
 }
 
 /// The book the kernel would write: one entry for every process with SCHED_DEADLINE threads.
