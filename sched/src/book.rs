@@ -174,6 +174,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_deadlines_and_shares_that_become_free_is_a_book_still() {
+        let file = r#"{"version":1,"entries":[{"vm":"a","process":{"pid":1,"started":7},"vcpus":[{"granted":{
+            "vm":"a","vcpu":0,"request":{"reservation":{"runtime_ns":1000000,"period_ns":9000000},
+            "backend":"deadline","enforcement":"exact","cpu":null,"fifo_priority":null},
+            "placement":"global","surplus":{"secs":0,"nanos":900000},"test":"global-edf"},"tid":null}]}]}"#;
+        let book = Book::parse(file.as_bytes()).unwrap();
+        let reservation = book.granted()[0].request.reservation.unwrap();
+        assert_eq!(reservation.deadline(), reservation.period());
+    }
+
+    #[test]
     fn only_entries_of_dead_processes_are_pruned() {
         let mut all = book(&[entry("a", 1), entry("b", 2)]);
         assert!(all.prune(Duration::ZERO, |process| process.pid == 2));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sched::admission::Fit;
 use sched::backend::{BackendError, apply};
 use sched::host::HostCheck;
-use sched::kernel::{Policy, monotonic, policy, set_policy, thread_cpu_time};
+use sched::kernel::{Policy, policy, set_policy};
 use sched::ledger::{Bound, Change, Ledger};
 use sched::prepare::{self, PrepareError};
 use sched::request::{AdmissionTest, Granted};
@@ -463,76 +463,4 @@ fn a_thread_that_has_ended_is_no_error_to_release() {
     let mut server = sleeper.applies(&grant).unwrap();
     drop(sleeper);
     server.release().unwrap();
-}
-
-#[test]
-fn what_a_thread_has_given_up_is_in_force_for_the_next_one_as_soon_as_it_is_free() {
-    requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
-    let cpu = prepared.partition.cpu;
-    let dir = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(dir.path()).unwrap();
-    // Each alone fits, both do not; the period is longer than a kernel is asked again and again.
-    let wanted = VcpuRequest {
-        cpu: Some(cpu),
-        ..deadline(1200, 2000)
-    };
-    let first = ledger
-        .admit("first", std::slice::from_ref(&wanted))
-        .unwrap();
-    let busy = Sleeper::start();
-    ledger.attach("first", 0, busy.tid).unwrap();
-    let _server = busy.applies(first.vcpu(0).unwrap()).unwrap();
-    // The more of its budget a thread has had, the longer the kernel holds its bandwidth.
-    busy.does(|| while thread_cpu_time() < Duration::from_secs(1) {});
-    drop(busy);
-    drop(first);
-    let given_up = monotonic();
-    let second = ledger
-        .admit("second", std::slice::from_ref(&wanted))
-        .unwrap();
-    let wait = second.waits().unwrap();
-    assert!(wait <= Duration::from_secs(2), "{wait:?}");
-    // It is the second one's: a third gets nothing of it.
-    assert!(ledger.admit("third", &[wanted]).is_err());
-    second.wait_until_free();
-    let next = Sleeper::start();
-    let mut server = next.applies(second.vcpu(0).unwrap()).unwrap();
-    assert!(monotonic() - given_up < Duration::from_millis(2400));
-    assert_eq!(second.waits(), None);
-    server.release().unwrap();
-}
-
-#[test]
-fn what_a_vcpu_gives_up_is_for_others_only_after_its_period_and_for_itself_at_once() {
-    requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
-    let cpu = prepared.partition.cpu;
-    let dir = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(dir.path()).unwrap();
-    let on = |q| VcpuRequest {
-        cpu: Some(cpu),
-        ..deadline(q, 4000)
-    };
-    let _a = ledger.admit("a", &[on(2000)]).unwrap();
-    let _b = ledger.admit("b", &[on(1000)]).unwrap();
-    ledger.adapt("a", 0, reservation(1000, 4000)).unwrap();
-    let refusal = ledger.adapt("b", 0, reservation(2000, 4000)).unwrap_err();
-    let after = refusal.otherwise.after.unwrap();
-    assert!(after > Duration::from_secs(1) && after <= Duration::from_secs(4));
-    assert!(refusal.to_string().contains("or the same in"), "{refusal}");
-    // Neither is less refused, nor what one moves to the other, nor what it had itself.
-    ledger.adapt("b", 0, reservation(900, 4000)).unwrap();
-    let both = |a, b| {
-        [("a", a), ("b", b)].map(|(vm, q)| Change {
-            vm: vm.to_owned(),
-            vcpu: 0,
-            reservation: reservation(q, 4000),
-        })
-    };
-    ledger.adapt_all(&both(500, 2400)).unwrap();
-    ledger.adapt_all(&both(2000, 1000)).unwrap();
-    assert!(ledger.admit("c", &[on(1000)]).is_err(), "nothing is left");
 }
