@@ -6,10 +6,12 @@
 pub mod built;
 pub mod emulated_host;
 pub mod host_figures;
+pub mod process;
 pub mod requires;
 pub mod user;
 pub mod workspace;
 
 pub use emulated_host::EmulatedHost;
+pub use process::Busy;
 pub use requires::Need;
 pub use user::User;

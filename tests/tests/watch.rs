@@ -198,6 +198,60 @@ fn what_was_taken_is_given_back_when_it_is_quiet_and_taken_again_when_that_was_t
     donor.stop().expect(0);
 }
 
+/// `vtm` on the last CPU, with these words.
+fn vtm(user: &User, words: &[&str]) {
+    let arguments = [&["vtm"], words].concat();
+    user.run(&arguments).expect(0);
+}
+
+#[test]
+fn a_vtm_whose_slots_were_missed_gets_a_slot_of_its_donor() {
+    requires!(NICE);
+    let user = User::new();
+    let last = std::thread::available_parallelism().unwrap().get() - 1;
+    let serve = ["vtm", "serve", "--cpu", &last.to_string(), "--slot", "8ms"];
+    let mut service = user.start(user.command(&serve), "");
+    service.until("serving", |_| user.run(&["vtm", "status"]).code() == 0);
+    for (name, execution) in [("gold", "8ms"), ("besteffort", "16ms")] {
+        vtm(&user, &["create", name]);
+        vtm(&user, &["reserve", name, execution, "40ms"]);
+    }
+    vtm(&user, &["schedule"]);
+    let rules = "[[rule]]\nname = \"slots\"\nkind = \"vtm\"\njob = \"gold\"\nwhen = \"supply-short\"\n\
+        raise_by = \"8ms\"\nup_to = \"16ms\"\nfrom = \"besteffort\"\ndown_to = \"8ms\"\n";
+    let mut watcher = watch(&user, rules);
+    watcher.until("watching", |watcher| count(watcher, "here") == 2);
+    // Nobody dispatches for a while. If that begins in a slot of gold, gold is not short.
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(1100));
+        service.signal(Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(2500));
+        service.signal(Signal::SIGCONT);
+        std::thread::sleep(Duration::from_millis(1500));
+        if count(&watcher, "done") > 0 {
+            break;
+        }
+    }
+    let events = events(&watcher);
+    let decision = events.iter().find(|event| event["event"] == "decision");
+    let transfer = &decision.unwrap_or_else(|| panic!("{events:?}"))["action"]["transfer"];
+    for (end, job, runtime) in [("to", "vtm:gold", 16), ("from", "vtm:besteffort", 8)] {
+        assert_eq!(transfer[end]["job"], job, "{events:?}");
+        let after = &transfer[end]["after"]["runtime_ns"];
+        assert_eq!(after.as_u64(), Some(runtime * 1_000_000), "{events:?}");
+    }
+    assert_eq!(count(&watcher, "done"), 1, "{events:?}");
+    let status = user.run(&["--json", "vtm", "status"]).expect(0).json();
+    for (number, nanos) in [(0, 16_000_000), (1, 8_000_000)] {
+        let promise = &status["data"]["vtms"][number]["promise"];
+        assert_eq!(promise["execution"]["nanos"], nanos, "{status}");
+    }
+    watcher.signal(Signal::SIGINT);
+    watcher.wait(Duration::from_secs(10)).expect(0);
+    vtm(&user, &["quit"]);
+    service.wait(Duration::from_secs(10)).expect(0);
+}
+
 #[test]
 fn the_example_is_a_file_of_rules_and_a_wrong_one_is_refused_by_key() {
     let user = User::new();

@@ -68,8 +68,9 @@ pub enum Command {
     },
     /// Change the reservation of a running guest.
     Adapt(AdaptArgs),
-    /// Watch guests, and adapt them by the rules of a file when they do not get what they need. Ctrl-C ends it; what it
-    /// has changed stays.
+    /// Watch guests and VTMs, and adapt them by the rules of a file when they do not get what they need.
+    ///
+    /// Ctrl-C ends it; what it has changed stays.
     Watch {
         /// The rules.
         #[arg(required_unless_present = "example")]
@@ -107,6 +108,12 @@ pub enum Command {
     /// Repeat an experiment and write a report.
     #[command(subcommand)]
     Experiment(ExperimentCommand),
+    /// Share a CPU among virtual task machines (groups of processes) by a dispatch table: an interactive shell, or a script
+    /// on standard input. Leaving it releases every process.
+    #[command(
+        after_help = "Without a command: the shell. Its commands are those above, and here they go to a service."
+    )]
+    Vtm(crate::command::vtm::VtmArgs),
     /// Say what response times tasks in VMs would have on a host of a given policy. Runs nothing.
     Simulate {
         /// What to simulate: CPUs, policy, VMs with their tasks (README.md has an example).

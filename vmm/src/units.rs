@@ -1,4 +1,4 @@
-//! Sizes and durations as people write them: `16MiB`, `28ms`.
+//! Sizes, data rates and durations as people write them: `16MiB`, `28ms`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -71,6 +71,55 @@ impl FromStr for ByteSize {
         };
         let whole: u64 = number.parse().map_err(|_| error())?;
         whole.checked_mul(1 << shift).map(Self).ok_or_else(error)
+    }
+}
+
+/// A data rate in bits per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BitRate(u64);
+
+impl BitRate {
+    /// Bits per second.
+    #[must_use]
+    pub const fn bits_per_second(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for BitRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, size) in [
+            ("Gbit/s", 1_000_000_000),
+            ("Mbit/s", 1_000_000),
+            ("kbit/s", 1_000),
+        ] {
+            if self.0 != 0 && self.0.is_multiple_of(size) {
+                return write!(f, "{}{unit}", self.0 / size);
+            }
+        }
+        write!(f, "{}bit/s", self.0)
+    }
+}
+
+impl FromStr for BitRate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let error = || UnitError {
+            text: text.to_owned(),
+            what: "data rate",
+            units: "bit/s, kbit/s, Mbit/s, Gbit/s",
+            example: "6Mbit/s",
+        };
+        let (number, unit) = split(text).ok_or_else(error)?;
+        let digits = match unit {
+            "bit/s" => 0,
+            "kbit/s" => 3,
+            "Mbit/s" => 6,
+            "Gbit/s" => 9,
+            _ => return Err(error()),
+        };
+        decimal(number, digits).map(Self).ok_or_else(error)
     }
 }
 
@@ -168,6 +217,7 @@ macro_rules! serde_as_text {
 }
 
 serde_as_text!(ByteSize);
+serde_as_text!(BitRate);
 serde_as_text!(Span);
 
 #[cfg(test)]
@@ -180,6 +230,8 @@ mod tests {
         fn what_is_printed_is_read_back(bytes: u64, nanos: u64) {
             let size = ByteSize::new(bytes);
             prop_assert_eq!(size.to_string().parse::<ByteSize>().unwrap(), size);
+            let rate = BitRate(bytes);
+            prop_assert_eq!(rate.to_string().parse::<BitRate>().unwrap(), rate);
             let span = Span::from(Duration::from_nanos(nanos));
             prop_assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
         }

@@ -14,13 +14,13 @@ use crate::experiment::interrupt;
 use crate::failure::Failure;
 use crate::report::stats::{Distribution, Quantile};
 
-const FIRST: &str = "bench-adapt";
+pub(super) const FIRST: &str = "bench-adapt";
 const SECOND: &str = "bench-giver";
 /// The guests end by themselves should nobody stop them.
-const LINE: &str = "hog=0 gap=300us duration=120s";
+pub(super) const LINE: &str = "hog=0 gap=300us duration=120s";
 const PERIOD: Duration = Duration::from_millis(40);
 /// The two budgets that take turns.
-const SMALL: Duration = Duration::from_millis(10);
+pub(super) const SMALL: Duration = Duration::from_millis(10);
 const LARGE: Duration = Duration::from_millis(15);
 /// No multiple of the period, so that changes come at every phase of it.
 const BETWEEN: Duration = Duration::from_millis(133);
@@ -132,13 +132,13 @@ fn delays(timeline: &Timeline, changes: &[(u64, Duration)]) -> Vec<Option<u64>> 
 }
 
 /// Talks to the guests, as the command line does.
-struct Control<'a> {
+pub(super) struct Control<'a> {
     bench: &'a Bench,
     runtime: Runtime,
 }
 
 impl<'a> Control<'a> {
-    fn new(bench: &'a Bench) -> Result<Self, Failure> {
+    pub(super) fn new(bench: &'a Bench) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -151,7 +151,7 @@ impl<'a> Control<'a> {
     }
 
     /// Changes the first guest's runtime: how long that took in the monitor, and as seen from here.
-    fn adapt(&self, runtime: Duration) -> Result<(Duration, Duration), Failure> {
+    pub(super) fn adapt(&self, runtime: Duration) -> Result<(Duration, Duration), Failure> {
         let reservation = Reservation::new(runtime, PERIOD)?;
         let begin = Instant::now();
         let reply = self.ask(

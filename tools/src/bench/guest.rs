@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct GuestPlan {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// Its command line.
     pub line: String,
     /// The `[cpu]` table of its specification.
@@ -33,9 +33,9 @@ pub struct GuestPlan {
 
 impl GuestPlan {
     /// A guest in a reservation (Q, P), in milliseconds.
-    pub fn reserved(name: &'static str, line: impl Into<String>, (q, p): (f64, f64)) -> Self {
+    pub fn reserved(name: impl Into<String>, line: impl Into<String>, (q, p): (f64, f64)) -> Self {
         Self {
-            name,
+            name: name.into(),
             line: line.into(),
             cpu: format!("runtime = \"{q}ms\"\nperiod = \"{p}ms\"\n"),
             memory: None,
@@ -64,7 +64,7 @@ impl GuestPlan {
 /// A guest that runs. Dropping it ends it.
 #[derive(Debug)]
 pub struct Guest {
-    name: &'static str,
+    name: String,
     child: Child,
     records: PathBuf,
     errors: PathBuf,
@@ -110,7 +110,7 @@ impl Bench {
             .spawn()?;
         let output = child.stdout.take();
         let mut guest = Guest {
-            name: plan.name,
+            name: plan.name.clone(),
             child,
             records,
             errors,

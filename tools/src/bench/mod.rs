@@ -5,6 +5,7 @@
 //! noise of the CPU is measured before and after each row, so that a value can be judged beside it.
 
 mod adapt;
+mod adapt_among;
 mod flood;
 mod guest;
 mod load;
@@ -158,6 +159,11 @@ const KINDS: &[Kind] = &[
         "adapt",
         "change of a running guest's reservation",
         adapt::measure,
+    ),
+    kind(
+        "adapt-among",
+        "change of a reservation among so many running guests",
+        adapt_among::measure,
     ),
     kind("pio", "round trip of a port access", pio::measure),
 ];

@@ -27,7 +27,7 @@ pub fn measure(bench: &mut Bench) -> Result<Row, Failure> {
     let accesses = bench.pick(20_000, 4_000);
     let line = format!("bench=pio,n={accesses},port={PORT:#x}");
     let plan = GuestPlan {
-        name: "bench-pio",
+        name: "bench-pio".to_owned(),
         line: line.clone(),
         cpu: "backend = \"other\"\n".to_owned(),
         memory: None,

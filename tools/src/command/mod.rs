@@ -12,6 +12,7 @@ mod plan;
 pub mod run;
 mod simulate;
 mod tree;
+pub mod vtm;
 mod watch;
 
 use std::io::{ErrorKind, Write};
@@ -23,6 +24,7 @@ use crate::cli::{Cli, Command};
 use crate::failure::Failure;
 
 /// What every command needs.
+#[derive(Clone)]
 pub struct Context {
     /// Folder for sockets and ledger.
     pub run_dir: PathBuf,
@@ -59,7 +61,7 @@ fn say(text: &str) -> Result<(), Failure> {
 /// Does what the command line says; the exit status of the process.
 pub fn execute(cli: Cli) -> Result<u8, Failure> {
     let context = Context {
-        run_dir: cli.run_dir.unwrap_or_else(default_run_dir),
+        run_dir: cli.run_dir.unwrap_or_else(chronovisor::default_run_dir),
         json: cli.json,
     };
     match cli.command {
@@ -79,6 +81,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Host(command) => host::host(&context, command),
         Command::Demo { seconds } => demo::demo(&context, seconds),
         Command::Experiment(command) => experiment::experiment(&context, command),
+        Command::Vtm(args) => vtm::vtm(&context, args),
         Command::Simulate { spec, gantt } => simulate::simulate(&context, &spec, gantt.as_deref()),
         Command::Bench(args) => bench::bench(&context, &args),
         Command::Spec { .. } => {
@@ -86,14 +89,4 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
             Ok(0)
         }
     }
-}
-
-/// Where sockets and ledger lie if nobody says otherwise.
-fn default_run_dir() -> PathBuf {
-    if nix::unistd::geteuid().is_root() {
-        return PathBuf::from("/run/chronovisor");
-    }
-    let user_dir =
-        std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    user_dir.join("chronovisor")
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -49,7 +51,7 @@ pub async fn call_within(
     request: Request,
     limit: Duration,
 ) -> Result<Reply, ControlError> {
-    match tokio::time::timeout(limit, exchange(socket, request)).await {
+    match tokio::time::timeout(limit, exchange(socket, request, MAX_LINE)).await {
         Ok(Ok(reply)) => reply.map_err(ControlError::Refused),
         Ok(Err(source)) => Err(ControlError::Talk {
             path: socket.to_owned(),
@@ -62,7 +64,15 @@ pub async fn call_within(
     }
 }
 
-async fn exchange(socket: &Path, request: Request) -> io::Result<Result<Reply, String>> {
+/// Asks whoever listens at `socket`, and waits for an answer of at most `longest` bytes. The inner error is theirs.
+///
+/// # Errors
+/// When there is nobody, or no answer.
+pub async fn exchange<Q: Serialize, R: DeserializeOwned>(
+    socket: &Path,
+    request: Q,
+    longest: u64,
+) -> io::Result<Result<R, String>> {
     let mut stream = UnixStream::connect(socket).await?;
     let mut line = serde_json::to_vec(&RequestLine {
         version: VERSION,
@@ -72,9 +82,9 @@ async fn exchange(socket: &Path, request: Request) -> io::Result<Result<Reply, S
     stream.write_all(&line).await?;
     let mut answer = Vec::new();
     BufReader::new(stream)
-        .take(MAX_LINE)
+        .take(longest)
         .read_until(b'\n', &mut answer)
         .await?;
-    let answer: ReplyLine = serde_json::from_slice(&answer)?;
+    let answer: ReplyLine<R> = serde_json::from_slice(&answer)?;
     Ok(answer.reply)
 }

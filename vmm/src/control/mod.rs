@@ -4,7 +4,8 @@
 //! {"version":1,"request":{"kind":"pause"}}   ->   {"version":1,"reply":{"kind":"done"}}
 //! ```
 //!
-//! The socket is `NAME.sock` in the run directory and belongs to the user who started the guest.
+//! The socket is `NAME.sock` in the run directory and belongs to the user who started the guest. Others than guests may
+//! be asked in the same way: [`Server`] and [`client::exchange`] leave open what is asked and answered.
 
 pub mod client;
 mod server;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sched::reservation::Reservation;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::guest::{GuestStatus, VcpuStatus};
@@ -104,15 +106,15 @@ pub enum Reply {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RequestLine {
+struct RequestLine<Q> {
     version: u16,
-    request: Request,
+    request: Q,
 }
 
 #[derive(Serialize, Deserialize)]
-struct ReplyLine {
+struct ReplyLine<R> {
     version: u16,
-    reply: Result<Reply, String>,
+    reply: Result<R, String>,
 }
 
 /// Reads a line that came over the socket.
@@ -120,13 +122,18 @@ struct ReplyLine {
 /// # Errors
 /// Text for whoever sent it: not a request, or of another version.
 pub fn parse_request(line: &[u8]) -> Result<Request, String> {
-    match serde_json::from_slice::<RequestLine>(line) {
+    parse_line(line)
+}
+
+/// As [`parse_request`], of whatever can be asked.
+fn parse_line<Q: DeserializeOwned>(line: &[u8]) -> Result<Q, String> {
+    match serde_json::from_slice::<RequestLine<Q>>(line) {
         Ok(RequestLine {
             version: VERSION,
             request,
         }) => Ok(request),
         Ok(line) => Err(format!(
-            "protocol version {} is not known; this guest speaks {VERSION}",
+            "protocol version {} is not known; this side speaks {VERSION}",
             line.version
         )),
         Err(error) => Err(format!("not a request: {error}")),
@@ -143,6 +150,12 @@ pub enum ControlError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Somebody else listens there.
+    #[error("{} is the socket of a process that lives: end that one first", path.display())]
+    Taken {
+        /// Its path.
+        path: PathBuf,
     },
     /// No guest listens there.
     #[error("no guest `{name}` runs here; `chronovisor ls` shows those that do")]

@@ -2,12 +2,14 @@
 
 mod rules;
 mod vm;
+mod vtm;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sched::qos::{Cause, Event, Presence, Watch};
+use sched::qos::{Action, Activator, Cause, Event, Presence, Watch};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -24,7 +26,13 @@ pub fn watch(context: &Context, file: Option<&Path>) -> Result<u8, Failure> {
     };
     let rules = Rules::read(file)?;
     let mut watch = Watch::new(rules.rules);
-    let jobs: Vec<String> = watch.jobs().map(str::to_owned).collect();
+    let mut kinds = Kinds {
+        vms: vm::Adapter(context),
+        vtms: vtm::Adapter(context),
+    };
+    let names = watch.jobs().map(str::to_owned);
+    let (vtms, vms) = names.partition(|name| name.starts_with(vtm::PREFIX));
+    let jobs = Jobs { vms, vtms };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -33,11 +41,42 @@ pub fn watch(context: &Context, file: Option<&Path>) -> Result<u8, Failure> {
     // Acting needs a runtime of its own: between the looks, not within one.
     while let Some(seen) = runtime.block_on(pace.look(&context.run_dir, &jobs)) {
         let at = begun.elapsed();
-        for event in watch.step(at, &seen, &mut vm::Adapter(context)) {
+        for event in watch.step(at, &seen, &mut kinds) {
             show(context, at, &event)?;
         }
     }
     Ok(0)
+}
+
+/// The jobs to look at, by kind.
+struct Jobs {
+    vms: Vec<String>,
+    vtms: Vec<String>,
+}
+
+/// Who acts on each kind of job. Rules keep to one kind.
+struct Kinds<'a> {
+    vms: vm::Adapter<'a>,
+    vtms: vtm::Adapter<'a>,
+}
+
+impl Activator for Kinds<'_> {
+    fn activate(&mut self, action: &Action) -> Result<(), String> {
+        let is_vtm = |name: &str| name.starts_with(vtm::PREFIX);
+        let kind: &mut dyn Activator = match action.changes().any(|c| is_vtm(&c.target.job)) {
+            true => &mut self.vtms,
+            false => &mut self.vms,
+        };
+        kind.activate(action)
+    }
+}
+
+/// Whether an error says that nobody listens at a socket.
+fn is_nobody(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused
+    )
 }
 
 /// When to look, and when to end.
@@ -63,16 +102,14 @@ impl Pace {
     }
 
     /// What is to be seen at the next tick; nothing at the end.
-    async fn look(
-        &mut self,
-        run_dir: &Path,
-        jobs: &[String],
-    ) -> Option<BTreeMap<String, Presence>> {
+    async fn look(&mut self, run_dir: &Path, jobs: &Jobs) -> Option<BTreeMap<String, Presence>> {
         let [interrupt, terminate, hangup] = &mut self.ending;
         let ticks = &mut self.ticks;
         let seen = async {
             ticks.tick().await;
-            vm::observe(run_dir, jobs).await
+            let mut seen = vm::observe(run_dir, &jobs.vms).await;
+            seen.append(&mut vtm::observe(run_dir, &jobs.vtms).await);
+            seen
         };
         tokio::select! {
             seen = seen => Some(seen),

@@ -46,9 +46,10 @@ struct Sheet {
 #[serde(deny_unknown_fields)]
 struct Line {
     name: String,
-    job: String,
     #[serde(default)]
-    vcpu: usize,
+    kind: Kind,
+    job: String,
+    vcpu: Option<usize>,
     when: When,
     task: Option<String>,
     bound: Option<Span>,
@@ -62,6 +63,25 @@ struct Line {
     down_to: Option<Span>,
     cool_down: Option<Span>,
     give_back_after: Option<Span>,
+}
+
+/// What the jobs of a rule are.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    #[default]
+    Vm,
+    Vtm,
+}
+
+impl Kind {
+    /// The job called `name`, among jobs of all kinds.
+    fn job(self, name: &str) -> String {
+        match self {
+            Self::Vm => name.to_owned(),
+            Self::Vtm => format!("{}{name}", super::vtm::PREFIX),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -113,6 +133,9 @@ impl Rules {
 impl Line {
     fn rule(&self, interval: Duration) -> Result<Rule, Failure> {
         name("job", &self.job)?;
+        if self.kind == Kind::Vtm {
+            self.suits_a_vtm()?;
+        }
         let within = self.within.map_or(WITHIN, Span::duration);
         between("within", within, interval, LONGEST_WITHIN)?;
         let cool_down = self.cool_down.map_or(COOL_DOWN, Span::duration);
@@ -120,8 +143,8 @@ impl Line {
         Ok(Rule {
             name: self.name.clone(),
             target: Target {
-                job: self.job.clone(),
-                vcpu: self.vcpu,
+                job: self.kind.job(&self.job),
+                vcpu: self.vcpu.unwrap_or(0),
             },
             condition: Condition {
                 quality: self.quality()?,
@@ -131,6 +154,21 @@ impl Line {
             strategy: self.strategy(within)?,
             cool_down,
         })
+    }
+
+    /// Of a VTM only the supply is known, and it has one share of one CPU.
+    fn suits_a_vtm(&self) -> Result<(), Failure> {
+        if self.when != When::SupplyShort {
+            return Err(Failure::new(
+                "when: the jobs of a VTM do not tell how they do: give when = \"supply-short\" for kind = \"vtm\"",
+            ));
+        }
+        for (key, vcpu) in [("vcpu", self.vcpu), ("from_vcpu", self.from_vcpu)] {
+            if let Some(vcpu) = vcpu {
+                return Err(unfit(key, vcpu, "a VTM has no vCPUs: leave it away"));
+            }
+        }
+        Ok(())
     }
 
     fn quality(&self) -> Result<Quality, Failure> {
@@ -165,7 +203,7 @@ impl Line {
                 superfluous("task", task.is_some(), jobs)?;
                 superfluous("count", self.count.is_some(), jobs)?;
                 let by = self.by.as_deref().map_or(Ok(SHORT_BY), part)?;
-                let vcpu = self.vcpu;
+                let vcpu = self.vcpu.unwrap_or(0);
                 Ok(Quality::SupplyShort { vcpu, by })
             }
         }
@@ -215,7 +253,7 @@ impl Line {
         at_least("down_to", down_to, LEAST_RUNTIME)?;
         Ok(Some(Donor {
             target: Target {
-                job: from.clone(),
+                job: self.kind.job(from),
                 vcpu: self.from_vcpu.unwrap_or(0),
             },
             down_to,
@@ -225,7 +263,10 @@ impl Line {
 
 /// That nobody takes what was taken from it, directly or by others: they would take turns for ever.
 fn no_circle(lines: &[Line]) -> Result<(), Failure> {
-    let taken = |line: &Line| Some((line.from.clone()?, line.job.clone()));
+    let taken = |line: &Line| {
+        let from = line.kind.job(line.from.as_deref()?);
+        Some((from, line.kind.job(&line.job)))
+    };
     let mut left: Vec<(String, String)> = lines.iter().filter_map(taken).collect();
     // Whoever only gives or only takes is in no circle.
     loop {
@@ -410,6 +451,12 @@ mod tests {
                 &["count"],
             ),
             (LEAST.repeat(2), &["name", "\"r\""]),
+            (with("kind = \"vtm\""), &["when", "supply-short"]),
+            (
+                instead("deadline-miss", "supply-short") + "kind = \"vtm\"\nvcpu = 1",
+                &["vcpu = 1", "leave it away"],
+            ),
+            (with("kind = \"process\""), &["process", "vtm"]),
         ] {
             let message = Rules::parse(&text).unwrap_err().to_string();
             for part in parts {

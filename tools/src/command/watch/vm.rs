@@ -1,7 +1,6 @@
 //! Virtual machines as jobs: seen and adapted over their control sockets.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,14 +35,7 @@ fn presence(answer: Result<Reply, ControlError>) -> Presence {
         Ok(_) => Presence::Silent {
             reason: "it gave an answer to another question".to_owned(),
         },
-        Err(ControlError::Talk { source, .. })
-            if matches!(
-                source.kind(),
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused
-            ) =>
-        {
-            Presence::Gone
-        }
+        Err(ControlError::Talk { source, .. }) if super::is_nobody(&source) => Presence::Gone,
         Err(error) => Presence::Silent {
             reason: error.to_string(),
         },
