@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use crate::admission::Fit;
 use crate::kernel::Tid;
 use crate::process::Process;
 use crate::request::Granted;
+use crate::zero_lag::Freeing;
 
 /// One VM's reservations and the process they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,8 @@ pub(crate) struct Book {
     /// Which partition is tried first for a vCPU.
     pub(crate) fit: Fit,
     pub(crate) entries: Vec<Arc<Entry>>,
+    /// What is given up and not free yet.
+    pub(crate) freeing: Freeing,
 }
 
 impl Book {
@@ -62,10 +66,18 @@ impl Book {
     }
 
     /// Removes the entries of dead processes; whether there were any.
-    pub(crate) fn prune(&mut self, alive: impl Fn(Process) -> bool) -> bool {
-        let before = self.entries.len();
-        self.entries.retain(|entry| alive(entry.process));
-        self.entries.len() != before
+    pub(crate) fn prune(&mut self, now: Duration, alive: impl Fn(Process) -> bool) -> bool {
+        self.remove(now, |entry| !alive(entry.process))
+    }
+
+    /// Removes entries; whether there were any. What their threads had in the kernel is free only some time after `now`.
+    pub(crate) fn remove(&mut self, now: Duration, which: impl Fn(&Entry) -> bool) -> bool {
+        let gone: Vec<_> = self.entries.extract_if(.., |entry| which(entry)).collect();
+        let vcpus = gone.iter().flat_map(|entry| &entry.vcpus);
+        for vcpu in vcpus.filter(|vcpu| vcpu.tid.is_some()) {
+            self.freeing.gone(&vcpu.granted, now);
+        }
+        !gone.is_empty()
     }
 
     /// Puts back the entries of this process that a repair has lost, in place of what was recovered for it.
@@ -122,7 +134,7 @@ mod tests {
     #[test]
     fn only_entries_of_dead_processes_are_pruned() {
         let mut all = book(&[entry("a", 1), entry("b", 2)]);
-        assert!(all.prune(|process| process.pid == 2));
+        assert!(all.prune(Duration::ZERO, |process| process.pid == 2));
         assert_eq!(all, book(&[entry("b", 2)]));
     }
 }

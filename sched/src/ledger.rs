@@ -10,22 +10,23 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::admission::Fit;
 use crate::book::{Book, recovered_name};
 pub use crate::book::{Entry, VcpuEntry};
 use crate::cpus;
+use crate::decision::{adapted, not_admitted, plan, still};
 use crate::framework::{Levels, Manager};
 use crate::host_view;
-use crate::kernel::Tid;
+use crate::kernel::{Tid, monotonic};
 use crate::levels::levels;
 use crate::pages::Pages;
 use crate::partition;
-use crate::placement;
 use crate::process::{Process, deadline_threads};
 pub use crate::refusal::{Bound, Moving, Otherwise, Refusal};
 use crate::request::{Granted, VcpuRequest};
-use crate::reservation::Reservation;
+use crate::reservation::{PeriodRange, Reservation};
 
 /// The ledger could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +120,7 @@ impl Ledger {
         let ledger = Self { shared };
         ledger
             .locked(|book| {
-                book.prune(Process::is_alive);
+                book.prune(monotonic(), Process::is_alive);
                 // Under the lock: nobody can be admitted and make a group meanwhile.
                 crate::vcpu_group::clear_orphans(&book.entries);
             })
@@ -148,7 +149,7 @@ impl Ledger {
         let vm = after.first().map_or("", |change| change.vm.as_str());
         self.decide(vm, |book| {
             before.iter().try_for_each(|state| still(book, state))?;
-            adapted(book, after)
+            adapted(book, monotonic(), after)
         })
     }
 
@@ -158,7 +159,7 @@ impl Ledger {
     /// When the ledger cannot be read.
     pub fn entries(&self) -> Result<Vec<Arc<Entry>>, LedgerError> {
         self.locked(|book| {
-            book.prune(Process::is_alive);
+            book.prune(monotonic(), Process::is_alive);
             book.entries.clone()
         })
         .map_err(|source| LedgerError::Io {
@@ -175,7 +176,9 @@ impl Ledger {
         mut admission: impl FnMut(&mut Book) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let decided = self.locked(|book| match on_copy(book, &mut admission) {
-            Err(refusal) if refusal.may_be_stale() && book.prune(Process::is_alive) => {
+            Err(refusal)
+                if refusal.may_be_stale() && book.prune(monotonic(), Process::is_alive) =>
+            {
                 on_copy(book, &mut admission)
             }
             decided => decided,
@@ -210,6 +213,8 @@ impl Ledger {
             rebuilt()
         });
         book.restore(&state.own);
+        let longest = PeriodRange::of_this_host().longest;
+        book.freeing.expire(monotonic(), longest);
         let result = work(&mut book);
         if let Some(changed) = state.pages.write(&book) {
             self.shared.file.write_all_at(&changed, 0)?;
@@ -265,15 +270,16 @@ impl Manager for Ledger {
     type Error = Refusal;
 
     fn admit(&self, vm: &str, requests: &[VcpuRequest]) -> Result<Vec<Granted>, Refusal> {
-        self.decide(vm, |book| plan(book, vm, requests))
+        let planned = self.decide(vm, |book| plan(book, monotonic(), vm, requests))?;
+        Ok(planned.granted)
     }
 
-    /// In the name of this process.
+    /// In the name of this process. What it is granted may have to become free first: see [`Admitted::waits`].
     fn reserve(&mut self, vm: &str, requests: &[VcpuRequest]) -> Result<Admitted, Refusal> {
         let process = self.shared.process;
-        let granted = self.decide(vm, |book| {
-            let granted = plan(book, vm, requests)?;
-            let vcpus = granted.iter().cloned();
+        let planned = self.decide(vm, |book| {
+            let planned = plan(book, monotonic(), vm, requests)?;
+            let vcpus = planned.granted.iter().cloned();
             book.entries.push(Arc::new(Entry {
                 vm: vm.to_owned(),
                 process,
@@ -281,12 +287,13 @@ impl Manager for Ledger {
                     .map(|granted| VcpuEntry { granted, tid: None })
                     .collect(),
             }));
-            Ok(granted)
+            Ok(planned)
         })?;
         Ok(Admitted {
             ledger: Some(self.clone()),
             vm: vm.to_owned(),
-            granted,
+            granted: planned.granted,
+            from: planned.from,
         })
     }
 
@@ -294,8 +301,9 @@ impl Manager for Ledger {
     fn expel(&mut self, vm: &str) -> Result<(), Refusal> {
         let process = self.shared.process;
         self.locked(|book| {
-            book.entries
-                .retain(|entry| entry.vm != vm || entry.process != process);
+            book.remove(monotonic(), |entry| {
+                entry.vm == vm && entry.process == process
+            });
         })
         .map_err(|error| self.unusable(vm, &error))
     }
@@ -304,7 +312,7 @@ impl Manager for Ledger {
     /// ones.
     fn adapt(&mut self, changes: &[Change]) -> Result<Vec<Granted>, Refusal> {
         let vm = changes.first().map_or("", |change| change.vm.as_str());
-        self.decide(vm, |book| adapted(book, changes))
+        self.decide(vm, |book| adapted(book, monotonic(), changes))
     }
 
     /// The partitions and the CPUs used, and above them what the ledger has there: threads, vCPUs, VMs.
@@ -333,6 +341,8 @@ pub struct Admitted {
     ledger: Option<Ledger>,
     vm: String,
     granted: Vec<Granted>,
+    /// From when on, if not at once (CLOCK_MONOTONIC).
+    from: Option<Duration>,
 }
 
 impl Admitted {
@@ -344,6 +354,21 @@ impl Admitted {
     /// All vCPUs' grants, by index.
     pub fn vcpus(&self) -> &[Granted] {
         &self.granted
+    }
+
+    /// How long it is, at most a period, until all that was granted is free: what another VM has just given up may be owed
+    /// for the rest of its period. It is this VM's already.
+    pub fn waits(&self) -> Option<Duration> {
+        self.from?
+            .checked_sub(monotonic())
+            .filter(|wait| !wait.is_zero())
+    }
+
+    /// Waits until all that was granted is free.
+    pub fn wait_until_free(&self) {
+        if let Some(wait) = self.waits() {
+            std::thread::sleep(wait);
+        }
     }
 
     /// The VM's name.
@@ -375,40 +400,6 @@ impl Drop for Admitted {
     }
 }
 
-fn not_admitted(vm: &str, vcpu: usize) -> Refusal {
-    Refusal::new(vm, Bound::NotAdmitted).of_vcpu(vcpu)
-}
-
-/// Places a VM beside everything in the book. The host is searched for foreign SCHED_DEADLINE threads only if the
-/// partitions do not suffice.
-fn plan(book: &Book, vm: &str, requests: &[VcpuRequest]) -> Result<Vec<Granted>, Refusal> {
-    check_name(vm)?;
-    if let Some(entry) = book.find(vm) {
-        let pid = entry.process.pid;
-        return Err(Refusal::new(vm, Bound::NameTaken { pid }));
-    }
-    let mut host = host_view::read(book);
-    let taken = book.granted();
-    let in_partitions = if host.partitions.is_empty() {
-        None
-    } else {
-        Some(placement::place(&host, &taken, vm, requests))
-    };
-    match in_partitions {
-        Some(Ok(granted)) => Ok(granted),
-        // A CPU without a partition may be the one that partitions leave.
-        Some(Err(refusal))
-            if !refusal.may_be_stale() && !matches!(refusal.bound, Bound::NoPartition { .. }) =>
-        {
-            Err(refusal)
-        }
-        _ => {
-            host.foreign = Some(host_view::foreign(book, &host));
-            placement::place(&host, &taken, vm, requests)
-        }
-    }
-}
-
 /// Lets an admission change a copy of the book, which takes its place only if nothing was refused.
 fn on_copy<T>(
     book: &mut Book,
@@ -418,52 +409,6 @@ fn on_copy<T>(
     let granted = admission(&mut changed)?;
     *book = changed;
     Ok(granted)
-}
-
-/// Whether a vCPU has this reservation.
-fn still(book: &mut Book, state: &Change) -> Result<(), Refusal> {
-    let entry = book.vcpu_mut(&state.vm, state.vcpu);
-    let entry = entry.ok_or_else(|| not_admitted(&state.vm, state.vcpu))?;
-    if entry.granted.request.reservation == Some(state.reservation) {
-        return Ok(());
-    }
-    Err(Refusal::new(&state.vm, Bound::Changed).of_vcpu(state.vcpu))
-}
-
-/// The grants after `changes`, which are in the book afterwards if all of them fit.
-fn adapted(book: &mut Book, changes: &[Change]) -> Result<Vec<Granted>, Refusal> {
-    let before = book.granted();
-    let mut result = Vec::with_capacity(changes.len());
-    for change in changes {
-        let entry = book.vcpu_mut(&change.vm, change.vcpu);
-        let entry = entry.ok_or_else(|| not_admitted(&change.vm, change.vcpu))?;
-        entry.granted.request.reservation = Some(change.reservation);
-        entry.granted.surplus = entry.granted.request.surplus();
-        result.push(entry.granted.clone());
-    }
-    let host = host_view::read_for(book, &result);
-    placement::change(&host, &before, &result)?;
-    Ok(result)
-}
-
-/// A name becomes part of file and control-group names.
-fn check_name(vm: &str) -> Result<(), Refusal> {
-    let reason = if vm.is_empty() {
-        "it is empty"
-    } else if vm.len() > 64 {
-        "it is longer than 64 bytes"
-    } else if vm.starts_with('.') {
-        "it starts with a dot"
-    } else if !vm
-        .chars()
-        .all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
-    {
-        "only letters, digits, '.', '-' and '_' are allowed"
-    } else {
-        return Ok(());
-    };
-    let reason = reason.to_owned();
-    Err(Refusal::new(vm, Bound::BadName { reason }))
 }
 
 /// The book the kernel would write: one entry for every process with SCHED_DEADLINE threads.

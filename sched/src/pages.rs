@@ -1,10 +1,13 @@
-//! The form of the ledger's file: one JSON document with one entry per line, so that what has not changed since it was
-//! last read or written is neither parsed nor formatted again. A change costs as much with two hundred VMs as with one.
+//! The form of the ledger's file: one JSON document with one entry, or one share that becomes free, per line, so that what
+//! has not changed since it was last read or written is neither parsed nor formatted again. A change costs as much with
+//! two hundred VMs as with one.
 //!
 //! ```text
-//! {"version":2,"generation":17,"fit":"worst","entries":[
+//! {"version":3,"generation":17,"fit":"worst","entries":[
 //! {"vm":"a",...},
 //! {"vm":"b",...}
+//! ],"freeing":[
+//! {"of":["a",0],...}
 //! ],"end":17}
 //! ```
 //!
@@ -13,13 +16,15 @@
 
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Fit;
 use crate::book::{Book, Entry};
+use crate::zero_lag::{Freeing, Share};
 
 /// The version of the form.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -32,11 +37,24 @@ struct Head {
 /// The end of a head, where the entries go.
 const OPEN: &str = "]}";
 
-/// An entry and its line.
+/// What is between the entries and the shares.
+const BETWEEN: &[u8] = b"],\"freeing\":[";
+
+/// An item and its line.
 #[derive(Debug)]
-struct Line {
+struct Line<T> {
     text: Vec<u8>,
-    entry: Arc<Entry>,
+    item: Arc<T>,
+}
+
+/// The lines of one list.
+#[derive(Debug)]
+struct Lines<T>(Vec<Line<T>>);
+
+impl<T> Default for Lines<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
 }
 
 /// What was last read or written.
@@ -44,7 +62,8 @@ struct Line {
 pub(crate) struct Pages {
     generation: u64,
     fit: Fit,
-    lines: Vec<Line>,
+    entries: Lines<Entry>,
+    freeing: Lines<Share>,
     /// Whether the file is whole.
     is_whole: bool,
     /// The file's length: it is never cut.
@@ -65,56 +84,37 @@ impl Pages {
         let mut head = lines.next()?.to_vec();
         head.extend_from_slice(OPEN.as_bytes());
         let head: Head = serde_json::from_slice(&head).ok()?;
-        let end = end(head.generation);
-        let mut known = std::mem::take(&mut self.lines).into_iter();
-        loop {
-            let line = lines.next()?;
-            if line.starts_with(b"]") {
-                let is_whole = line == end && lines.all(|rest| rest.trim_ascii().is_empty());
-                if !is_whole || head.version != VERSION {
-                    return None;
-                }
-                break;
-            }
-            self.lines.push(Line::read(line, &mut known)?);
+        self.entries.read(&mut lines, BETWEEN)?;
+        self.freeing.read(&mut lines, &end(head.generation))?;
+        let is_over = lines.all(|rest| rest.trim_ascii().is_empty());
+        if !is_over || head.version != VERSION {
+            return None;
         }
         (self.generation, self.fit) = (head.generation, head.fit);
         self.is_whole = true;
         Some(Book {
             fit: head.fit,
-            entries: self
-                .lines
-                .iter()
-                .map(|line| Arc::clone(&line.entry))
-                .collect(),
+            entries: self.entries.items(),
+            freeing: Freeing(self.freeing.items()),
         })
     }
 
     /// The bytes to write for `book`; `None` if it is what is there.
     pub(crate) fn write(&mut self, book: &Book) -> Option<Vec<u8>> {
-        let is_same = |(line, entry): (&Line, &Arc<Entry>)| Arc::ptr_eq(&line.entry, entry);
         let is_unchanged = self.is_whole
             && self.fit == book.fit
-            && self.lines.len() == book.entries.len()
-            && self.lines.iter().zip(&book.entries).all(is_same);
+            && self.entries.are(&book.entries)
+            && self.freeing.are(&book.freeing.0);
         if is_unchanged {
             return None;
         }
         self.generation += 1;
         self.is_whole = true;
         self.fit = book.fit;
-        let mut known = std::mem::take(&mut self.lines).into_iter();
-        let lines = book
-            .entries
-            .iter()
-            .map(|entry| Line::write(entry, &mut known));
-        self.lines = lines.collect();
         let mut bytes = self.head();
-        for (number, line) in self.lines.iter().enumerate() {
-            bytes.extend_from_slice(if number == 0 { b"\n" } else { b",\n" });
-            bytes.extend_from_slice(&line.text);
-        }
-        bytes.push(b'\n');
+        self.entries.write(&book.entries, &mut bytes);
+        bytes.extend_from_slice(BETWEEN);
+        self.freeing.write(&book.freeing.0, &mut bytes);
         bytes.extend_from_slice(&end(self.generation));
         bytes.push(b'\n');
         self.length = bytes.len().max(self.length);
@@ -140,7 +140,43 @@ fn end(generation: u64) -> Vec<u8> {
     format!("],\"end\":{generation}}}").into_bytes()
 }
 
-impl Line {
+impl<T: Serialize + DeserializeOwned> Lines<T> {
+    fn items(&self) -> Vec<Arc<T>> {
+        self.0.iter().map(|line| Arc::clone(&line.item)).collect()
+    }
+
+    /// Whether these are the items.
+    fn are(&self, items: &[Arc<T>]) -> bool {
+        let mut both = self.0.iter().zip(items);
+        self.0.len() == items.len() && both.all(|(line, item)| Arc::ptr_eq(&line.item, item))
+    }
+
+    /// Takes in the lines up to `end`, which closes the list.
+    fn read<'a>(&mut self, lines: &mut impl Iterator<Item = &'a [u8]>, end: &[u8]) -> Option<()> {
+        let mut known = std::mem::take(&mut self.0).into_iter();
+        loop {
+            let line = lines.next()?;
+            if line.starts_with(b"]") {
+                return (line == end).then_some(());
+            }
+            self.0.push(Line::read(line, &mut known)?);
+        }
+    }
+
+    /// Appends the lines of `items`, and the line break before the list's end.
+    fn write(&mut self, items: &[Arc<T>], bytes: &mut Vec<u8>) {
+        let mut known = std::mem::take(&mut self.0).into_iter();
+        let lines = items.iter().map(|item| Line::write(item, &mut known));
+        self.0 = lines.collect();
+        for (number, line) in self.0.iter().enumerate() {
+            bytes.extend_from_slice(if number == 0 { b"\n" } else { b",\n" });
+            bytes.extend_from_slice(&line.text);
+        }
+        bytes.push(b'\n');
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Line<T> {
     /// The next of the known ones with this text, or a new one.
     fn read(line: &[u8], known: &mut std::vec::IntoIter<Self>) -> Option<Self> {
         let text = line.strip_suffix(b",").unwrap_or(line);
@@ -149,18 +185,18 @@ impl Line {
         }
         Some(Self {
             text: text.to_vec(),
-            entry: Arc::new(serde_json::from_slice(text).ok()?),
+            item: Arc::new(serde_json::from_slice(text).ok()?),
         })
     }
 
-    /// The next of the known ones with this entry, or a new one.
-    fn write(entry: &Arc<Entry>, known: &mut std::vec::IntoIter<Self>) -> Self {
-        let is_same = |known: &Self| Arc::ptr_eq(&known.entry, entry);
+    /// The next of the known ones with this item, or a new one.
+    fn write(item: &Arc<T>, known: &mut std::vec::IntoIter<Self>) -> Self {
+        let is_same = |known: &Self| Arc::ptr_eq(&known.item, item);
         let same = known.as_slice().iter().position(is_same);
         same.and_then(|same| known.nth(same))
             .unwrap_or_else(|| Self {
-                text: serde_json::to_vec(entry.as_ref()).unwrap_or_default(),
-                entry: Arc::clone(entry),
+                text: serde_json::to_vec(item.as_ref()).unwrap_or_default(),
+                item: Arc::clone(item),
             })
     }
 }
@@ -179,9 +215,18 @@ mod tests {
         })
     }
 
+    fn share(vm: &str) -> Arc<Share> {
+        let second = serde_json::json!({"secs": 1, "nanos": 0});
+        let share =
+            serde_json::json!({"of": [vm, 0], "placement": "global", "share": 9, "until": second});
+        Arc::new(serde_json::from_value(share).unwrap())
+    }
+
+    /// Every VM has an entry and a share.
     fn book(vms: &[&str]) -> Book {
         Book {
             entries: vms.iter().map(|vm| entry(vm)).collect(),
+            freeing: Freeing(vms.iter().map(|vm| share(vm)).collect()),
             ..Book::default()
         }
     }
@@ -205,6 +250,7 @@ mod tests {
         let bytes = Pages::default().write(&book(&["a", "b"])).unwrap();
         let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(document["entries"][1]["vm"], "b");
+        assert_eq!(document["freeing"][1]["of"][0], "b");
         assert_eq!(document["generation"], document["end"]);
     }
 
@@ -212,7 +258,8 @@ mod tests {
     fn a_file_of_another_version_is_not_taken_for_a_book() {
         let bytes = Pages::default().write(&book(&["a"])).unwrap();
         let text = String::from_utf8(bytes).unwrap();
-        let other = text.replace("\"version\":2", "\"version\":3");
+        let other = text.replace("\"version\":3", "\"version\":4");
+        assert_ne!(other, text);
         assert_eq!(read(other.as_bytes()), None);
         assert_eq!(read(b"{\"version\":1,\"entries\":[]}"), None);
     }
@@ -226,6 +273,16 @@ mod tests {
     }
 
     #[test]
+    fn a_share_that_is_free_is_a_change_although_all_entries_are_the_same() {
+        let mut pages = Pages::default();
+        let mut changed = book(&["a", "b"]);
+        assert!(pages.write(&changed).is_some());
+        changed.freeing.0.pop();
+        let bytes = pages.write(&changed).unwrap();
+        assert_eq!(read(&bytes), Some(changed));
+    }
+
+    #[test]
     fn what_did_not_change_is_not_parsed_again() {
         let mut writer = Pages::default();
         let mut written = book(&["a", "b", "c"]);
@@ -233,9 +290,12 @@ mod tests {
         let first = reader.read(&writer.write(&written).unwrap()).unwrap();
         written.entries.remove(0);
         written.entries[0] = entry("changed");
+        written.freeing.0.swap_remove(0);
+        written.freeing.0[0] = share("changed");
         let second = reader.read(&writer.write(&written).unwrap()).unwrap();
         assert_eq!(second, written);
         assert!(Arc::ptr_eq(&first.entries[2], &second.entries[1]));
+        assert!(Arc::ptr_eq(&first.freeing.0[1], &second.freeing.0[1]));
     }
 
     proptest! {

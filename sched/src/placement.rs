@@ -34,6 +34,26 @@ pub struct HostView {
     pub foreign: Option<Vec<Bandwidth>>,
 }
 
+impl HostView {
+    /// The same with these densities held beside what is granted.
+    pub(crate) fn holding(&self, held: impl Iterator<Item = (Placement, Bandwidth)>) -> Self {
+        let mut host = self.clone();
+        for (placement, share) in held {
+            match placement {
+                Placement::Partition { cpu } => {
+                    let mut views = host.partitions.iter_mut();
+                    if let Some(view) = views.find(|view| view.cpu == cpu) {
+                        view.foreign = view.foreign + share;
+                    }
+                }
+                Placement::Global => host.foreign.iter_mut().for_each(|all| all.push(share)),
+                Placement::Pinned { .. } | Placement::Anywhere => {}
+            }
+        }
+        host
+    }
+}
+
 /// Places all vCPUs of one VM beside `taken`, or none.
 ///
 /// Larger demands are placed first, each in the first partition that carries it in the order of the host's fit, those
@@ -347,6 +367,7 @@ impl<'a> Plan<'a> {
                 longer: offers.longer.map(|server| server.reservation()),
                 cpu: offers.cpu,
                 moving,
+                after: None,
             }),
             ..self.refusal(vcpu, bound)
         }

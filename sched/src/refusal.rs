@@ -110,6 +110,9 @@ pub struct Otherwise {
     pub cpu: Option<u32>,
     /// The same once another vCPU has left its CPU.
     pub moving: Option<Moving>,
+    /// The same, when what has just been given up is free.
+    #[serde(default)]
+    pub after: Option<Duration>,
 }
 
 /// A vCPU that would have to change its CPU.
@@ -185,6 +188,9 @@ impl fmt::Display for Otherwise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(longer) = self.longer {
             write!(f, ", or {longer}")?;
+        }
+        if let Some(after) = self.after {
+            write!(f, ", or the same in {}", human(after))?;
         }
         if let Some(cpu) = self.cpu {
             write!(f, ", or the same on CPU {cpu}")?;

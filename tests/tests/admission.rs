@@ -70,3 +70,51 @@ fn a_deadline_that_the_back_end_cannot_keep_is_refused() {
     let text = refused.expect(3).stderr;
     assert!(text.contains("cfs-quota cannot keep"), "{text}");
 }
+
+#[test]
+fn a_guest_that_is_started_right_after_another_has_left_gets_its_cpu_time() {
+    requires!(Need::Kvm, NICE, Need::Program("chrt"), Need::Cpus(2));
+    let user = User::new();
+    // One of them fits on all CPUs together, two do not.
+    let most = spec("runtime = \"1600ms\"\nperiod = \"2s\"\nenforcement = \"tick\"");
+    let mut first = user.launch("cv-leaves", &most, &[]);
+    let _ = first.vcpu_thread(0);
+    let at_once = user.run(&["check", &user.spec("cv-comes", &most)]);
+    assert!(at_once.expect(3).stderr.contains("cv-comes"));
+    user.run(&["stop", "cv-leaves"]).expect(0);
+    let mut next = user.launch("cv-comes", &most, &[]);
+    let tid = next.vcpu_thread(0);
+    assert_eq!(in_force(tid), "1600000000/2000000000/2000000000");
+    let ended = next.stop().expect(0);
+    assert!(ended.stderr.contains("cv-comes starts in"), "{ended:?}");
+}
+
+#[test]
+fn a_guest_grows_into_what_another_has_just_given_up() {
+    requires!(Need::Kvm, NICE, Need::Program("chrt"), Need::Cpus(2));
+    let user = User::new();
+    let spec = |runtime| {
+        let cpu = format!("runtime = \"{runtime}\"\nperiod = \"1s\"\nenforcement = \"tick\"");
+        spec(&cpu)
+    };
+    let mut shrinks = user.launch("cv-shrinks", &spec("600ms"), &[]);
+    let mut grows = user.launch("cv-grows", &spec("500ms"), &[]);
+    let tids = [shrinks.vcpu_thread(0), grows.vcpu_thread(0)];
+    let adapt = |name, runtime| user.run(&["adapt", name, "--runtime", runtime]);
+    adapt("cv-grows", "800ms").expect(3);
+    adapt("cv-shrinks", "200ms").expect(0);
+    adapt("cv-grows", "800ms").expect(0);
+    assert_eq!(in_force(tids[0]), "200000000/1000000000/1000000000");
+    assert_eq!(in_force(tids[1]), "800000000/1000000000/1000000000");
+    grows.stop().expect(0);
+    shrinks.stop().expect(0);
+}
+
+#[test]
+fn an_unknown_fit_is_refused_with_those_that_there_are() {
+    requires!(NICE);
+    let user = User::new();
+    let refused = user.run(&["host", "prepare", "--cpus", "1", "--fit", "tight"]);
+    let text = refused.expect(2).stderr;
+    assert!(text.contains("use first, best or worst"), "{text}");
+}

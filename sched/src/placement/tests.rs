@@ -208,3 +208,60 @@ proptest! {
         }
     }
 }
+
+fn due(q: u64, d: u64, p: u64) -> VcpuRequest {
+    let pair = wants(q, p).reservation.unwrap();
+    VcpuRequest {
+        reservation: pair.with_deadline(Duration::from_millis(d)).ok(),
+        ..wants(q, p)
+    }
+}
+
+#[test]
+fn deadlines_that_cannot_all_be_met_are_refused_with_the_interval_although_there_is_bandwidth() {
+    let view = host(&[1]);
+    let taken = place(&view, &[], "a", &[due(10, 20, 100)]).unwrap();
+    let refusal = place(&view, &taken, "b", &[due(15, 20, 100)]).unwrap_err();
+    let within = Duration::from_millis(20);
+    assert_eq!(refusal.bound, Bound::PartitionDemand { cpu: 1, within });
+    let nearest = refusal.nearest.unwrap();
+    assert_eq!(nearest.deadline(), within);
+    assert!(place(&view, &taken, "b", &[due(15, 30, 100)]).is_ok());
+    // A change is tested alike.
+    let taken = place(&view, &[], "a", &[due(10, 20, 100), due(15, 30, 100)]).unwrap();
+    let earlier = Granted {
+        request: due(15, 20, 100),
+        ..taken[1].clone()
+    };
+    assert!(change(&view, &taken, &[earlier]).is_err());
+}
+
+#[test]
+fn the_global_test_counts_densities() {
+    let mut view = host(&[]);
+    view.online.truncate(2);
+    view.foreign = Some(vec![]);
+    let place = |requests: &[VcpuRequest]| place(&view, &[], "a", requests);
+    assert!(place(&[wants(40, 100), wants(40, 100)]).is_ok());
+    assert!(place(&[due(40, 50, 100), wants(40, 100)]).is_err());
+    let refusal = place(&[due(40, 42, 100)]).unwrap_err();
+    let nearest = refusal.nearest.unwrap();
+    assert!(
+        place(&[VcpuRequest {
+            reservation: Some(*nearest),
+            ..wants(1, 100)
+        }])
+        .is_ok()
+    );
+}
+
+#[test]
+fn only_sched_deadline_takes_a_deadline_before_the_end_of_the_period() {
+    let quota = VcpuRequest {
+        backend: BackendKind::CfsQuota,
+        ..due(10, 20, 100)
+    };
+    let refusal = place(&host(&[1]), &[], "a", &[quota]).unwrap_err();
+    let backend = BackendKind::CfsQuota;
+    assert_eq!(refusal.bound, Bound::NoDeadline { backend });
+}

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sched::framework::Factory;
 use vmm::guest::{
@@ -16,6 +17,9 @@ use super::plan::read_plan;
 use crate::cli::{RunArgs, ShowArgs};
 use crate::console::Console;
 use crate::failure::Failure;
+
+/// A user who waits for longer is told why.
+const NOTICEABLE: Duration = Duration::from_millis(300);
 
 /// Runs a guest from its specification until it is over.
 pub fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure> {
@@ -71,6 +75,13 @@ fn admit_checked(context: &Context, plan: VmPlan, force: bool) -> Result<Admitte
     })?;
     if !force {
         super::host::admits(context, vm.admitted().vcpus())?;
+    }
+    if let Some(wait) = vm.admitted().waits().filter(|wait| *wait > NOTICEABLE) {
+        eprintln!(
+            "note: {} starts in {:.1} s: its CPU time has just been given up by another guest, and is owed until then",
+            vm.admitted().vm(),
+            wait.as_secs_f64()
+        );
     }
     Ok(vm)
 }

@@ -48,6 +48,16 @@ pub enum ChangeError {
     },
 }
 
+impl ChangeError {
+    /// When the same change fits, if it is refused only for what is not free yet.
+    pub(super) fn fits_in(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.otherwise.after,
+            _ => None,
+        }
+    }
+}
+
 impl From<Refusal> for ChangeError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(Box::new(refusal))

@@ -26,6 +26,7 @@ pub(super) async fn serve(
     waiting: &mut Option<Waiting>,
 ) -> Option<VcpuEvent> {
     let mut event = None;
+    let begin = Instant::now();
     let reply = match call.request {
         // A guest that ends takes no orders that could be taken for a reprieve.
         request
@@ -59,8 +60,16 @@ pub(super) async fn serve(
             "{} is itself waiting for a transfer: try again",
             vm.name()
         )),
-        Request::Adapt { vcpu, reservation } => timed(|| vm.adapt(vcpu, reservation)),
-        Request::Enforce { vcpu, reservation } => timed(|| vm.enforce(vcpu, reservation)),
+        Request::Adapt { vcpu, reservation } => {
+            let mut change = vm.adapt(vcpu, reservation);
+            if let Some(wait) = change.as_ref().err().and_then(ChangeError::fits_in) {
+                // What it takes has just been given up. A period at most.
+                tokio::time::sleep(wait).await;
+                change = vm.adapt(vcpu, reservation);
+            }
+            timed(begin, change)
+        }
+        Request::Enforce { vcpu, reservation } => timed(begin, vm.enforce(vcpu, reservation)),
         Request::Transfer(transfer) => {
             *waiting = transfer::begin(vm, transfer, call.answer);
             return None;
@@ -88,9 +97,8 @@ fn is_changing(waiting: Option<&Waiting>, request: &Request) -> bool {
 }
 
 /// The answer to a change of a reservation, with how long it took.
-fn timed(change: impl FnOnce() -> Result<VcpuStatus, ChangeError>) -> Result<Reply, String> {
-    let begin = Instant::now();
-    let vcpu = change().map_err(|e| e.to_string())?;
+fn timed(begin: Instant, change: Result<VcpuStatus, ChangeError>) -> Result<Reply, String> {
+    let vcpu = change.map_err(|e| e.to_string())?;
     Ok(Reply::Adapted {
         vcpu: Box::new(vcpu),
         elapsed: begin.elapsed(),

@@ -178,7 +178,8 @@ impl BuiltVm {
         &self.vm.plan.name
     }
 
-    /// Gives the threads their vCPUs, each in its reservation, and lets the guest run once all are in force.
+    /// Gives the threads their vCPUs, each in its reservation, and lets the guest run once all are in force. First waits
+    /// until what was granted is free ([`Admitted::waits`]).
     ///
     /// # Errors
     /// [`StartError::Setup`]: then no vCPU has run, and all threads have ended.
@@ -188,6 +189,8 @@ impl BuiltVm {
             built,
             restored,
         } = self;
+        // Before the guest's time begins.
+        vm.admitted.wait_until_free();
         let clock = start_clock(&built, restored.as_ref())?;
         let Built {
             machine,
