@@ -85,6 +85,8 @@ struct State {
     /// This process's entries as last written, should the file be damaged.
     own: Vec<Arc<Entry>>,
     pages: Pages,
+    /// What the file is read into.
+    buffer: Vec<u8>,
 }
 
 impl Ledger {
@@ -205,8 +207,9 @@ impl Ledger {
         state: &mut State,
         work: impl FnOnce(&mut Book) -> T,
     ) -> io::Result<T> {
-        let bytes = self.read(state.pages.length())?;
-        let mut book = state.pages.read(&bytes).unwrap_or_else(|| {
+        let State { pages, buffer, .. } = state;
+        let bytes = self.read(buffer)?;
+        let mut book = pages.read(bytes).unwrap_or_else(|| {
             if !bytes.is_empty() {
                 tracing::warn!(path = %self.shared.path.display(), "ledger is damaged: rebuilding it from the live threads");
             }
@@ -228,26 +231,23 @@ impl Ledger {
         Ok(result)
     }
 
-    /// The whole file; in one read if it is not much longer than last time.
-    fn read(&self, expected: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; expected + 4096];
+    /// The whole file; in one read if the buffer is longer, as it is after the first time.
+    fn read<'a>(&self, buffer: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
         let mut length = 0;
         loop {
-            match self
-                .shared
-                .file
-                .read_at(&mut bytes[length..], length as u64)?
-            {
+            if length == buffer.len() {
+                buffer.resize((2 * length).max(4096), 0);
+            }
+            let rest = &mut buffer[length..];
+            match self.shared.file.read_at(rest, length as u64)? {
                 0 => break,
                 read => length += read,
             }
-            if length < bytes.len() {
+            if length < buffer.len() {
                 break;
             }
-            bytes.resize(bytes.len() * 2, 0);
         }
-        bytes.truncate(length);
-        Ok(bytes)
+        Ok(&buffer[..length])
     }
 
     /// A panic elsewhere leaves the state whole: it is only replaced after a successful write.
