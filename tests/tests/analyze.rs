@@ -308,7 +308,7 @@ fn tasks_that_cannot_be_are_refused_with_the_value_and_what_would_do() {
         (task("5ms", "0ms", ""), ["period is 0", "1 ns"]),
         (
             task("5ms", "10ms", "deadline = \"0s\""),
-            ["period is 0", "1 ns"],
+            ["deadline is 0", "1 ns"],
         ),
         (
             task("5ms", "99999999999999s", ""),
@@ -316,7 +316,7 @@ fn tasks_that_cannot_be_are_refused_with_the_value_and_what_would_do() {
         ),
         (
             task("5ms", "18446744073s", ""),
-            ["its period of 18446744073 s is too long", "3600 s"],
+            ["its period of 18446744073", "3600 s"],
         ),
         (
             task("18446744073s", "18446744073s", ""),
