@@ -108,6 +108,7 @@ impl Activator for World {
         for change in action.changes() {
             assert_eq!(self.in_force[&change.target], change.before);
             assert_eq!(change.before.period(), change.after.period());
+            assert_eq!(change.before.deadline(), change.after.deadline());
         }
         if self.refuses {
             return Err("no".to_owned());
@@ -198,6 +199,29 @@ fn a_job_that_misses_is_raised_step_by_step_to_its_bound_and_no_further() {
             .any(|event| matches!(event, Event::Held { .. })),
         "{events:?}"
     );
+}
+
+#[test]
+fn a_deadline_stays_where_it_is_and_bounds_what_is_taken_and_what_comes_back() {
+    let mut world = World::of(&[("gold", 10, 50), ("donor", 20, 50)]);
+    for reservation in world.in_force.values_mut() {
+        *reservation = reservation.with_deadline(ms(25)).unwrap();
+    }
+    let mut watch = Watch::new([rule("up", from_donor(8, 40, 1))]);
+    let mut now = Duration::ZERO;
+    let events = run(&mut watch, &mut world, &mut now, ms(12_000), 1);
+    assert_eq!(world.runtime("gold"), ms(25));
+    assert_eq!(world.runtime("donor"), ms(5));
+    let held = events.iter().find_map(|event| match event {
+        Event::Held { hold, .. } => Some(hold.to_string()),
+        _ => None,
+    });
+    let held = held.unwrap();
+    assert!(held.ends_with("reached its bound of 25 ms"), "{held}");
+    run(&mut watch, &mut world, &mut now, ms(60_000), 0);
+    assert_eq!(world.runtime("donor"), ms(20));
+    let donor = world.in_force[&target("donor")];
+    assert_eq!(donor.deadline(), ms(25));
 }
 
 #[test]

@@ -396,3 +396,24 @@ fn what_contradicts_itself_is_refused_with_its_place() {
     let endless = Run::of(Duration::MAX);
     assert!(simulate(&host(FAIR, vec![good()]), &endless).is_err());
 }
+
+#[test]
+fn switches_that_take_longer_than_there_is_time_for_leave_none_for_tasks() {
+    let hog = || vcpu(ms(5), ms(10), vec![Task::hog()]);
+    let slot = |owner| Slot {
+        owner: Some(owner),
+        length: ms(1),
+    };
+    let table = Policy::Table(vec![vec![slot(0), slot(1)]]);
+    let longest = Duration::from_secs(3_600_000);
+    let host = Host {
+        overheads: Overheads {
+            switch: longest,
+            budget_switch: longest,
+        },
+        ..host(table, vec![hog(), hog()])
+    };
+    let length = Duration::from_secs(10);
+    let outcome = simulate(&host, &Run::of(length)).unwrap();
+    assert_eq!(outcome.cpus[0].overhead, length);
+}

@@ -305,7 +305,7 @@ fn tasks_that_cannot_be_are_refused_with_the_value_and_what_would_do() {
             task("0ms", "10ms", ""),
             ["task bad: its execution time is 0", "1 ns"],
         ),
-        (task("5ms", "0ms", ""), ["deadline is 0", "1 ns"]),
+        (task("5ms", "0ms", ""), ["period is 0", "1 ns"]),
         (
             task("5ms", "10ms", "deadline = \"0s\""),
             ["deadline is 0", "1 ns"],
@@ -314,7 +314,10 @@ fn tasks_that_cannot_be_are_refused_with_the_value_and_what_would_do() {
             task("5ms", "99999999999999s", ""),
             ["99999999999999s", "ms"],
         ),
-        (task("5ms", "18446744073s", ""), ["too long", "3600 s"]),
+        (
+            task("5ms", "18446744073s", ""),
+            ["its period of 18446744073", "3600 s"],
+        ),
         (
             task("18446744073s", "18446744073s", ""),
             ["too long", "3600 s"],
@@ -357,9 +360,18 @@ fn reservations_that_cannot_be_are_refused_with_the_value_and_what_would_do() {
     for (head, parts) in [
         ("period = \"0ms\"", ["period is 0", "50ms"]),
         ("period = \"5000h\"", ["5000h", "ms"]),
-        ("period = \"18446744073s\"", ["period is too long", "3600s"]),
-        ("pause = \"18446744073s\"", ["pause is too long", "3600s"]),
-        ("exit = \"18446744073s\"", ["exit is too long", "3600s"]),
+        (
+            "period = \"18446744073s\"",
+            ["period = \"18446744073s\" is too long", "3600s"],
+        ),
+        (
+            "pause = \"18446744073s\"",
+            ["pause = \"18446744073s\" is too long", "3600s"],
+        ),
+        (
+            "exit = \"18446744073s\"",
+            ["exit = \"18446744073s\" is too long", "3600s"],
+        ),
         (
             "deadline = \"5ms\"",
             ["deadline stands without period", "design one"],
@@ -423,6 +435,11 @@ fn a_file_that_makes_no_sense_is_refused_with_what_would() {
             assert!(ended.stderr.contains(part), "{part}: {ended:?}");
         }
     }
+    let many = PAPER.repeat(101);
+    let many = user.file("many.toml", many);
+    let ended = user.run(&["analyze", &many.to_string_lossy()]).expect(1);
+    let text = "there are 202 tasks: give at most 200";
+    assert!(ended.stderr.contains(text), "{ended:?}");
     let none = user.file("none.toml", "scheduler = \"edf\"\n");
     let ended = user.run(&["analyze", &none.to_string_lossy()]).expect(1);
     assert!(ended.stderr.contains("give at least one"), "{ended:?}");

@@ -85,6 +85,14 @@ fn what_cannot_be_simulated_is_refused_with_its_place() {
             &paper("28ms").replace("execution = \"30ms\", ", ""),
             &["t1", "execution and period"],
         ),
+        (
+            &format!("cpus = {}\n{}", usize::MAX / 2, paper("28ms")),
+            &["cpus", "at most 4096"],
+        ),
+        (
+            &paper("28ms").replace("runtime", "vcpus = 999999999999\nruntime"),
+            &["vcpus", "999999999999", "at most 4096"],
+        ),
     ] {
         let spec = written(&user, text);
         let ended = user.run(&["simulate", &spec]).expect(1);

@@ -11,6 +11,7 @@ mod failure;
 mod host_figures;
 mod report;
 mod warnings;
+mod written;
 
 use std::process::ExitCode;
 

@@ -29,9 +29,9 @@ const STEPS: usize = 1 << 16;
 /// Whether the tasks are shown to meet their deadlines under global EDF on this supply. Never [`Outcome::Misses`]: what
 /// the test refuses may be schedulable.
 pub fn check(set: &TaskSet, supply: &Multiprocessor) -> Verdict {
-    let tests: Vec<Test> = tests(set, supply).unwrap_or_default();
-    let results: Vec<_> = tests.iter().map(Test::run).collect();
-    let holds = !tests.is_empty() && results.iter().all(|(holds, _)| *holds);
+    let tasks = times(set).unwrap_or_default();
+    let results: Vec<_> = tests(&tasks, set, supply).map(|test| test.run()).collect();
+    let holds = !results.is_empty() && results.iter().all(|(holds, _)| *holds);
     let witnesses = results.iter().zip(set.tasks());
     Verdict {
         outcome: if holds {
@@ -49,11 +49,11 @@ pub fn check(set: &TaskSet, supply: &Multiprocessor) -> Verdict {
 
 /// [`check`] without its witnesses.
 pub fn is_schedulable(set: &TaskSet, supply: &Multiprocessor) -> bool {
-    tests(set, supply).is_ok_and(|tests| tests.iter().all(|test| test.run().0))
+    times(set).is_ok_and(|tasks| tests(&tasks, set, supply).all(|test| test.run().0))
 }
 
-/// One test per task.
-fn tests<'a>(set: &TaskSet, supply: &'a Multiprocessor) -> Result<Vec<Test<'a>>, TaskSetError> {
+/// The tasks without jitter.
+fn times(set: &TaskSet) -> Result<Vec<Times>, TaskSetError> {
     let sporadic = set.map(|task| Task {
         deadline: task.deadline - task.jitter,
         period: task.period - task.jitter,
@@ -65,14 +65,22 @@ fn tests<'a>(set: &TaskSet, supply: &'a Multiprocessor) -> Result<Vec<Test<'a>>,
         deadline: nanos(task.deadline),
         period: nanos(task.period),
     };
-    let tasks: Vec<Times> = sporadic.tasks().iter().map(times).collect();
-    let test = |own: usize| Test {
-        tasks: tasks.clone(),
+    Ok(sporadic.tasks().iter().map(times).collect())
+}
+
+/// One test per task.
+fn tests<'a>(
+    tasks: &'a [Times],
+    set: &TaskSet,
+    supply: &'a Multiprocessor,
+) -> impl Iterator<Item = Test<'a>> {
+    let blocking = nanos(set.blocking());
+    (0..tasks.len()).map(move |own| Test {
+        tasks,
         own,
-        blocking: nanos(set.blocking()),
+        blocking,
         supply,
-    };
-    Ok((0..tasks.len()).map(test).collect())
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -121,7 +129,7 @@ impl Comparison {
 
 /// The test of the task `own`.
 struct Test<'a> {
-    tasks: Vec<Times>,
+    tasks: &'a [Times],
     own: usize,
     blocking: u64,
     supply: &'a Multiprocessor,

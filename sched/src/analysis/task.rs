@@ -57,8 +57,8 @@ impl Task {
     fn check(&self) -> Result<(), TaskSetError> {
         let times = [
             ("execution time", self.execution),
-            ("deadline", self.deadline),
             ("period", self.period),
+            ("deadline", self.deadline),
             ("jitter", self.jitter),
         ];
         let task = || self.name.clone();
@@ -347,7 +347,7 @@ mod tests {
         );
         assert_eq!(
             refusal([Task::new("video", ms(10), LONGEST * 2)]),
-            "task video: its deadline of 7200 s is too long: give at most 3600 s"
+            "task video: its period of 7200 s is too long: give at most 3600 s"
         );
         assert_eq!(
             refusal([good().with_deadline(ms(9))]),

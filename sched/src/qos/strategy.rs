@@ -132,7 +132,7 @@ impl Steps {
     /// The next step up.
     pub(super) fn raise(&self, current: &Reservations) -> Result<Action, Hold> {
         let own = reservation(current, &self.target)?;
-        let bound = self.strategy.up_to.min(own.period());
+        let bound = self.strategy.up_to.min(own.deadline());
         let step = self.strategy.step.min(bound.saturating_sub(own.runtime()));
         if step < LEAST_STEP {
             let target = self.target.clone();
@@ -206,7 +206,7 @@ impl Steps {
         let most = first
             .given
             .map_or(giver.runtime(), |(had, _)| had.runtime());
-        let runtime = (giver.runtime() + returned).min(most).min(giver.period());
+        let runtime = (giver.runtime() + returned).min(most).min(giver.deadline());
         if runtime <= giver.runtime() {
             return Some(Action::Adapt(less));
         }
@@ -228,7 +228,9 @@ impl Steps {
     pub(super) fn settle(&mut self, current: &Reservations) -> Option<Action> {
         let (had, given) = self.owed?;
         let (donor, giver) = current.get_key_value(self.donor()?)?;
-        let runtime = (giver.runtime() + given).min(had.runtime());
+        let runtime = (giver.runtime() + given)
+            .min(had.runtime())
+            .min(giver.deadline());
         if giver.period() != had.period() || runtime <= giver.runtime() {
             self.owed = None;
             return None;
@@ -269,9 +271,11 @@ fn reservation(current: &Reservations, target: &Target) -> Result<Reservation, H
 
 fn change(target: &Target, before: Reservation, runtime: Duration) -> Result<Change, Hold> {
     // Fails for a reservation that the kernel would not have: outside what it accepts there is nothing to change.
-    let after = Reservation::new(runtime, before.period()).map_err(|_| Hold::NoReservation {
-        target: target.clone(),
-    })?;
+    let after = before
+        .with_runtime(runtime)
+        .map_err(|_| Hold::NoReservation {
+            target: target.clone(),
+        })?;
     Ok(Change {
         target: target.clone(),
         before,

@@ -62,6 +62,18 @@ pub enum Problem {
         /// What.
         what: &'static str,
     },
+    /// More happens than can be simulated.
+    #[error(
+        "{most} instants take it to {until:?} of {length:?}: simulate no longer than that, or lengthen the shortest period, quantum or slot"
+    )]
+    TooMuch {
+        /// Instants that are simulated.
+        most: u64,
+        /// When the last of them is.
+        until: Duration,
+        /// How long the run is.
+        length: Duration,
+    },
     /// One time exceeds another.
     #[error("{what} {value:?} exceeds the {limit} of {most:?}")]
     Exceeds {

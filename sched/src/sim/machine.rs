@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::Time;
+use super::check::{Problem, SimError};
 use super::dispatch::{Choice, Dispatcher};
 use super::guest::{Guest, Stopped};
 use super::model::{Host, Run, Vcpu};
@@ -15,9 +16,15 @@ use super::queue::{Event, EventQueue, Kind};
 use crate::reservation::nanos;
 
 /// Simulates a description that was checked.
-pub fn run<P: HostPolicy>(host: &Host, run: &Run, policy: P) -> Outcome {
-    Machine::new(host, run, policy).run()
+///
+/// # Errors
+/// When more happens than [`MOST_INSTANTS`].
+pub fn run<P: HostPolicy>(host: &Host, run: &Run, policy: P) -> Result<Outcome, SimError> {
+    Machine::new(host, run, policy).run(MOST_INSTANTS)
 }
+
+/// The most instants of a run: minutes of computing, and with every job kept a few gigabytes.
+const MOST_INSTANTS: u64 = 1 << 25;
 
 struct Machine<P> {
     now: Time,
@@ -98,12 +105,12 @@ impl<P: HostPolicy> Machine<P> {
         }
     }
 
-    fn run(mut self) -> Outcome {
-        loop {
+    fn run(mut self, most: u64) -> Result<Outcome, SimError> {
+        for _ in 0..most {
             let next = self.next_instant().min(self.end);
             self.advance(next);
             if self.now >= self.end {
-                return self.finish();
+                return Ok(self.finish());
             }
             self.happen();
             while self.policy.next_timer() <= self.now {
@@ -113,6 +120,14 @@ impl<P: HostPolicy> Machine<P> {
             self.tell_wakes();
             self.dispatch();
         }
+        Err(SimError {
+            place: "run".to_owned(),
+            problem: Problem::TooMuch {
+                most,
+                until: Duration::from_nanos(self.now),
+                length: Duration::from_nanos(self.end),
+            },
+        })
     }
 
     fn next_instant(&self) -> Time {
@@ -241,7 +256,7 @@ impl<P: HostPolicy> Machine<P> {
         };
         let is_over = cpu.slice_end == self.now;
         if is_over {
-            cpu.debt += self.budget_switch;
+            cpu.debt = cpu.debt.saturating_add(self.budget_switch);
         }
         cpu.running = None;
         self.policy.stop(vcpu, self.now);
@@ -258,7 +273,7 @@ impl<P: HostPolicy> Machine<P> {
         };
         if cpu.running != Some(vcpu) {
             cpu.running = Some(vcpu);
-            cpu.debt += self.switch;
+            cpu.debt = cpu.debt.saturating_add(self.switch);
             self.policy.start(vcpu, self.now);
             self.log.events().switches += 1;
             let moved = self.dispatcher.seat(vcpu, number);
@@ -285,5 +300,29 @@ impl<P: HostPolicy> Machine<P> {
         };
         let cpus = self.cpus.iter().map(of_cpu).collect();
         self.log.finish(cpus)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{GuestPolicy, Policy, Server, Task, Vm};
+    use super::super::policy::Deadline;
+    use super::*;
+
+    #[test]
+    fn a_run_in_which_too_much_happens_is_refused_with_how_far_it_can_go() {
+        let ms = Duration::from_millis;
+        let tasks = vec![Task::new(ms(1), ms(4))];
+        let server = Server::new(ms(2), ms(4));
+        let vcpu = Vcpu::new(server, GuestPolicy::RateMonotonic, tasks);
+        let host = Host::new(1, Policy::Deadline, vec![Vm::single(vcpu)]);
+        let after = |most| {
+            let run = Run::of(ms(1000));
+            Machine::new(&host, &run, Deadline::new(&host)).run(most)
+        };
+        let why = after(100).unwrap_err().to_string();
+        assert!(why.starts_with("run: 100 instants take it to "), "{why}");
+        assert!(why.contains("of 1s: simulate no longer"), "{why}");
+        assert!(after(2_000).is_ok());
     }
 }

@@ -37,10 +37,10 @@ pub type Time = u64;
 /// Simulates `host` under its own policy.
 ///
 /// # Errors
-/// If the description contradicts itself; [`Problem`] lists how.
+/// If the description contradicts itself, or is too much to be simulated; [`Problem`] lists how.
 pub fn simulate(host: &Host, run: &Run) -> Result<Outcome, SimError> {
     check::check(host, run)?;
-    let outcome = match &host.policy {
+    match &host.policy {
         Policy::Deadline => machine::run(host, run, Deadline::new(host)),
         Policy::Deferrable => machine::run(host, run, PeriodicServers::deferrable(host)),
         Policy::Periodic => machine::run(host, run, PeriodicServers::periodic(host)),
@@ -58,19 +58,18 @@ pub fn simulate(host: &Host, run: &Run) -> Result<Outcome, SimError> {
             ProportionalShare::new(host, *latency, *granularity),
         ),
         Policy::Table(tables) => machine::run(host, run, DispatchTable::new(host, tables)),
-    };
-    Ok(outcome)
+    }
 }
 
 /// Simulates `host` under a policy from elsewhere; the host's own one is ignored.
 ///
 /// # Errors
-/// If the description contradicts itself; [`Problem`] lists how.
+/// If the description contradicts itself, or is too much to be simulated; [`Problem`] lists how.
 pub fn simulate_with<P: HostPolicy>(
     host: &Host,
     run: &Run,
     policy: P,
 ) -> Result<Outcome, SimError> {
     check::check(host, run)?;
-    Ok(machine::run(host, run, policy))
+    machine::run(host, run, policy)
 }

@@ -14,6 +14,7 @@ use super::Context;
 use super::analyze::WitnessAnswer;
 use crate::failure::Failure;
 use crate::host_figures::{HostCosts, added};
+use crate::written;
 
 /// A plan, and what of it was designed or changed.
 pub struct Planned {
@@ -53,8 +54,7 @@ struct VcpuAnswer {
 /// Reads and checks a specification and designs what it leaves open; errors name the file.
 pub fn read_plan(context: &Context, path: &Path) -> Result<Planned, Failure> {
     let in_file = |failure: Failure| failure.while_doing(&path.display().to_string());
-    let text = std::fs::read_to_string(path).map_err(|e| in_file(e.into()))?;
-    let spec = VmSpec::parse(&text).map_err(|e| in_file(e.into()))?;
+    let spec = written::read(path, |text| Ok(VmSpec::parse(text)?))?;
     if !spec.is_to_be_designed() {
         let plan = spec.plan().map_err(|e| in_file(e.into()))?;
         return Ok(Planned { plan, design: None });

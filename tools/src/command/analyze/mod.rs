@@ -12,6 +12,7 @@ use super::Context;
 use crate::cli::AnalyzeArgs;
 use crate::failure::{Failure, REFUSED};
 use crate::host_figures::HostFigures;
+use crate::written;
 use sheet::Sheet;
 
 /// A commented file.
@@ -24,8 +25,7 @@ pub fn analyze(context: &Context, args: &AnalyzeArgs) -> Result<u8, Failure> {
         return Ok(0);
     };
     let in_file = |failure: Failure| failure.while_doing(&file.display().to_string());
-    let text = std::fs::read_to_string(file).map_err(|e| in_file(e.into()))?;
-    let sheet: Sheet = toml::from_str(&text).map_err(|e| in_file(e.into()))?;
+    let sheet: Sheet = written::read(file, |text| Ok(toml::from_str(text)?))?;
     let figures = HostFigures::kept(&context.run_dir);
     let analysis = sheet.analysis(figures.as_ref()).map_err(in_file)?;
     if let Some(path) = &args.svg {

@@ -25,6 +25,9 @@ use crate::host_figures::HostFigures;
 /// What a budget switch costs where a period is chosen and nothing else is known: a few context switches, with caches.
 const SWITCH: Duration = Duration::from_micros(20);
 
+/// The most tasks: a search for the best period of so many takes some seconds, and more than twice that for twice as many.
+const MOST_TASKS: usize = 200;
+
 /// The file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +122,12 @@ struct Tasks {
 impl Sheet {
     /// Judges or designs.
     pub fn analysis(&self, figures: Option<&HostFigures>) -> Result<Analysis, Failure> {
+        let count = self.tasks.len();
+        if count > MOST_TASKS {
+            return Err(Failure::new(format!(
+                "there are {count} tasks: give at most {MOST_TASKS}"
+            )));
+        }
         let wanted = self.wanted()?;
         let processors = self.processors()?;
         let written = TaskSet::for_processors(processors, self.tasks.iter().map(TaskLine::task))?
@@ -164,8 +173,9 @@ impl Sheet {
             ("exit", self.exit),
             ("budget_switch", self.budget_switch),
         ] {
-            if time(span) > LONGEST {
-                let text = format!("{key} is too long: give at most {}", Span::from(LONGEST));
+            if let Some(value) = span.filter(|span| span.duration() > LONGEST) {
+                let most = Span::from(LONGEST);
+                let text = format!("{key} = \"{value}\" is too long: give at most {most}");
                 return Err(Failure::new(text));
             }
         }

@@ -8,6 +8,9 @@ use vmm::units::Span;
 
 use crate::failure::Failure;
 
+/// The most CPUs, and the most vCPUs of all VMs: far above any host, and little memory.
+const MOST_CPUS: usize = 4096;
+
 /// A simulation as written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,6 +144,7 @@ pub struct TaskName {
 impl Description {
     /// The host, and the names of its tasks in the order of the outcome.
     pub fn host(&self) -> Result<(Host, Vec<TaskName>), Failure> {
+        self.check_counts()?;
         let vms: Result<Vec<Vm>, Failure> = self.vms.iter().map(|vm| self.vm(vm)).collect();
         let zero = Duration::ZERO;
         let host = Host {
@@ -151,6 +155,19 @@ impl Description {
             ..Host::new(self.cpus, self.host_policy()?, vms?)
         };
         Ok((host, self.names()))
+    }
+
+    fn check_counts(&self) -> Result<(), Failure> {
+        let vcpus = self.vms.iter().map(|vm| vm.vcpus);
+        let vcpus = vcpus.fold(0, usize::saturating_add);
+        for (what, count) in [("cpus", self.cpus), ("vcpus of all VMs", vcpus)] {
+            if count > MOST_CPUS {
+                return Err(Failure::new(format!(
+                    "{what} = {count}: give at most {MOST_CPUS}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn names(&self) -> Vec<TaskName> {

@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::report::stats::{Distribution, Quantile};
 use crate::report::table::{Cell, Column, Table};
 use crate::report::terminal::{self, Screen};
+use crate::written;
 
 #[derive(Serialize)]
 struct Answer {
@@ -52,8 +53,7 @@ struct CpuAnswer {
 /// Simulates what a file describes.
 pub fn simulate(context: &Context, path: &Path, gantt: Option<&Path>) -> Result<u8, Failure> {
     let in_file = |failure: Failure| failure.while_doing(&path.display().to_string());
-    let text = std::fs::read_to_string(path).map_err(|error| in_file(error.into()))?;
-    let description: Description = toml::from_str(&text).map_err(|error| in_file(error.into()))?;
+    let description: Description = written::read(path, |text| Ok(toml::from_str(text)?))?;
     let (host, names) = description.host().map_err(in_file)?;
     let run = Run {
         length: description.length.duration(),

@@ -12,6 +12,7 @@ use vmm::spec::is_name;
 use vmm::units::Span;
 
 use crate::failure::Failure;
+use crate::written;
 
 /// Rules with comments.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -95,9 +96,7 @@ enum When {
 impl Rules {
     /// Reads a file; errors name it.
     pub fn read(path: &Path) -> Result<Self, Failure> {
-        let in_file = |failure: Failure| failure.while_doing(&path.display().to_string());
-        let text = std::fs::read_to_string(path).map_err(|e| in_file(e.into()))?;
-        Self::parse(&text).map_err(in_file)
+        written::read(path, Self::parse)
     }
 
     fn parse(text: &str) -> Result<Self, Failure> {
