@@ -1,8 +1,9 @@
 //! What a dispatch costs: `cargo run --release -p sched --example vtm_overhead [VTMs JOBS]...`, jobs of each VTM, as root.
 //!
 //! CPU time of the dispatcher for each dispatch, sleeping and waking included, with one active job in each VTM, in slots
-//! of 10 ms that all belong to another VTM than the one before. Without arguments: the numbers of Duran-Limon et al., and
-//! 150 jobs for their 200, as many as the kernel's default of 32768 processes has room for.
+//! of 10 ms that all belong to another VTM than the one before. With jobs that compute, and with jobs that sleep: between those
+//! the CPU is idle or with others, which makes a dispatch dearer. Without arguments: the numbers of Duran-Limon
+//! et al., and 150 jobs for their 200, as many as the kernel's default of 32768 processes has room for.
 
 use std::error::Error;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,15 @@ use sched::framework::{Manager, Scheduler};
 use sched::vtm::{CpuShare, JobSource, Need, RoundRobin, Suspend, VtmConfig, VtmScheduler};
 
 const SLOT: Duration = Duration::from_millis(10);
+/// What jobs do, and the command that does it. Those that compute end by themselves should nobody be left to end them.
+const JOBS: [(&str, &[&str]); 2] = [
+    (
+        "compute",
+        &["sh", "-c", "ulimit -t 60; while :; do :; done"],
+    ),
+    ("sleep", &["sleep", "100000"]),
+];
+
 const LENGTH: Duration = Duration::from_secs(5);
 
 /// Processes, ended on drop.
@@ -40,14 +50,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         let of = |vtms: u32| [2, 20, 150].map(|jobs| (vtms, jobs));
         sizes = [2, 20, 200].into_iter().flat_map(of).collect();
     }
-    println!("VTMs x jobs   dispatches    mean  median     p99     max   ready after");
+    println!("VTMs x jobs, which   dispatches    mean  median     p99     max   ready after");
     for (vtms, jobs) in sizes {
-        measure(vtms, jobs)?;
+        for job in JOBS {
+            measure(vtms, jobs, job)?;
+        }
     }
     Ok(())
 }
 
-fn measure(vtms: u32, jobs: u32) -> Result<(), Box<dyn Error>> {
+fn measure(vtms: u32, jobs: u32, (what, words): (&str, &[&str])) -> Result<(), Box<dyn Error>> {
     let begin = Instant::now();
     let mut processes = Processes::default();
     let last = sched::cpus::online().pop().unwrap_or_default();
@@ -68,8 +80,8 @@ fn measure(vtms: u32, jobs: u32) -> Result<(), Box<dyn Error>> {
         };
         scheduler.reserve(&name, &share)?;
         for _ in 0..jobs {
-            let mut command = Command::new("sleep");
-            let child = command.arg("100000").stdin(Stdio::null()).spawn()?;
+            let mut command = Command::new(words[0]);
+            let child = command.args(&words[1..]).stdin(Stdio::null()).spawn()?;
             let pid = i32::try_from(child.id())?;
             processes.0.push(child);
             scheduler.add_job(&name, &JobSource::Process(pid))?;
@@ -82,7 +94,7 @@ fn measure(vtms: u32, jobs: u32) -> Result<(), Box<dyn Error>> {
     let us = |duration: Duration| duration.as_secs_f64() * 1e6;
     let mean = us(cost.total) / cost.count.max(1) as f64;
     println!(
-        "{vtms:4} x {jobs:3}    {:10} {mean:7.1} {:7.1} {:7.1} {:7.1} us   {:.1} s",
+        "{vtms:4} x {jobs:3} {what:>8} {:12} {mean:7.1} {:7.1} {:7.1} {:7.1} us   {:.1} s",
         cost.count,
         us(cost.median),
         us(cost.p99),
