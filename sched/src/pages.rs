@@ -102,7 +102,7 @@ impl Pages {
         if is_unchanged {
             return None;
         }
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
         self.is_whole = true;
         self.fit = book.fit;
         let mut bytes = self.head();

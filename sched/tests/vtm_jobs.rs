@@ -293,7 +293,7 @@ fn a_scheduler_that_is_killed_leaves_every_job_running_as_it_was() {
             Look::at(job.pid())
         );
         assert!(runs(job.pid()), "{suspend}");
-        let left = format!("chronovisor.vtm{}.", victim.pid());
+        let left = format!("chronovisor.vtm{}-", victim.pid());
         let left = || {
             fs::read_dir("/sys/fs/cgroup/freezer")
                 .into_iter()

@@ -20,8 +20,10 @@ pub(super) struct Group {
 impl Group {
     /// The group of job `id` of this process, made if need be.
     pub(super) fn create(hierarchy: &Hierarchy, id: u64) -> Result<Self, CgroupError> {
-        let pid = nix::unistd::getpid();
-        let path = hierarchy.root.join(format!("{PREFIX}vtm{pid}.{id}"));
+        let Process { pid, started } = Process::current();
+        let path = hierarchy
+            .root
+            .join(format!("{PREFIX}vtm{pid}-{started}.{id}"));
         cgroup::create(&path)?;
         Ok(Self { path })
     }
@@ -102,7 +104,7 @@ pub(super) fn clear_orphans(hierarchy: &Hierarchy) {
         .flatten()
         .flatten();
     for path in entries.map(|entry| entry.path()) {
-        if owner(&path).is_none_or(|pid| Process::of(pid).is_some()) {
+        if owner(&path).is_none_or(Process::is_alive) {
             continue;
         }
         let group = Group { path };
@@ -119,8 +121,12 @@ pub(super) fn clear_orphans(hierarchy: &Hierarchy) {
 }
 
 /// The scheduler whose job's group this is.
-fn owner(group: &Path) -> Option<i32> {
+fn owner(group: &Path) -> Option<Process> {
     let name = group.file_name()?.to_str()?;
     let rest = name.strip_prefix(PREFIX)?.strip_prefix("vtm")?;
-    rest.split_once('.')?.0.parse().ok()
+    let (pid, started) = rest.split_once('.')?.0.split_once('-')?;
+    Some(Process {
+        pid: pid.parse().ok()?,
+        started: started.parse().ok()?,
+    })
 }

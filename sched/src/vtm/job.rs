@@ -356,6 +356,14 @@ impl Jobs {
             pid,
             errno,
         })?;
+        // Looked at after it was opened: no later one of its number.
+        if Process::of(pid).is_some_and(|now| now != record.process) {
+            return Err(VtmError::Process {
+                action: "follow",
+                pid,
+                errno: Errno::ESRCH,
+            });
+        }
         let cpu = cpu_time(pid).unwrap_or_default();
         Ok(Tracked {
             fd: Arc::new(fd),

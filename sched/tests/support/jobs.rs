@@ -143,7 +143,7 @@ pub fn eventually(mut holds: impl FnMut() -> bool) -> bool {
 }
 
 pub fn groups_left() -> Vec<String> {
-    let own = format!("chronovisor.vtm{}.", std::process::id());
+    let own = format!("chronovisor.vtm{}-", std::process::id());
     let hierarchies = ["/sys/fs/cgroup/freezer", "/sys/fs/cgroup"];
     let entries = hierarchies
         .iter()
