@@ -226,6 +226,8 @@ pub enum ExperimentCommand {
     Edge(ExperimentArgs),
     /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.
     Schedulability(SchedulabilityArgs),
+    /// What dispatching and adapting VTMs costs, beside the tables of Duran-Limon et al.
+    VtmOverhead(ExperimentArgs),
     /// A process of an experiment.
     #[command(subcommand, hide = true)]
     Part(crate::experiment::part::PartCommand),

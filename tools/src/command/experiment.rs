@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
-use crate::experiment::{ExperimentError, cbs_kvm, date, edge, part, schedulability};
+use crate::experiment::{ExperimentError, cbs_kvm, date, edge, part, schedulability, vtm_overhead};
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::report::terminal::{self, Screen};
@@ -28,6 +28,9 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
         ExperimentCommand::CbsKvm(args) => report(context, &args, "cbs-kvm", cbs_kvm::run),
         ExperimentCommand::Edge(args) => report(context, &args, "edge", edge::run),
         ExperimentCommand::Schedulability(args) => schedulability(context, &args),
+        ExperimentCommand::VtmOverhead(args) => {
+            report(context, &args, "vtm-overhead", vtm_overhead::run)
+        }
         ExperimentCommand::Part(command) => part::part(context, command),
     }
 }

@@ -78,6 +78,17 @@ pub enum ExperimentError {
     /// A reservation the kernel would not take.
     #[error(transparent)]
     Reservation(#[from] sched::reservation::ReservationError),
+    /// A dispatch table that was accepted and not followed.
+    #[error(
+        "the dispatcher follows an old table after {patience:?}: is its CPU taken by others in real time?"
+    )]
+    NotInForce {
+        /// How long was waited.
+        patience: Duration,
+    },
+    /// A VTM that cannot be had.
+    #[error(transparent)]
+    Vtm(#[from] sched::vtm::VtmError),
     /// The report could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),

@@ -19,11 +19,15 @@ pub mod jobs;
 pub mod load;
 pub mod neighbour;
 pub mod part;
+pub mod pid_max;
 pub mod process;
 pub mod progress;
 pub mod scenario;
 pub mod schedulability;
+pub mod sleepers;
+pub mod spin;
 pub mod stage;
 pub mod trace;
+pub mod vtm_overhead;
 
 pub use error::ExperimentError;

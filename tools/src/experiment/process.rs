@@ -58,6 +58,11 @@ impl Part {
         })
     }
 
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap_or_default()
+    }
+
     /// Waits until the part says that it is ready; the rest of the line.
     pub fn ready(&mut self) -> Result<String, ExperimentError> {
         let started = Instant::now();
@@ -129,10 +134,8 @@ impl Part {
     }
 
     fn signal(&self, signal: Signal) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // The child is not waited for yet, so its pid is still its own.
-            let _ = kill(Pid::from_raw(pid), signal);
-        }
+        // The child is not waited for yet, so its pid is still its own.
+        let _ = kill(Pid::from_raw(self.pid()), signal);
     }
 }
 
