@@ -228,6 +228,8 @@ pub enum ExperimentCommand {
     Schedulability(SchedulabilityArgs),
     /// What dispatching and adapting VTMs costs, beside the tables of Duran-Limon et al.
     VtmOverhead(ExperimentArgs),
+    /// The same computation as a VTM, as a guest, as a plain process and under a quota, undisturbed and disturbed.
+    VtmVsGuest(ExperimentArgs),
     /// A process of an experiment.
     #[command(subcommand, hide = true)]
     Part(crate::experiment::part::PartCommand),

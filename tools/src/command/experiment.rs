@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
-use crate::experiment::{ExperimentError, cbs_kvm, date, edge, part, schedulability, vtm_overhead};
+use crate::experiment::{
+    ExperimentError, cbs_kvm, date, edge, part, schedulability, vtm_overhead, vtm_vs_guest,
+};
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::report::terminal::{self, Screen};
@@ -30,6 +32,9 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
         ExperimentCommand::Schedulability(args) => schedulability(context, &args),
         ExperimentCommand::VtmOverhead(args) => {
             report(context, &args, "vtm-overhead", vtm_overhead::run)
+        }
+        ExperimentCommand::VtmVsGuest(args) => {
+            report(context, &args, "vtm-vs-guest", vtm_vs_guest::run)
         }
         ExperimentCommand::Part(command) => part::part(context, command),
     }

@@ -65,12 +65,17 @@ impl Part {
 
     /// Waits until the part says that it is ready; the rest of the line.
     pub fn ready(&mut self) -> Result<String, ExperimentError> {
+        self.line(READY)
+    }
+
+    /// Waits for a line that begins with `start`; the rest of it.
+    pub fn line(&mut self, start: &str) -> Result<String, ExperimentError> {
         let started = Instant::now();
         loop {
             interrupt::check()?;
             match self.lines.recv_timeout(GLANCE) {
                 Ok(line) => {
-                    if let Some(rest) = line.strip_prefix(READY) {
+                    if let Some(rest) = line.strip_prefix(start) {
                         return Ok(rest.trim().to_owned());
                     }
                 }

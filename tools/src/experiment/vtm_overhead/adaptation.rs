@@ -15,8 +15,8 @@ use crate::report::stats::Distribution;
 pub const CHANGES: u32 = 30;
 /// Longer than any table takes to be in force.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two looks at which table is in force.
-const GLANCE: Duration = Duration::from_micros(100);
+/// Between two looks at which table is in force: each keeps the dispatcher from telling for a moment.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// A number of VTMs, and what the paper has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
