@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use sched::cpus;
+use sched::ledger::Ledger;
 use sched::partition::Partition;
 use sched::prepare::{self, PrepareError};
 use serde::Serialize;
@@ -198,6 +199,8 @@ fn promise(undo: &mut Undo, cpu: u32) -> Result<Promise, ExperimentError> {
 
 impl Undo {
     fn carry_out(&self) -> Result<(), PrepareError> {
+        // Opening it removes the control groups of those that were ended without removing them.
+        drop(Ledger::open(&self.folder));
         if self.prepared {
             restore(&self.run_dir, PATIENCE)?;
         }

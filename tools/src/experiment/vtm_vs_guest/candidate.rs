@@ -36,7 +36,7 @@ const TASK_PERIOD: Duration = Duration::from_millis(90);
 /// What counts as a stretch without the CPU.
 const GAP: Duration = Duration::from_micros(100);
 /// Until then everything is set up.
-pub const START: Duration = Duration::from_millis(400);
+pub const START: Duration = Duration::from_millis(250);
 /// The name of the VTM.
 pub const VTM: &str = "computation";
 /// A computation may take this much longer than its set says: little CPU time was left for it.
@@ -66,6 +66,16 @@ impl Candidate {
             Self::Guest => "guest in a reservation",
             Self::Plain => "plain process",
             Self::Quota => "group with a quota",
+        }
+    }
+
+    /// Its name as the head of a column.
+    pub fn short_name(self) -> &'static str {
+        match self {
+            Self::Vtm => "VTM",
+            Self::Guest => "guest",
+            Self::Plain => "process",
+            Self::Quota => "quota",
         }
     }
 
@@ -105,8 +115,6 @@ pub fn task_set(duration: Duration) -> Result<TaskSet, ExperimentError> {
 pub struct Run {
     /// Who computed.
     pub candidate: Candidate,
-    /// Beside what.
-    pub condition: Condition,
     /// The share of the CPU that it had; unknown if it never ran.
     pub share: Option<f64>,
     /// When it was without.
@@ -128,7 +136,6 @@ impl Run {
         let trace = Trace::new(set, events);
         Some(Self {
             candidate,
-            condition,
             share: trace.share(),
             blackouts: Distribution::new(trace.blackout_lengths()),
             task: TaskFigures::of(set, &rows).into_iter().next()?,

@@ -32,8 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What it took.
 #[derive(Clone, Debug)]
 pub struct Handling {
-    /// Who was handled.
-    pub candidate: Candidate,
     /// From the request until it computed in its share.
     pub start: Distribution,
     /// The memory that its processes add (Pss, proc_pid_smaps(5)), in KiB.
@@ -65,7 +63,6 @@ pub fn measure(
         changes.extend(subject.adapt(stage, change % 2 == 0)?);
     }
     Ok(Handling {
-        candidate,
         start: Distribution::new(times),
         memory,
         adaptation: (!changes.is_empty()).then(|| Distribution::new(changes)),

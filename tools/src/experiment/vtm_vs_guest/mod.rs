@@ -30,7 +30,7 @@ const LISTEN: Duration = Duration::from_secs(2);
 const QUICK_LISTEN: Duration = Duration::from_millis(500);
 /// How long each computation is measured.
 const LENGTH: Duration = Duration::from_secs(10);
-const QUICK_LENGTH: Duration = Duration::from_millis(2_500);
+const QUICK_LENGTH: Duration = Duration::from_millis(1_800);
 /// How often each candidate is started.
 const STARTS: u32 = 20;
 const QUICK_STARTS: u32 = 3;
@@ -57,10 +57,10 @@ impl Condition {
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Idle => "idle CPU",
-            Self::Loaded => "loaded CPU",
-            Self::Bomb => "fork bomb",
-            Self::Fifo => "busy FIFO neighbour",
+            Self::Idle => "nothing",
+            Self::Loaded => "load",
+            Self::Bomb => "a fork bomb",
+            Self::Fifo => "busy FIFO",
         }
     }
 
@@ -176,7 +176,7 @@ impl Plan {
         let mut runs = Vec::new();
         for condition in Condition::ALL {
             for candidate in Candidate::ALL {
-                let what = format!("{}, {}", candidate.name(), condition.name());
+                let what = format!("{} beside {}", candidate.name(), condition.name());
                 progress.step(&what, self.each_run());
                 let ran = condition.start(stage).and_then(|neighbours| {
                     let ran = candidate::run((candidate, condition), stage, &set, progress);

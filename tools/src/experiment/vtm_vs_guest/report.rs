@@ -82,7 +82,7 @@ fn summary(results: &Results) -> String {
     };
     format!(
         "The same computation, a task of 15 ms every 90 ms and a busy loop below it, given 10 ms of every 40 ms of CPU {}, \
-         on an idle CPU, beside load, beside a fork bomb and beside a busy SCHED_FIFO process. {}. Reservations and the VTM \
+         alone, beside load, beside a fork bomb and beside a busy SCHED_FIFO process. {}. Reservations and the VTM \
          rest on {}.",
         results.cpu,
         Candidate::ALL.map(told).join("; "),
@@ -91,14 +91,16 @@ fn summary(results: &Results) -> String {
 }
 
 fn comparison(results: &Results) -> Section {
-    let columns = std::iter::once(Column::new("", ""))
-        .chain(Candidate::ALL.map(|candidate| Column::new(candidate.name(), "")))
-        .chain([Column::new("target, VTM", "")]);
+    let columns = [Column::new("", ""), Column::new("beside", "")];
+    let columns = columns.into_iter();
+    let columns = columns
+        .chain(Candidate::ALL.map(|candidate| Column::new(candidate.short_name(), "")))
+        .chain([Column::new("target", "")]);
     let mut prose = Vec::new();
     for (candidate, condition, run) in &results.runs {
         if let Err(why) = run {
             let (name, beside) = (candidate.name(), condition.name());
-            prose.push(format!("Not measured: {name}, {beside}: {why}."));
+            prose.push(format!("Not measured: {name} beside {beside}: {why}."));
         }
     }
     for (candidate, handling) in &results.handling {
@@ -122,9 +124,13 @@ fn comparison(results: &Results) -> Section {
 }
 
 /// A row of numbers, one for each candidate.
-fn row(name: &str, decimals: usize, value: impl Fn(Candidate) -> Option<f64>) -> Vec<Cell> {
+fn row(
+    (name, beside): (&str, &str),
+    decimals: usize,
+    value: impl Fn(Candidate) -> Option<f64>,
+) -> Vec<Cell> {
     let cell = |candidate| value(candidate).map_or(Cell::Missing, |v| Cell::number(v, decimals));
-    let mut row = vec![Cell::text(name)];
+    let mut row = vec![Cell::text(name), Cell::text(beside)];
     row.extend(Candidate::ALL.map(cell));
     row
 }
@@ -133,41 +139,40 @@ fn rows(results: &Results) -> Vec<Vec<Cell>> {
     let millis = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e3);
     let mut rows = Vec::new();
     for condition in Condition::ALL {
-        let name = format!("share (%), {}", condition.name());
         let share = |candidate| Some(results.of(candidate, condition)?.share? * 100.0);
-        let mut cells = row(&name, 2, share);
+        let mut cells = row(("share (%)", condition.name()), 2, share);
         let vtm = results.of(Candidate::Vtm, condition).and_then(apart);
         cells.push(vtm.map_or(Cell::Missing, |apart| {
-            Cell::judged(apart <= TOLERANCE, "25 +- 1 %")
+            Cell::judged(apart <= TOLERANCE, "VTM +- 1 %")
         }));
         rows.push(cells);
     }
     let of = |name: &str, decimals, value: &dyn Fn(&Run) -> Option<f64>| {
         let each = Condition::ALL.map(|condition| {
             let value = |candidate| value(results.of(candidate, condition)?);
-            row(&format!("{name}, {}", condition.name()), decimals, value)
+            row((name, condition.name()), decimals, value)
         });
         each.to_vec()
     };
-    rows.extend(of("longest blackout (ms)", 1, &|run| {
+    rows.extend(of("blackout, max (ms)", 1, &|run| {
         millis(run.blackouts.max())
     }));
     rows.extend(of("response, p99 (ms)", 1, &|run| {
         millis(run.task.responses.quantile(Quantile::P99))
     }));
-    rows.extend(of("deadlines missed (%)", 1, &|run| {
+    rows.extend(of("missed (%)", 1, &|run| {
         let jobs = run.task.responses.count();
         (jobs > 0).then(|| run.task.misses as f64 / jobs as f64 * 100.0)
     }));
     let median = |times: &Distribution| millis(times.quantile(Quantile::MEDIAN));
     let handled = |candidate| results.handled(candidate);
-    rows.push(row("start, median (ms)", 1, |candidate| {
+    rows.push(row(("start (ms)", "nothing"), 1, |candidate| {
         median(&handled(candidate)?.start)
     }));
-    rows.push(row("memory (MiB)", 2, |candidate| {
+    rows.push(row(("memory (MiB)", "nothing"), 2, |candidate| {
         Some(handled(candidate)?.memory? as f64 / 1024.0)
     }));
-    rows.push(row("adaptation, median (ms)", 3, |candidate| {
+    rows.push(row(("adaptation (ms)", "nothing"), 3, |candidate| {
         median(handled(candidate)?.adaptation.as_ref()?)
     }));
     rows
@@ -180,19 +185,21 @@ fn method(results: &Results) -> Section {
          the time that is left."
             .to_owned(),
         "The load is two busy processes and periodic SCHED_FIFO tasks (50 ms every 120 ms, 20 ms every 80 ms). The fork bomb \
-         is of ordinary processes, at most 100 at a time. The FIFO neighbour has a lower priority than a VTM's jobs, and leaves \
-         others only what real-time throttling and the kernel's fair server take from it."
+         is of ordinary processes, at most 100 at a time. The FIFO neighbour has a lower priority than a VTM's jobs and leaves \
+         ordinary processes only what real-time throttling takes from it. Throttling takes from all real-time processes of a CPU, \
+         those of a VTM too, when together they leave nothing; SCHED_DEADLINE, in which the guest runs, is not concerned \
+         (Documentation/scheduler/sched-rt-group.rst)."
             .to_owned(),
         format!(
             "A start is over when the computation runs in its share: at the first turn of the VTM, whose scheduler runs already, \
              and when the guest prints its first line. Memory is the proportional set size of the processes that came with the \
              start, the guest's own memory and the VTM scheduler's guardian included. An adaptation is one of {CHANGES} changes \
-             between 10 and 20 ms of every 40 ms while it computes: a call of the scheduler, a request through the guest's control \
+             between 10 and 20 ms of every 40 ms while it computes, of which the table has the median, as it has of the starts: a call of the scheduler, a request through the guest's control \
              socket, a write to the group's quota. A plain process has no share that could be changed."
         ),
         format!(
-            "A job that is not over by the end of a run counts as missed if its deadline is. Reservations and the VTM rest on \
-             {}.",
+            "A job that is not over by the end of a run counts as missed if its deadline is, and a dash stands where too few jobs were over for \
+             a percentile. Reservations and the VTM rest on {}.",
             results.promise
         ),
     ];
@@ -219,7 +226,7 @@ fn figures(results: &Results) -> Vec<Figure> {
     };
     let plots = Condition::ALL.map(|condition| {
         let plot = DistributionPlot {
-            title: format!("Response times, {}", condition.name()),
+            title: format!("Response times beside {}", condition.name()),
             quantity: "response time".to_owned(),
             shape: Shape::Cumulative,
             time_axis: TimeAxis::Linear {
@@ -239,7 +246,7 @@ fn figures(results: &Results) -> Vec<Figure> {
         plot.figure(&format!("responses-{}", condition.key()), caption)
     });
     let blackouts = DistributionPlot {
-        title: "Blackouts, loaded CPU".to_owned(),
+        title: "Blackouts beside load".to_owned(),
         quantity: "blackout".to_owned(),
         shape: Shape::Complementary,
         time_axis: TimeAxis::Log,
