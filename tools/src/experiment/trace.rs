@@ -180,7 +180,8 @@ mod tests {
     #[test]
     fn a_gap_in_which_another_task_ran_is_a_preemption_and_the_rest_of_it_a_blackout() {
         let set =
-            TaskSet::parse("sched=rm gap=1us task=a,c=1ms,t=10ms task=b,c=1ms,t=20ms").unwrap();
+            TaskSet::parse("sched=rm duration=1s gap=1us task=a,c=1ms,t=10ms task=b,c=1ms,t=20ms")
+                .unwrap();
         let us = 1_000;
         // b runs from 0; a preempts it at 100 us for 50 us, then the virtual CPU is away until 300 us.
         let events = [
@@ -191,7 +192,7 @@ mod tests {
         let trace = Trace::new(&set, &events);
         assert_eq!(trace.blackout_lengths(), [Duration::from_micros(150)]);
         assert_eq!(trace.executions(1), [(0, 100 * us), (300 * us, 400 * us)]);
-        assert_eq!(trace.share(), Some(1.0 - 150e-6 / 10.0));
+        assert_eq!(trace.share(), Some(0.999_85));
     }
 
     proptest! {
