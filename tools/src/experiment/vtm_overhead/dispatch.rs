@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sched::framework::{Manager, Scheduler};
 use sched::histogram::Summary;
 use sched::vtm::{CpuShare, JobSource, Need, RoundRobin, Suspend, VtmConfig, VtmScheduler};
@@ -119,6 +121,7 @@ pub fn measure(
     let mut ready = Duration::ZERO;
     let mut raised = false;
     let mut attempt = || {
+        files(size)?;
         let limit = room(stage, size)?;
         raised = limit.is_some();
         let mut row = Row::build(stage, size, progress)?;
@@ -138,6 +141,20 @@ pub fn measure(
         ready,
         raised,
     })
+}
+
+/// Lets this process have an open file for each job (RLIMIT_NOFILE, getrlimit(2)).
+fn files(size: Size) -> Result<(), ExperimentError> {
+    let needed = u64::from(size.processes() + OTHERS);
+    let failed = |errno: Errno| ExperimentError::Io {
+        action: format!("have {needed} files open"),
+        source: errno.into(),
+    };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    if soft >= needed {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).map_err(failed)
 }
 
 /// Makes room for so many processes, where there is none.

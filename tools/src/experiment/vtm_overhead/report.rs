@@ -8,8 +8,7 @@ use super::Results;
 use super::adaptation::{Adapted, CHANGES};
 use super::dispatch::{Dispatched, SLOT};
 use crate::cli::ExperimentArgs;
-use crate::report::distribution_plot::{DistributionPlot, Mark, Series, Shape, TimeAxis};
-use crate::report::flags::FlagKind;
+use crate::report::distribution_plot::{DistributionPlot, Series, Shape, TimeAxis};
 use crate::report::stats::Quantile;
 use crate::report::table::{Cell, Column, Table};
 use crate::report::{HostCheck, Report, Section};
@@ -227,21 +226,13 @@ fn plot(results: &Results) -> DistributionPlot {
         times: row.work.clone(),
         deadline: Some(row.crowd.target),
     };
-    let targets = results.adapted.iter().map(|row| row.crowd.target);
-    let mut targets: Vec<_> = targets.collect();
-    targets.dedup();
-    let mark = |at: Duration| Mark {
-        at,
-        label: format!("target, {} us", at.as_micros()),
-        kind: FlagKind::Bound,
-    };
     DistributionPlot {
         title: "How long it takes to give one VTM a slot of another".to_owned(),
         quantity: "change".to_owned(),
         shape: Shape::Cumulative,
         time_axis: TimeAxis::Log,
         series: results.adapted.iter().map(series).collect(),
-        marks: targets.into_iter().map(mark).collect(),
+        marks: Vec::new(),
     }
 }
 
