@@ -35,6 +35,10 @@ pub struct Size {
     pub paper_ms: Option<f64>,
 }
 
+/// Our largest row with the kernel's default of 32768 process ids.
+const VTMS: u32 = 200;
+const JOBS: u32 = 150;
+
 /// Table 4 of the paper, our row of 200 x 150, and two rows with busy jobs.
 pub const SIZES: [Size; 12] = [
     Size::of_paper(2, 2, 0.008),
@@ -45,7 +49,7 @@ pub const SIZES: [Size; 12] = [
     Size::of_paper(20, 200, 0.260),
     Size::of_paper(200, 2, 0.039),
     Size::of_paper(200, 20, 0.053),
-    Size::ours(200, 150, false),
+    Size::ours(VTMS, JOBS, false),
     Size::of_paper(200, 200, 0.265),
     Size::ours(2, 2, true),
     Size::ours(20, 2, true),
@@ -147,7 +151,7 @@ pub fn measure(
 fn files(size: Size) -> Result<(), ExperimentError> {
     let needed = u64::from(size.processes() + OTHERS);
     let failed = |errno: Errno| ExperimentError::Io {
-        action: format!("have {needed} files open"),
+        action: format!("have {needed} files open, one for each job (raise `ulimit -Hn`)"),
         source: errno.into(),
     };
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
@@ -155,6 +159,17 @@ fn files(size: Size) -> Result<(), ExperimentError> {
         return Ok(());
     }
     setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).map_err(failed)
+}
+
+/// The largest row with 200 VTMs for which there can be open files enough, where that is less than 150 jobs of each.
+pub fn largest() -> Option<Size> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if files(Size::ours(VTMS, JOBS, false)).is_ok() {
+        return None;
+    }
+    let jobs = hard.max(soft).saturating_sub(OTHERS.into()) / u64::from(VTMS);
+    let jobs = u32::try_from(jobs).ok().filter(|&jobs| jobs > 0)?;
+    Some(Size::ours(VTMS, jobs, false))
 }
 
 /// Makes room for so many processes, where there is none.

@@ -65,10 +65,9 @@ pub fn run(context: &Context, args: &ExperimentArgs) -> Result<Report, Experimen
 }
 
 fn sizes(quick: bool) -> Vec<Size> {
-    let sizes = SIZES.into_iter();
-    sizes
-        .filter(|size| !quick || size.processes() <= QUICK_PROCESSES)
-        .collect()
+    let fits = |size: &Size| !quick || size.processes() <= QUICK_PROCESSES;
+    let sizes = SIZES.into_iter().chain(dispatch::largest());
+    sizes.filter(fits).collect()
 }
 
 fn measure_all(
