@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crate::kernel::Tid;
 
 /// Every control group made by this crate is called `chronovisor.` and something.
-pub(crate) const PREFIX: &str = "chronovisor.";
+pub const PREFIX: &str = "chronovisor.";
 
 /// A control group could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +68,7 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// The hierarchy that has `controller` (`cpu`, `cpuset` or `freezer`), looked up once per process. Every unified
+    /// The hierarchy that has `controller` (`cpu`, `cpuset`, `freezer` or `pids`), looked up once per process. Every unified
     /// hierarchy has a freezer.
     ///
     /// # Errors
@@ -77,9 +77,11 @@ impl Hierarchy {
         static CPU: OnceLock<Option<Hierarchy>> = OnceLock::new();
         static CPUSET: OnceLock<Option<Hierarchy>> = OnceLock::new();
         static FREEZER: OnceLock<Option<Hierarchy>> = OnceLock::new();
+        static PIDS: OnceLock<Option<Hierarchy>> = OnceLock::new();
         let cell = match controller {
             "cpuset" => &CPUSET,
             "freezer" => &FREEZER,
+            "pids" => &PIDS,
             _ => &CPU,
         };
         cell.get_or_init(|| {

@@ -36,8 +36,18 @@ fn whole(folder: &Path) {
         let file = format!("figures/{}.svg", figure.as_str().unwrap());
         assert!(fs::metadata(folder.join(file)).unwrap().len() > 1000);
     }
+}
+
+/// Every job is in its file.
+fn has_jobs(folder: &Path) {
     let jobs = fs::read_to_string(folder.join("jobs.csv")).unwrap();
     assert!(jobs.lines().count() > 100);
+}
+
+fn with_jobs(user: &User, name: &str) -> Value {
+    let result = experiment(user, name);
+    has_jobs(&user.path(name));
+    result
 }
 
 #[test]
@@ -49,7 +59,7 @@ fn a_reservation_keeps_the_papers_deadlines_where_an_ordinary_guest_misses_them(
         Need::Cpus(2)
     );
     let user = User::new();
-    let result = experiment(&user, "cbs-kvm");
+    let result = with_jobs(&user, "cbs-kvm");
     let missed = |key: &str| -> u64 {
         let scenarios = result["scenarios"].as_array().unwrap();
         let scenario = scenarios.iter().find(|s| s["key"] == key).unwrap();
@@ -78,7 +88,7 @@ fn a_budget_that_follows_a_stepping_need_reserves_less_than_the_peak_and_misses_
         Need::Cpus(2)
     );
     let user = User::new();
-    let result = experiment(&user, "feedback");
+    let result = with_jobs(&user, "feedback");
     let figures = |key: &str| {
         let scenarios = result["scenarios"].as_array().unwrap();
         let scenario = scenarios.iter().find(|s| s["key"] == key).unwrap();
@@ -106,7 +116,7 @@ fn deadlines_are_missed_below_the_predicted_budget_and_met_above_it() {
         Need::Cpus(2)
     );
     let user = User::new();
-    let result = experiment(&user, "edge");
+    let result = with_jobs(&user, "edge");
     for configuration in result["configurations"].as_array().unwrap() {
         let predicted = configuration["predicted_ms"].as_f64().unwrap();
         let lowest = configuration["points"][0]["misses"].as_u64().unwrap();
@@ -140,7 +150,7 @@ fn a_lock_across_vcpus_costs_little_with_aligned_budgets_and_most_where_they_tak
         Need::Cpus(2)
     );
     let user = User::new();
-    let result = experiment(&user, "lock-holder");
+    let result = with_jobs(&user, "lock-holder");
     let runs = result["runs"].as_array().unwrap();
     for run in runs {
         assert_eq!(run["overlaps"], 0, "{run}");
@@ -157,4 +167,67 @@ fn a_lock_across_vcpus_costs_little_with_aligned_budgets_and_most_where_they_tak
         // Some 2 and 60 %; the host may take a CPU away from one of them for a while.
         assert!(aligned * 4.0 < in_turns, "{result}");
     }
+}
+
+#[test]
+fn the_overhead_of_vtms_is_measured_in_every_row_and_nothing_is_left() {
+    requires!(
+        Need::Root,
+        Need::Capability(Capability::SysNice),
+        Need::Cpus(2)
+    );
+    let user = User::new();
+    let before = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
+    let result = experiment(&user, "vtm-overhead");
+    for row in result["dispatches"].as_array().unwrap() {
+        assert!(row["not_measured"].is_null(), "{row}");
+        assert!(row["dispatches"].as_u64().unwrap() > 100, "{row}");
+        assert!(row["mean_us"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    let adaptations = result["adaptations"].as_array().unwrap();
+    let vtms: Vec<_> = adaptations.iter().map(|row| row["vtms"].as_u64()).collect();
+    assert_eq!(vtms, [Some(1), Some(2), Some(20), Some(200)]);
+    assert!(adaptations.iter().all(|row| row["changes"] == 30));
+    let after = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_vtm_keeps_its_share_where_a_plain_process_does_not() {
+    requires!(
+        Need::Kvm,
+        Need::Root,
+        Need::Capability(Capability::SysNice),
+        Need::Cpus(2)
+    );
+    let user = User::new();
+    let result = with_jobs(&user, "vtm-vs-guest");
+    let share = |candidate: &str, condition: &str| {
+        let runs = result["runs"].as_array().unwrap();
+        let is_it = |run: &&Value| run["candidate"] == candidate && run["condition"] == condition;
+        let run = runs.iter().find(is_it).unwrap();
+        assert!(run["not_measured"].is_null(), "{run}");
+        run["share"].as_f64().unwrap()
+    };
+    for condition in ["idle", "loaded", "bomb", "fifo"] {
+        for candidate in ["vtm", "guest"] {
+            let share = share(candidate, condition);
+            assert!(
+                (share - 0.25).abs() < 0.04,
+                "{candidate}, {condition}: {share}"
+            );
+        }
+    }
+    assert!(share("plain", "fifo") < share("vtm", "fifo") / 2.0);
+    assert!(share("plain", "bomb") < share("vtm", "bomb") / 2.0);
+    for handling in result["handling"].as_array().unwrap() {
+        assert!(handling["not_handled"].is_null(), "{handling}");
+        assert!(handling["memory_kib"].as_u64().unwrap() > 0);
+    }
+    let groups = fs::read_dir("/sys/fs/cgroup/pids").into_iter().flatten();
+    let names = groups.map(|group| group.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names
+        .filter(|name| name.starts_with("chronovisor."))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }

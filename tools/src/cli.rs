@@ -237,6 +237,10 @@ pub enum ExperimentCommand {
     LockHolder(ExperimentArgs),
     /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.
     Schedulability(SchedulabilityArgs),
+    /// What dispatching and adapting VTMs costs, beside the tables of Duran-Limon et al.
+    VtmOverhead(ExperimentArgs),
+    /// The same computation as a VTM, as a guest, as a plain process and under a quota, undisturbed and disturbed.
+    VtmVsGuest(ExperimentArgs),
     /// A process of an experiment.
     #[command(subcommand, hide = true)]
     Part(crate::experiment::part::PartCommand),

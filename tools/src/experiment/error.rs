@@ -78,6 +78,31 @@ pub enum ExperimentError {
     /// A reservation the kernel would not take.
     #[error(transparent)]
     Reservation(#[from] sched::reservation::ReservationError),
+    /// A control group that cannot be had.
+    #[error("cannot {action}: {source}")]
+    Group {
+        /// What was tried.
+        action: String,
+        /// Why not.
+        source: sched::cgroup::CgroupError,
+    },
+    /// A ledger that cannot be opened.
+    #[error(transparent)]
+    Ledger(#[from] sched::ledger::LedgerError),
+    /// A guest that did not answer, or refused.
+    #[error(transparent)]
+    Call(#[from] vmm::control::ControlError),
+    /// A dispatch table that was accepted and not followed.
+    #[error(
+        "the dispatcher follows an old table after {patience:?}: is its CPU taken by others in real time?"
+    )]
+    NotInForce {
+        /// How long was waited.
+        patience: Duration,
+    },
+    /// A VTM that cannot be had.
+    #[error(transparent)]
+    Vtm(#[from] sched::vtm::VtmError),
     /// The report could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),

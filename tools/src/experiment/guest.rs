@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rt_abi::taskset::TaskSet;
@@ -136,26 +136,31 @@ impl GuestPlan<'_> {
         text
     }
 
-    /// Runs the guest to its end.
-    pub fn run(&self, stage: &Stage, progress: &Progress) -> Result<GuestRun, ExperimentError> {
+    /// Starts the guest; with `json` its outcome is what it prints, what the guest writes otherwise.
+    pub fn start(&self, stage: &Stage, json: bool) -> Result<Part, ExperimentError> {
         interrupt::check()?;
-        let (spec, records) = (
-            stage.folder.join("guest.toml"),
-            stage.folder.join("records"),
-        );
+        let spec = stage.folder.join("guest.toml");
         fs::write(&spec, self.spec(stage))
             .map_err(ExperimentError::io(format!("write {}", spec.display())))?;
         let mut arguments = stage.arguments("guest");
-        arguments.extend([path(&spec), "--records".to_owned(), path(&records)]);
+        if !json {
+            arguments.retain(|word| word != "--json");
+        }
+        arguments.extend([path(&spec), "--records".to_owned(), path(&records(stage))]);
         arguments.extend(owner());
-        let part = Part::spawn("the guest", &stage.folder, &arguments)?;
+        Part::spawn("the guest", &stage.folder, &arguments)
+    }
+
+    /// Runs the guest to its end.
+    pub fn run(&self, stage: &Stage, progress: &Progress) -> Result<GuestRun, ExperimentError> {
+        let part = self.start(stage, true)?;
         let patience = Duration::from_nanos(self.set.duration) + GRACE;
         let output = part.finish(patience, || progress.tick())?;
         let outcome = serde_json::from_str(&output).map_err(|source| ExperimentError::Answer {
             name: "the guest".to_owned(),
             source,
         })?;
-        let events = read_events(&records)?;
+        let events = read_events(&records(stage))?;
         Ok(GuestRun { outcome, events })
     }
 }
@@ -173,6 +178,11 @@ fn seats(seats: &[Seat]) -> String {
         }
     }
     text
+}
+
+/// Where the records of a stage's computation go.
+pub fn records(stage: &Stage) -> PathBuf {
+    stage.folder.join("records")
 }
 
 impl Stage {

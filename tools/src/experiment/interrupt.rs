@@ -3,12 +3,15 @@
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::ExperimentError;
 
 static ARRIVED: AtomicBool = AtomicBool::new(false);
+/// How long a sleep lasts without looking.
+const GLANCE: Duration = Duration::from_millis(20);
 static WATCHER: OnceLock<()> = OnceLock::new();
 
 /// From now on SIGINT, SIGTERM and SIGHUP do not end the process: they are noted.
@@ -49,6 +52,23 @@ fn wait(ready: &std::sync::mpsc::Sender<io::Result<()>>) -> io::Result<()> {
             ARRIVED.store(true, Ordering::Relaxed);
         }
     })
+}
+
+/// Sleeps, unless the end is asked for; `glance` is called meanwhile.
+///
+/// # Errors
+/// [`ExperimentError::Interrupted`] if so.
+pub fn sleep(duration: Duration, glance: impl Fn()) -> Result<(), ExperimentError> {
+    let begin = Instant::now();
+    loop {
+        check()?;
+        glance();
+        let rest = duration.saturating_sub(begin.elapsed());
+        if rest.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(rest.min(GLANCE));
+    }
 }
 
 /// Whether the end was asked for.

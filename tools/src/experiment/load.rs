@@ -198,7 +198,7 @@ impl Runner {
 }
 
 /// Moves the calling thread to `cpu`, into its partition if it is one.
-fn enter(cpu: u32) -> Result<(), Failure> {
+pub fn enter(cpu: u32) -> Result<(), Failure> {
     if let Some(partition) = Partition::of(cpu) {
         partition.join(Tid::current())?;
     }
@@ -208,7 +208,7 @@ fn enter(cpu: u32) -> Result<(), Failure> {
 }
 
 /// How many nanoseconds a step of the loop takes at least when it was interrupted.
-fn interruption() -> u64 {
+pub fn interruption() -> u64 {
     let mut steps = [0; 255];
     let mut last = now();
     for step in &mut steps {
@@ -221,11 +221,11 @@ fn interruption() -> u64 {
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.
-fn now() -> u64 {
+pub fn now() -> u64 {
     u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn sleep_until(time: u64) {
+pub fn sleep_until(time: u64) {
     let time = TimeSpec::from_duration(Duration::from_nanos(time));
     // Only a signal interrupts it, and none has a handler here.
     let _ = clock_nanosleep(

@@ -7,7 +7,9 @@
 //!
 //! Nothing here decides how a guest runs or what a reservation is: a guest is `chronovisor run`, started as a user would.
 
+pub mod bomb;
 pub mod cbs_kvm;
+pub mod computation;
 pub mod date;
 pub mod demo;
 pub mod edge;
@@ -21,11 +23,16 @@ pub mod load;
 pub mod lock_holder;
 pub mod neighbour;
 pub mod part;
+pub mod pid_max;
 pub mod process;
 pub mod progress;
 pub mod scenario;
 pub mod schedulability;
+pub mod sleepers;
+pub mod spin;
 pub mod stage;
 pub mod trace;
+pub mod vtm_overhead;
+pub mod vtm_vs_guest;
 
 pub use error::ExperimentError;

@@ -9,7 +9,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use vmm::units::Span;
 
-use super::{load, neighbour, stage};
+use super::{bomb, computation, load, neighbour, pid_max, spin, stage};
 use crate::cli::{RunArgs, ShowArgs};
 use crate::command::{Context, run};
 use crate::failure::Failure;
@@ -44,6 +44,20 @@ pub enum PartCommand {
         /// Its name in the ledger.
         #[arg(long)]
         name: String,
+        /// The process it ends with.
+        #[arg(long)]
+        owner: i32,
+    },
+    /// What a guest computes, as a process.
+    Computation(computation::ComputationArgs),
+    /// A fork bomb.
+    Bomb(bomb::BombArgs),
+    /// A busy process.
+    Spin(spin::SpinArgs),
+    /// Raises the limit of process ids while it runs.
+    PidMax {
+        /// The limit.
+        to: u32,
         /// The process it ends with.
         #[arg(long)]
         owner: i32,
@@ -84,6 +98,22 @@ pub fn part(context: &Context, command: PartCommand) -> Result<u8, Failure> {
             end_with(owner)?;
             let pair = (runtime.duration(), period.duration());
             neighbour::run(&context.run_dir, &name, cpu, pair)
+        }
+        PartCommand::Computation(args) => {
+            end_with(args.owner)?;
+            computation::run(&context.run_dir, &args)
+        }
+        PartCommand::Bomb(args) => {
+            end_with(args.owner)?;
+            bomb::run(&args)
+        }
+        PartCommand::Spin(args) => {
+            end_with(args.owner)?;
+            spin::run(&args)
+        }
+        PartCommand::PidMax { to, owner } => {
+            end_with(owner)?;
+            pid_max::run(to)
         }
         PartCommand::Restore { folder } => {
             stage::restore(&context.run_dir, Duration::from_secs(20))?;

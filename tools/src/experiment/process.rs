@@ -58,14 +58,24 @@ impl Part {
         })
     }
 
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap_or_default()
+    }
+
     /// Waits until the part says that it is ready; the rest of the line.
     pub fn ready(&mut self) -> Result<String, ExperimentError> {
+        self.line(READY)
+    }
+
+    /// Waits for a line that begins with `start`; the rest of it.
+    pub fn line(&mut self, start: &str) -> Result<String, ExperimentError> {
         let started = Instant::now();
         loop {
             interrupt::check()?;
             match self.lines.recv_timeout(GLANCE) {
                 Ok(line) => {
-                    if let Some(rest) = line.strip_prefix(READY) {
+                    if let Some(rest) = line.strip_prefix(start) {
                         return Ok(rest.trim().to_owned());
                     }
                 }
@@ -129,10 +139,8 @@ impl Part {
     }
 
     fn signal(&self, signal: Signal) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // The child is not waited for yet, so its pid is still its own.
-            let _ = kill(Pid::from_raw(pid), signal);
-        }
+        // The child is not waited for yet, so its pid is still its own.
+        let _ = kill(Pid::from_raw(self.pid()), signal);
     }
 }
 

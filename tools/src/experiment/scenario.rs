@@ -8,7 +8,7 @@ use sched::account::AccountSnapshot;
 use sched::request::Granted;
 use vmm::telemetry::Event;
 
-use super::guest::{GuestPlan, Share, path, read_events};
+use super::guest::{GuestPlan, Share, path, read_events, records};
 use super::jobs::{TaskFigures, rows};
 use super::part::owner;
 use super::process::Part;
@@ -59,7 +59,7 @@ pub struct Ran {
 }
 
 /// The load's SCHED_FIFO priority, below that of vCPUs under SCHED_FIFO.
-const LOAD_PRIORITY: u8 = 50;
+pub const LOAD_PRIORITY: u8 = 50;
 /// The priority of the task set on the host.
 const TASKS_PRIORITY: u8 = 60;
 /// From the start of a process to the first release, and its end: what a run takes beyond its duration.
@@ -151,7 +151,7 @@ impl Scenario {
         set: &TaskSet,
         progress: &Progress,
     ) -> Result<Ran, ExperimentError> {
-        let records = stage.folder.join("records");
+        let records = records(stage);
         let mut arguments = tasks_arguments(stage, set, TASKS_PRIORITY);
         arguments.extend(["--records".to_owned(), path(&records)]);
         let mut part = Part::spawn("the task set on the host", &stage.folder, &arguments)?;
@@ -174,7 +174,8 @@ impl Scenario {
     }
 }
 
-fn start_load(stage: &Stage) -> Result<Part, ExperimentError> {
+/// Starts the load on the stage's CPU.
+pub fn start_load(stage: &Stage) -> Result<Part, ExperimentError> {
     let arguments = tasks_arguments(stage, &paper_load()?, LOAD_PRIORITY);
     let mut part = Part::spawn("the load", &stage.folder, &arguments)?;
     part.ready()?;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use sched::cpus;
+use sched::ledger::Ledger;
 use sched::partition::Partition;
 use sched::prepare::{self, PrepareError};
 use serde::Serialize;
@@ -98,19 +99,7 @@ pub fn choose_cpu(wanted: Option<u32>) -> Result<u32, ExperimentError> {
 impl Stage {
     /// Sets the stage on `cpu`.
     pub fn set(context: &Context, cpu: u32) -> Result<Self, ExperimentError> {
-        interrupt::watch()?;
-        clear_up_after_crashes(&context.run_dir);
-        let folder = context
-            .run_dir
-            .join(format!("{FOLDER}{}", std::process::id()));
-        fs::create_dir_all(&folder)
-            .map_err(ExperimentError::io(format!("create {}", folder.display())))?;
-        let mut undo = Undo {
-            run_dir: context.run_dir.clone(),
-            folder: folder.clone(),
-            prepared: false,
-        };
-        undo_on_panic(&undo);
+        let mut undo = begin(context)?;
         let promise = match promise(&mut undo, cpu) {
             Ok(promise) => promise,
             Err(error) => {
@@ -124,7 +113,21 @@ impl Stage {
         Ok(Self {
             cpu,
             promise,
-            folder,
+            folder: undo.folder.clone(),
+            undo,
+        })
+    }
+
+    /// The stage on a `cpu` that is left as it is: what is measured needs no reservation.
+    pub fn without_partition(context: &Context, cpu: u32) -> Result<Self, ExperimentError> {
+        let undo = begin(context)?;
+        keep_off(cpu);
+        Ok(Self {
+            cpu,
+            promise: Promise::Global {
+                why: "none is needed".to_owned(),
+            },
+            folder: undo.folder.clone(),
             undo,
         })
     }
@@ -146,6 +149,23 @@ impl Drop for Stage {
         }
         forget();
     }
+}
+
+/// The folder of this experiment, after those that were killed are cleared up after.
+fn begin(context: &Context) -> Result<Undo, ExperimentError> {
+    interrupt::watch()?;
+    clear_up_after_crashes(&context.run_dir);
+    let name = format!("{FOLDER}{}", std::process::id());
+    let folder = context.run_dir.join(name);
+    fs::create_dir_all(&folder)
+        .map_err(ExperimentError::io(format!("create {}", folder.display())))?;
+    let undo = Undo {
+        run_dir: context.run_dir.clone(),
+        folder,
+        prepared: false,
+    };
+    undo_on_panic(&undo);
+    Ok(undo)
 }
 
 fn forget() {
@@ -179,6 +199,8 @@ fn promise(undo: &mut Undo, cpu: u32) -> Result<Promise, ExperimentError> {
 
 impl Undo {
     fn carry_out(&self) -> Result<(), PrepareError> {
+        // Opening it removes the control groups of those that were ended without removing them.
+        drop(Ledger::open(&self.folder));
         if self.prepared {
             restore(&self.run_dir, PATIENCE)?;
         }

@@ -70,6 +70,18 @@ impl<'a> Trace<'a> {
             .collect()
     }
 
+    /// The share of the run in which there was no blackout, counted from the first release.
+    pub fn share(&self) -> Option<f64> {
+        let releases = self.jobs.iter().map(|job| job.release);
+        // Whoever never finished a job knows at least when it was away first.
+        let gaps = self.gaps.iter().map(|gap| gap.start);
+        let from = releases.min().or_else(|| gaps.min())?;
+        let to = from + self.set.duration;
+        let within = |(start, end): Stretch| end.min(to).saturating_sub(start.max(from));
+        let dark: u64 = self.blackouts().into_iter().map(within).sum();
+        Some(1.0 - dark as f64 / self.set.duration.max(1) as f64)
+    }
+
     /// How long the blackouts were.
     pub fn blackout_lengths(&self) -> Vec<Duration> {
         let blackouts = self.blackouts().into_iter();
@@ -168,7 +180,8 @@ mod tests {
     #[test]
     fn a_gap_in_which_another_task_ran_is_a_preemption_and_the_rest_of_it_a_blackout() {
         let set =
-            TaskSet::parse("sched=rm gap=1us task=a,c=1ms,t=10ms task=b,c=1ms,t=20ms").unwrap();
+            TaskSet::parse("sched=rm duration=1s gap=1us task=a,c=1ms,t=10ms task=b,c=1ms,t=20ms")
+                .unwrap();
         let us = 1_000;
         // b runs from 0; a preempts it at 100 us for 50 us, then the virtual CPU is away until 300 us.
         let events = [
@@ -179,6 +192,7 @@ mod tests {
         let trace = Trace::new(&set, &events);
         assert_eq!(trace.blackout_lengths(), [Duration::from_micros(150)]);
         assert_eq!(trace.executions(1), [(0, 100 * us), (300 * us, 400 * us)]);
+        assert_eq!(trace.share(), Some(0.999_85));
     }
 
     proptest! {
