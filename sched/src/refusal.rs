@@ -226,7 +226,7 @@ impl fmt::Display for Refusal {
             Bound::RtGroups => self.amount(f, "the real-time group limit"),
             Bound::NoPartition { cpu } => write!(
                 f,
-                "wants CPU {cpu}, which is not a prepared partition: prepare it, or name no CPU"
+                "wants CPU {cpu}, which is not a prepared partition: `chronovisor host prepare --cpus {cpu}` makes it one; or name no CPU"
             ),
             Bound::CpuOffline { cpu, online } => write!(
                 f,

@@ -71,6 +71,9 @@ pub enum Command {
     /// Watch guests and VTMs, and adapt them by the rules of a file when they do not get what they need.
     ///
     /// Ctrl-C ends it; what it has changed stays.
+    #[command(
+        override_usage = "chronovisor watch [OPTIONS] <RULES>\n       chronovisor watch --example"
+    )]
     Watch {
         /// The rules.
         #[arg(required_unless_present = "example")]
@@ -134,6 +137,9 @@ pub enum Command {
 
 /// `analyze`.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "chronovisor analyze [OPTIONS] <FILE>\n       chronovisor analyze --example"
+)]
 pub struct AnalyzeArgs {
     /// The tasks.
     #[arg(value_name = "FILE", required_unless_present = "example")]
@@ -201,7 +207,7 @@ pub enum HostCommand {
     /// Make one-CPU partitions, in which promises hold.
     Prepare {
         /// CPUs to make partitions of, such as 1 or 2,3.
-        #[arg(long, value_delimiter = ',', required = true)]
+        #[arg(long, value_delimiter = ',', required = true, value_parser = cpu)]
         cpus: Vec<u32>,
         /// Which partition is tried first for a vCPU: the first one, the one with least room (best) or with most (worst,
         /// unless chosen otherwise before). It may be chosen anew on a prepared host.
@@ -275,6 +281,12 @@ pub struct SchedulabilityArgs {
     /// The same seed draws the same sets.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+}
+
+/// One of the CPUs in a list with commas.
+fn cpu(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| "give the numbers of CPUs with commas between, such as 1 or 2,3".to_owned())
 }
 
 /// A number of task sets.

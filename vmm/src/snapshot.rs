@@ -7,6 +7,7 @@
 //! Restoring keeps real time: the guest's clock goes on from where it was plus the time that has passed since, its
 //! TSC never goes back where the host can set it, and an armed timer is armed again for the same guest time.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use kvm_bindings::{
@@ -93,6 +94,16 @@ pub enum SnapshotError {
     /// The guest's memory cannot be written or read.
     #[error("guest memory: {0}")]
     Memory(String),
+    /// The folder to save into cannot be made.
+    #[error("folder {}: {reason}: {hint}", .folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        reason: std::io::Error,
+        /// What would work.
+        hint: &'static str,
+    },
     /// A vCPU's thread is gone.
     #[error("a vCPU ended while it was being saved")]
     Gone,

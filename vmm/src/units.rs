@@ -200,7 +200,7 @@ fn split(text: &str) -> Option<(&str, &str)> {
 }
 
 macro_rules! serde_as_text {
-    ($kind:ty) => {
+    ($kind:ty, $expected:literal) => {
         impl Serialize for $kind {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -209,16 +209,29 @@ macro_rules! serde_as_text {
 
         impl<'de> Deserialize<'de> for $kind {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                struct Text;
+
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $kind;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expected)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$kind, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
             }
         }
     };
 }
 
-serde_as_text!(ByteSize);
-serde_as_text!(BitRate);
-serde_as_text!(Span);
+serde_as_text!(ByteSize, "a size in quotes, such as \"16MiB\"");
+serde_as_text!(BitRate, "a data rate in quotes, such as \"6Mbit/s\"");
+serde_as_text!(Span, "a time in quotes, such as \"28ms\"");
 
 #[cfg(test)]
 mod tests {
@@ -262,5 +275,14 @@ mod tests {
         );
         assert!("16MB".parse::<ByteSize>().is_err());
         assert!("28".parse::<Span>().is_err());
+    }
+
+    #[test]
+    fn a_number_without_a_unit_is_refused_with_what_would_work() {
+        let error = serde_json::from_str::<Span>("28").unwrap_err().to_string();
+        assert!(
+            error.contains("`28`") && error.contains("\"28ms\""),
+            "{error}"
+        );
     }
 }

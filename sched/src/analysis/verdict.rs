@@ -115,7 +115,11 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} by {} on {}", self.outcome, self.test, self.supply)?;
+        write!(
+            f,
+            "{} by {} on the {}",
+            self.outcome, self.test, self.supply
+        )?;
         match self.decisive() {
             Some(witness) => write!(f, "; {witness}"),
             None => Ok(()),

@@ -150,8 +150,11 @@ impl Held {
     pub fn by(context: &Context, name: &str, vcpu: usize) -> Result<Self, Failure> {
         let status = status_of(context, name)?;
         let found = status.vcpus.get(vcpu).ok_or_else(|| {
-            let last = status.vcpus.len().saturating_sub(1);
-            Failure::new(format!("{name} has no vCPU {vcpu}; it has 0 to {last}"))
+            let has = match status.vcpus.len() {
+                0 | 1 => "only 0".to_owned(),
+                count => format!("0 to {}", count - 1),
+            };
+            Failure::new(format!("{name} has no vCPU {vcpu}; it has {has}"))
         })?;
         let granted = found.granted.clone();
         let reservation = granted.request.reservation.ok_or_else(|| {

@@ -147,8 +147,11 @@ pub fn vcpu_text(vcpu: &VcpuStatus) -> String {
     if let Some(standing) = vcpu.account.as_ref().and_then(|account| account.feedback) {
         text.push_str(&feedback_text(&standing));
     }
-    if let Some(account) = &vcpu.account {
-        text.push_str(&account_text(account, vcpu.throttling));
+    match &vcpu.account {
+        Some(account) => text.push_str(&account_text(account, vcpu.throttling)),
+        None => text.push_str(
+            "    consumed not known: its thread waits for its next budget, or stands still; ask again\n",
+        ),
     }
     text
 }

@@ -1,7 +1,7 @@
 //! Answers the requests that arrive over a guest's control socket.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Instant;
@@ -112,10 +112,16 @@ async fn save(
     folder: &Path,
     event: &mut Option<VcpuEvent>,
 ) -> Result<Reply, SnapshotError> {
-    let in_folder = |e: std::io::Error| SnapshotError::Memory(format!("{}: {e}", folder.display()));
     // First: a folder that exists is somebody's, and is left as it is.
     let created = DirBuilder::new().mode(0o700).create(folder);
-    created.map_err(in_folder)?;
+    created.map_err(|reason| SnapshotError::Folder {
+        folder: folder.to_owned(),
+        hint: match reason.kind() {
+            ErrorKind::AlreadyExists => "name one that does not exist",
+            _ => "name one that can be made",
+        },
+        reason,
+    })?;
     let was_paused = vm.paused;
     let saved = save_into(vm, folder, event).await;
     if saved.is_err() {

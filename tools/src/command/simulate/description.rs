@@ -222,6 +222,11 @@ impl Description {
             };
             table.push(slot);
         }
+        if let Some(cpu) = tables.iter().position(Vec::is_empty) {
+            return Err(Failure::new(format!(
+                "dispatch table {cpu}: has no slot: write at least one [[slot]] with vm and length (cpu, vcpu if not 0)"
+            )));
+        }
         Ok(tables)
     }
 

@@ -27,7 +27,7 @@ use words::Word;
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct VtmArgs {
-    /// The CPU to share; a command takes it to find its service, where there are several.
+    /// The CPU to share; behind a command (`vtm status --cpu 1`), whose service is asked, where there are several.
     #[arg(long, global = true)]
     cpu: Option<u32>,
     #[command(flatten)]

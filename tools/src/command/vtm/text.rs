@@ -100,16 +100,21 @@ fn time(slot: Span, slots: usize) -> Span {
     slot.duration().saturating_mul(slots).into()
 }
 
+/// The sum of no shares is -0, as the standard library adds.
+fn percent(utilisation: f64) -> String {
+    format!("{:.1} %", 100.0 * utilisation.abs())
+}
+
 fn status(status: &Status) -> String {
     let policy = match status.rule.policy {
         Policy::RateMonotonic => "rate monotonic",
         Policy::EarliestDeadlineFirst => "earliest deadline first",
     };
     let mut text = format!(
-        "CPU {}: {policy}, slots of {}, {:.1} % promised, ",
+        "CPU {}: {policy}, slots of {}, {} promised, ",
         status.cpu,
         Span::from(status.slot),
-        100.0 * status.utilisation
+        percent(status.utilisation)
     );
     if status.dispatching {
         let went = &status.dispatches;
@@ -183,5 +188,17 @@ fn jobs(count: usize) -> String {
     match count {
         1 => "1 job".to_owned(),
         _ => format!("{count} jobs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percent;
+
+    #[test]
+    fn where_nothing_is_promised_nothing_is_negative() {
+        let shares: [f64; 0] = [];
+        assert_eq!(percent(shares.iter().sum()), "0.0 %");
+        assert_eq!(percent(0.4), "40.0 %");
     }
 }
