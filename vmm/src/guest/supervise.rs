@@ -7,7 +7,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal as Signo};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use super::outcome::Outcome;
 use super::running::RunningVm;
@@ -21,10 +21,12 @@ use crate::report::Registers;
 use crate::telemetry::Event;
 use crate::vcpu::VcpuEvent;
 
-/// How often records are read, and the watchdog looks.
+/// How often records are read, and the watchdog looks, while the guest has something to say.
 const POLL: Duration = Duration::from_millis(20);
-/// Every so many of these it is looked whether the promises hold: twice a second. That reads files of the kernel.
-const PROMISE: u32 = 25;
+/// The same for a guest that is silent: two hundred that were looked at fifty times a second each kept a CPU busy.
+const SILENT_POLL: Duration = Duration::from_millis(160);
+/// How often it is looked whether the promises hold. That reads files of the kernel.
+const PROMISE: Duration = Duration::from_millis(500);
 /// After so many of these, the first of which comes at once, all that only serves to start has been done.
 const STARTED: u32 = 2;
 
@@ -79,14 +81,16 @@ pub async fn supervise(
     // Those that have come are handled now.
     drop(held);
     let mut announced = Announcements::of(&mut vm).map_err(ControlError::Signals)?;
-    let mut poll = interval(POLL);
-    poll.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut pace = POLL;
+    let poll = sleep(Duration::ZERO);
+    tokio::pin!(poll);
     let mut fate = Fate::default();
     let mut waiting = None;
     let mut alive = Instant::now();
     let mut online = sched::cpus::online();
     show_output(&mut vm, observer);
     let mut polls = 0_u32;
+    let mut promised = Instant::now();
     loop {
         tokio::select! {
             event = vm.events.recv() => match event {
@@ -113,23 +117,28 @@ pub async fn supervise(
                     alive = Instant::now();
                 }
             }
-            _ = poll.tick() => {
+            () = &mut poll => {
                 observer.idle();
-                if show_output(&mut vm, observer) | show_records(&mut vm, observer) || vm.paused {
+                let is_heard = show_output(&mut vm, observer) | show_records(&mut vm, observer);
+                if is_heard || vm.paused {
                     alive = Instant::now();
                 }
                 if vm.plan.watchdog.is_some_and(|limit| alive.elapsed() > limit) {
                     fate.stop(&mut vm, End::Hung);
                 }
-                if polls.is_multiple_of(PROMISE)
-                    && let Some(detail) = vm.broken_promise(&mut online)
-                {
-                    fate.stop(&mut vm, End::PromiseBroken { detail });
+                if promised.elapsed() >= PROMISE {
+                    promised = Instant::now();
+                    if let Some(detail) = vm.broken_promise(&mut online) {
+                        fate.stop(&mut vm, End::PromiseBroken { detail });
+                    }
                 }
                 polls = polls.wrapping_add(1);
                 if polls == STARTED {
                     kernel::forget_start_up();
                 }
+                // The second comes 20 ms after the first in any case.
+                pace = if is_heard || polls < STARTED { POLL } else { (pace * 2).min(SILENT_POLL) };
+                poll.as_mut().reset(tokio::time::Instant::now() + pace);
             }
         }
     }
