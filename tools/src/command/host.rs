@@ -25,6 +25,20 @@ struct Restored {
     restored: bool,
 }
 
+/// VTMs have no thread in the partition that would keep it, but the ledger's promise of the whole CPU.
+fn refuse_while_vtms_are_dispatched(context: &Context) -> Result<(), Failure> {
+    // A ledger that cannot be read does not keep a host prepared.
+    let entries = Ledger::open(&context.run_dir).and_then(|ledger| ledger.entries());
+    let entries = entries.unwrap_or_default();
+    match entries.iter().find(|entry| entry.vm.starts_with("vtm.cpu")) {
+        None => Ok(()),
+        Some(entry) => Err(Failure::new(format!(
+            "process {} dispatches virtual task machines ({}) on a partition: end it first, a service by `chronovisor vtm quit`",
+            entry.process.pid, entry.vm
+        ))),
+    }
+}
+
 /// One of the `host` commands.
 pub fn host(context: &Context, command: HostCommand) -> Result<u8, Failure> {
     match command {
@@ -44,6 +58,7 @@ pub fn host(context: &Context, command: HostCommand) -> Result<u8, Failure> {
             })?;
         }
         HostCommand::Restore => {
+            refuse_while_vtms_are_dispatched(context)?;
             let restored = sched::prepare::restore(&context.run_dir)?;
             Ledger::open(&context.run_dir)?.set_policy(Fit::default())?;
             context.print(&Restored { restored }, |restored| {
