@@ -352,6 +352,23 @@ fn the_socket_of_a_dead_service_is_replaced_and_that_of_a_live_one_is_not() {
     third.wait(LIMIT).expect(0);
 }
 
+#[test]
+fn a_partition_is_not_taken_away_from_the_vtms_on_it() {
+    requires!(NICE, Need::Root, Need::Cpus(2));
+    let user = User::new();
+    let _ = user.run(&["host", "prepare", "--cpus", &cpu()]).expect(0);
+    let service = serve(&user);
+    let refused = user.run(&["host", "restore"]);
+    ask(&user, &["quit"]).expect(0);
+    service.wait(LIMIT).expect(0);
+    let _ = user.run(&["host", "restore"]).expect(0);
+    let refused = refused.expect(1);
+    assert!(
+        refused.stderr.contains("`chronovisor vtm quit`"),
+        "{refused:?}"
+    );
+}
+
 /// Words, the exit status, and what is said.
 const WRONG: &[(&[&str], i32, &str)] = &[
     (&["craete", "silver"], 2, "'create'"),

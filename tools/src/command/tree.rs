@@ -21,6 +21,9 @@ struct Node {
     /// What a thread was granted.
     #[serde(skip_serializing_if = "Option::is_none")]
     granted: Option<Granted>,
+    /// Of a CPU: the share of it that is promised, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promised: Option<f64>,
     above: Vec<Node>,
 }
 
@@ -36,7 +39,20 @@ pub fn tree(context: &Context) -> Result<u8, Failure> {
     let granted = |vcpu: &VcpuEntry| Some((vcpu.tid?.to_string(), vcpu.granted.clone()));
     let grants: Grants = vcpus.filter_map(granted).collect();
     let cpus = levels.lowest.iter();
-    let cpus: Vec<_> = cpus.map(|cpu| Node::new(cpu, &grants)).collect();
+    let promised = |cpu: &Resource| -> Bandwidth {
+        let vcpus = entries.iter().flat_map(|entry| &entry.vcpus);
+        let here = |vcpu: &&VcpuEntry| {
+            let number = vcpu.granted.placement.cpu();
+            number.map_or("any".to_owned(), |cpu| cpu.to_string()) == cpu.name()
+        };
+        let here = vcpus.filter(here);
+        here.map(|vcpu| demand(&vcpu.granted.request)).sum()
+    };
+    let cpu = |cpu: &Resource| Node {
+        promised: Some(promised(cpu).as_f64() * 100.0),
+        ..Node::new(cpu, &grants)
+    };
+    let cpus: Vec<_> = cpus.map(cpu).collect();
     context.print(&cpus, |cpus| text(cpus))?;
     Ok(0)
 }
@@ -50,27 +66,18 @@ impl Node {
             kind: resource.kind().to_string(),
             name: resource.name().to_owned(),
             granted: granted.cloned(),
+            promised: None,
             above: above.iter().map(|above| Self::new(above, grants)).collect(),
         }
     }
 
-    /// What is promised on it.
-    fn promised(&self) -> Bandwidth {
-        let own = self.granted.iter().map(|granted| demand(&granted.request));
-        own.chain(self.above.iter().map(Self::promised)).sum()
-    }
-
     fn write(&self, depth: usize, text: &mut String) {
         let _ = write!(text, "{:1$}{2} {3}", "", 2 * depth, self.kind, self.name);
-        match &self.granted {
-            Some(granted) => {
-                let _ = write!(text, ": {}", describe(granted));
-            }
-            None if depth == 0 => {
-                let percent = self.promised().as_f64() * 100.0;
-                let _ = write!(text, ": {percent:.2} % promised");
-            }
-            None => {}
+        if let Some(granted) = &self.granted {
+            let _ = write!(text, ": {}", describe(granted));
+        }
+        if let Some(percent) = self.promised {
+            let _ = write!(text, ": {percent:.2} % promised");
         }
         text.push('\n');
         self.above
