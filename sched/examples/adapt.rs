@@ -67,8 +67,8 @@ fn measure(dir: &Path, cpu: u32) -> Result<(), Box<dyn Error>> {
         // The kernel returns the bandwidth a period late.
         std::thread::sleep(ms(60));
     }
-    println!("admit                          {}", figures(&admitting));
-    println!("apply and read back            {}", figures(&applying));
+    println!("admit                          {}", admitting.summary());
+    println!("apply and read back            {}", applying.summary());
 
     let admitted = ledger.reserve("vm", &[request])?;
     let granted = admitted.vcpu(0).ok_or("nothing granted")?;
@@ -84,15 +84,7 @@ fn measure(dir: &Path, cpu: u32) -> Result<(), Box<dyn Error>> {
         setting.record(monotonic() - booked);
     }
     server.release()?;
-    println!("adapt: ledger                  {}", figures(&booking));
-    println!("adapt: kernel and read back    {}", figures(&setting));
+    println!("adapt: ledger                  {}", booking.summary());
+    println!("adapt: kernel and read back    {}", setting.summary());
     Ok(())
-}
-
-fn figures(histogram: &Histogram) -> String {
-    let summary = histogram.summary();
-    format!(
-        "median {:?}, p99 {:?}, max {:?}",
-        summary.median, summary.p99, summary.max
-    )
 }

@@ -69,10 +69,10 @@ fn measure(kind: &str, constrained: bool) -> Result<(), Box<dyn Error>> {
         }
         hurrying.record(monotonic() - started);
     }
-    println!("{kind}: admit                  {}", figures(&admitting));
-    println!("{kind}: change                 {}", figures(&adapting));
-    println!("{kind}: refuse, with offers    {}", figures(&refusing));
-    println!("{kind}: refuse by demand       {}", figures(&hurrying));
+    println!("{kind}: admit                  {}", admitting.summary());
+    println!("{kind}: change                 {}", adapting.summary());
+    println!("{kind}: refuse, with offers    {}", refusing.summary());
+    println!("{kind}: refuse by demand       {}", hurrying.summary());
     Ok(())
 }
 
@@ -86,12 +86,4 @@ fn wanted(index: usize, percent: u64, constrained: bool) -> Result<Wanted, Box<d
         group: index,
         cpu: None,
     })
-}
-
-fn figures(histogram: &Histogram) -> String {
-    let summary = histogram.summary();
-    format!(
-        "median {:?}, p99 {:?}, max {:?}",
-        summary.median, summary.p99, summary.max
-    )
 }

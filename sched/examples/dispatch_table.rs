@@ -44,15 +44,7 @@ fn measure(policy: Policy, count: usize, period: Duration) -> Result<(), Box<dyn
             adapting.record(monotonic() - started);
         }
     }
-    println!("{count:4} VTMs: make   {}", figures(&making));
-    println!("{count:4} VTMs: adapt  {}", figures(&adapting));
+    println!("{count:4} VTMs: make   {}", making.summary());
+    println!("{count:4} VTMs: adapt  {}", adapting.summary());
     Ok(())
-}
-
-fn figures(histogram: &Histogram) -> String {
-    let summary = histogram.summary();
-    format!(
-        "median {:?}, p99 {:?}, max {:?}",
-        summary.median, summary.p99, summary.max
-    )
 }

@@ -3,6 +3,7 @@
 //! Buckets are log-linear: 512 per power of two, so a percentile is at most 0.2 % above the true value. The extremes are
 //! exact.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,15 @@ pub struct Histogram {
     total: Duration,
     max: Duration,
     min: Duration,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            median, p99, max, ..
+        } = self;
+        write!(f, "median {median:?}, p99 {p99:?}, max {max:?}")
+    }
 }
 
 /// The figures reports show of a histogram. Durations are zero when nothing was recorded.

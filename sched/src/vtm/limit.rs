@@ -19,9 +19,17 @@ const DISPATCH: Duration = Duration::from_micros(20);
 /// The period of the reservation that takes a CPU as a whole.
 const WHOLE: Duration = Duration::from_secs(1);
 
+/// What the names of the ledger's entries begin with.
+const ENTRY: &str = "vtm.cpu";
+
 /// The name of the ledger's entry.
 fn entry(cpu: u32) -> String {
-    format!("vtm.cpu{cpu}")
+    format!("{ENTRY}{cpu}")
+}
+
+/// Whether an entry of the ledger stands for the VTMs of a CPU, by its name.
+pub fn is_of_vtms(vm: &str) -> bool {
+    vm.starts_with(ENTRY)
 }
 
 /// Takes the CPU, from virtual machines where there is a ledger.

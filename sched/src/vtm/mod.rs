@@ -41,6 +41,7 @@ mod watcher;
 
 pub use config::{CpuShare, JobSource, Promise, RoundRobin, Rule, Suspend, VtmConfig};
 pub use error::VtmError;
+pub use limit::is_of_vtms;
 pub use request::{Need, Quantity, Vtm};
 pub use scheduler::VtmScheduler;
 pub use status::{Dispatching, JobState, JobStatus, Means, Status, VtmStatus};

@@ -30,7 +30,10 @@ fn refuse_while_vtms_are_dispatched(context: &Context) -> Result<(), Failure> {
     // A ledger that cannot be read does not keep a host prepared.
     let entries = Ledger::open(&context.run_dir).and_then(|ledger| ledger.entries());
     let entries = entries.unwrap_or_default();
-    match entries.iter().find(|entry| entry.vm.starts_with("vtm.cpu")) {
+    match entries
+        .iter()
+        .find(|entry| sched::vtm::is_of_vtms(&entry.vm))
+    {
         None => Ok(()),
         Some(entry) => Err(Failure::new(format!(
             "process {} dispatches virtual task machines ({}) on a partition: end it first, a service by `chronovisor vtm quit`",

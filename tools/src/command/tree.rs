@@ -41,10 +41,8 @@ pub fn tree(context: &Context) -> Result<u8, Failure> {
     let cpus = levels.lowest.iter();
     let promised = |cpu: &Resource| -> Bandwidth {
         let vcpus = entries.iter().flat_map(|entry| &entry.vcpus);
-        let here = |vcpu: &&VcpuEntry| {
-            let number = vcpu.granted.placement.cpu();
-            number.map_or("any".to_owned(), |cpu| cpu.to_string()) == cpu.name()
-        };
+        let here =
+            |vcpu: &&VcpuEntry| Resource::cpu(vcpu.granted.placement.cpu()).name() == cpu.name();
         let here = vcpus.filter(here);
         here.map(|vcpu| demand(&vcpu.granted.request)).sum()
     };

@@ -344,13 +344,17 @@ impl RunningVm {
         }
     }
 
+    /// What the ledger grants a vCPU; nothing if it cannot be read.
+    fn granted_by_ledger(&self, vcpu: usize) -> Option<Granted> {
+        let entries = self.ledger.entries().ok()?;
+        let entry = entries.iter().find(|entry| entry.vm == self.plan.name)?;
+        Some(entry.vcpus.get(vcpu)?.granted.clone())
+    }
+
     /// Puts in force what the ledger says, where that is something else: whoever changed it may have ended before it said
     /// so. If somebody is just about to say it, saying it twice does no harm.
     fn follow_ledger(&mut self, vcpu: usize) {
-        let entries = self.ledger.entries().unwrap_or_default();
-        let entry = entries.iter().find(|entry| entry.vm == self.plan.name);
-        let granted = entry.and_then(|entry| entry.vcpus.get(vcpu));
-        let Some(granted) = granted.map(|vcpu| vcpu.granted.clone()) else {
+        let Some(granted) = self.granted_by_ledger(vcpu) else {
             return;
         };
         if let Err(error) = self.put_in_force(vcpu, granted) {
@@ -364,12 +368,8 @@ impl RunningVm {
     /// [`ChangeError::NotGranted`] unless the ledger says exactly this.
     pub fn enforce(&mut self, vcpu: usize, new: Reservation) -> Result<VcpuStatus, ChangeError> {
         self.changeable(vcpu)?;
-        let entries = self.ledger.entries().unwrap_or_default();
-        let granted = entries
-            .iter()
-            .find(|entry| entry.vm == self.plan.name)
-            .and_then(|entry| entry.vcpus.get(vcpu))
-            .map(|entry| entry.granted.clone())
+        let granted = self
+            .granted_by_ledger(vcpu)
             .filter(|granted| granted.request.reservation == Some(new))
             .ok_or(ChangeError::NotGranted { vcpu })?;
         self.put_in_force(vcpu, granted)?;
