@@ -21,5 +21,5 @@ pub mod spec;
 pub mod speed;
 mod sync;
 pub mod telemetry;
-pub mod units;
+pub use units;
 pub mod vcpu;

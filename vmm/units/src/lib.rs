@@ -79,6 +79,12 @@ impl FromStr for ByteSize {
 pub struct BitRate(u64);
 
 impl BitRate {
+    /// `bits` bits per second.
+    #[must_use]
+    pub const fn new(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// Bits per second.
     #[must_use]
     pub const fn bits_per_second(self) -> u64 {
