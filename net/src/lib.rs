@@ -2,8 +2,11 @@
 //!
 //! Knows nothing of KVM or of CPU scheduling.
 
+mod attributes;
 pub mod class;
 pub mod device;
+mod filter;
+pub mod htb;
 mod kernel;
 pub mod mac;
 pub mod namespace;
