@@ -32,8 +32,11 @@ const SELECTOR: u16 = 5;
 const ACTIONS: u16 = 7;
 const DEVICE: u16 = 8;
 const TERMINAL: u8 = 1;
-/// The first hash table of a priority, whose filters have the numbers 1 to fff (`TC_U32_NODE`).
+/// The bits that tell the filters of a table apart (`TC_U32_NODE`).
 const NODES: u32 = 0xfff;
+const TABLE: u16 = 2;
+const LINK: u16 = 3;
+const DIVISOR: u16 = 4;
 /// `TCA_ACT_` and `TCA_MIRRED_`, `TC_ACT_STOLEN` and `TCA_EGRESS_REDIR`.
 const ACTION_KIND: u16 = 1;
 const ACTION_OPTIONS: u16 = 2;
@@ -50,7 +53,8 @@ const DIRECT: u32 = 1;
 const SHOT: u32 = 2;
 const NEXT: u32 = u32::MAX;
 
-/// Filters of a tree are asked in this order.
+/// Kinds of filters of a tree, each in a hash table of its own with a number of our choice: the kernel finds a filter by that
+/// of its table. Asked in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rank {
     /// A port's packets to one receiver: nearly all there are.
@@ -79,9 +83,31 @@ impl Rank {
         }
     }
 
+    /// Ports' filters are asked together: only one of their tables matters to a packet.
+    const fn priority(self) -> u32 {
+        match self {
+            Self::Unicast | Self::Port => 1,
+            Self::Destination4 => 4,
+            Self::Destination6 => 6,
+        }
+    }
+
     /// `tcm_info`: priority, and protocol in the network's byte order.
     fn info(self) -> u32 {
-        (self as u32) << 16 | u32::from(self.protocol().to_be())
+        self.priority() << 16 | u32::from(self.protocol().to_be())
+    }
+
+    /// The number of its hash table (`TC_U32_HTID`).
+    const fn table(self) -> u32 {
+        (self as u32) << 20
+    }
+
+    /// What a packet must be to be looked up in the table.
+    const fn key(self) -> Key {
+        match self {
+            Self::Unicast => TO_ONE,
+            _ => ANY,
+        }
     }
 }
 
@@ -91,6 +117,12 @@ pub(crate) struct Place {
     pub(crate) rank: Rank,
     /// 1 to [`LAST`].
     pub(crate) node: u16,
+}
+
+impl Place {
+    fn handle(self) -> u32 {
+        self.rank.table() | u32::from(self.node)
+    }
 }
 
 /// The greatest number of a filter of one rank.
@@ -119,9 +151,9 @@ const TO_ONE: Key = Key {
     offset: -16,
 };
 
-fn selector(keys: &[Key]) -> Vec<u8> {
+fn selector(keys: &[Key], flags: u8) -> Vec<u8> {
     let count = u8::try_from(keys.len()).unwrap_or(u8::MAX);
-    let mut bytes = vec![TERMINAL, 0, count];
+    let mut bytes = vec![flags, 0, count];
     bytes.resize(16, 0);
     for key in keys {
         bytes.extend(key.mask);
@@ -165,28 +197,43 @@ fn kind(name: &str) -> TcAttribute {
 }
 
 impl Root {
+    fn new_filter(&self, rank: Rank, number: u32, options: Attributes) -> RouteNetlinkMessage {
+        let attributes = vec![kind("u32"), options.options()];
+        let mut message = message(self.index, number, TREE, attributes);
+        message.header.info = rank.info();
+        RouteNetlinkMessage::NewTrafficFilter(message)
+    }
+
+    /// Makes the table of a rank, and sends packets there. It goes with the tree.
+    pub(crate) fn add_table(&self, rank: Rank) -> [Request; 2] {
+        let does = || format!("add a table of filters to {}", self.interface);
+        let table = Attributes::default().number(DIVISOR, 1);
+        let link = Attributes::default()
+            .number(LINK, rank.table())
+            .put(SELECTOR, &selector(&[rank.key()], 0));
+        let (table, link) = (
+            self.new_filter(rank, rank.table(), table),
+            self.new_filter(rank, rank as u32, link),
+        );
+        [table, link].map(|message| Request::new(does(), message).creating())
+    }
+
     fn filter(&self, place: Place, class: ClassId, keys: &[Key], device: Option<&str>) -> Request {
         let mut options = Attributes::default()
             .number(CLASS, class.handle())
-            .put(SELECTOR, &selector(keys));
+            .number(TABLE, place.rank.table())
+            .put(SELECTOR, &selector(keys, TERMINAL));
         if let Some(device) = device {
             options = options.text(DEVICE, device);
         }
-        let attributes = vec![kind("u32"), options.options()];
-        let mut message = message(self.index, u32::from(place.node), TREE, attributes);
-        message.header.info = place.rank.info();
+        let message = self.new_filter(place.rank, place.handle(), options);
         let does = format!("add a filter for the class {class} to {}", self.interface);
-        Request::new(does, RouteNetlinkMessage::NewTrafficFilter(message)).creating()
+        Request::new(does, message).creating()
     }
 
     /// Puts what was redirected from `port` into a class: packets to one receiver, or the others, by the rank.
     pub(crate) fn add_port_filter(&self, place: Place, class: ClassId, port: &str) -> Request {
-        let key = if place.rank == Rank::Unicast {
-            TO_ONE
-        } else {
-            ANY
-        };
-        self.filter(place, class, &[key], Some(port))
+        self.filter(place, class, &[ANY], Some(port))
     }
 
     /// Puts what goes to a network into a class.
@@ -201,8 +248,7 @@ impl Root {
     }
 
     pub(crate) fn delete_filter(&self, place: Place) -> Request {
-        // The number with that of the rank's own hash table, which the kernel fills in when it is left out.
-        let mut message = message(self.index, u32::from(place.node), TREE, vec![kind("u32")]);
+        let mut message = message(self.index, place.handle(), TREE, vec![kind("u32")]);
         message.header.info = place.rank.info();
         let does = format!("delete the filter {} of {}", place.node, self.interface);
         Request::new(does, RouteNetlinkMessage::DelTrafficFilter(message))
@@ -218,7 +264,8 @@ pub(crate) fn read_destination_filter(message: &TcMessage) -> Option<(Place, Cla
     let rank = [Rank::Destination4, Rank::Destination6]
         .into_iter()
         .find(|rank| rank.info() == message.header.info)?;
-    let node = u16::try_from(u32::from(message.header.handle) & NODES).ok()?;
+    let handle = u32::from(message.header.handle);
+    let node = u16::try_from(handle & NODES).ok()?;
     let options = message
         .attributes
         .iter()
@@ -230,7 +277,8 @@ pub(crate) fn read_destination_filter(message: &TcMessage) -> Option<(Place, Cla
         TcOption::U32(TcFilterU32Option::ClassId(handle)) => ClassId::of_handle((*handle).into()),
         _ => None,
     })?;
-    (node != 0).then_some((Place { rank, node }, class))
+    let place = Place { rank, node };
+    (node != 0 && handle == place.handle()).then_some((place, class))
 }
 
 /// Gives an interface the two hooks for filters, before and after its queues.
@@ -318,7 +366,7 @@ fn redirect(queue: &Link) -> Vec<TcAttribute> {
         .text(ACTION_KIND, "mirred")
         .nested(ACTION_OPTIONS, &parms);
     let options = Attributes::default()
-        .put(SELECTOR, &selector(&[ANY]))
+        .put(SELECTOR, &selector(&[ANY], TERMINAL))
         .nested(ACTIONS, &Attributes::default().nested(1, &action))
         .options();
     vec![kind("u32"), options]

@@ -4,7 +4,7 @@
 //! A rate is counted in bytes per second, with the Ethernet header and without preamble, checksum and gap; a burst as
 //! the time that it takes at the rate, in ticks of 64 ns (`PSCHED_SHIFT`).
 
-use netlink_packet_core::{Nla as _, NlasIterator};
+use netlink_packet_core::{NLM_F_ECHO, Nla as _, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcMessage, TcOption, TcStats2};
 use units::{BitRate, ByteSize};
@@ -173,7 +173,8 @@ impl Root {
     pub(crate) fn get_class(&self, id: ClassId) -> Request {
         let message = message(self.index, id.handle(), TREE, Vec::new());
         let does = format!("look up the class {id} of {}", self.interface);
-        Request::new(does, RouteNetlinkMessage::GetTrafficClass(message))
+        // Without NLM_F_ECHO only those who listen to changes get the answer (`tclass_notify` in net/sched/sch_api.c).
+        Request::new(does, RouteNetlinkMessage::GetTrafficClass(message)).with(NLM_F_ECHO)
     }
 
     pub(crate) fn list_classes(&self) -> RouteNetlinkMessage {

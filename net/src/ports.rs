@@ -628,8 +628,9 @@ fn make(
     transaction.apply(steps.into_iter().map(Step::dependent).collect())?;
     for link in &links[1..] {
         without_ipv6(transaction, link)?;
-        transaction
-            .apply(Root::of(link).plan(config.capacity, &default_share(config.capacity))?)?;
+        let default = default_share(config.capacity);
+        let ranks = [Rank::Unicast, Rank::Port];
+        transaction.apply(Root::of(link).plan(config.capacity, &default, ranks)?)?;
     }
     let broadcast = tree::whole(config.broadcast)?;
     let class = Root::of(&links[1]).add_class(BROADCAST, Some(ClassId::LINK), &broadcast);

@@ -115,7 +115,7 @@ impl Tree {
                 interface: interface.to_owned(),
             });
         }
-        let steps = tree.root.plan(capacity, default)?;
+        let steps = tree.root.plan(capacity, default, DESTINATIONS)?;
         let mut transaction = tree.netlink.transaction();
         transaction.apply(steps)?;
         transaction.commit();
@@ -270,6 +270,8 @@ impl Match {
     }
 }
 
+const DESTINATIONS: [Rank; 2] = [Rank::Destination4, Rank::Destination6];
+
 /// All of a rate.
 pub(crate) fn whole(rate: BitRate) -> Result<Share, ShareError> {
     Share::new(rate, rate, Priority::BestEffort)
@@ -342,12 +344,19 @@ impl Root {
     }
 
     /// The steps that make a tree with this capacity.
-    pub(crate) fn plan(&self, capacity: BitRate, default: &Share) -> Result<Vec<Step>, TreeError> {
+    pub(crate) fn plan(
+        &self,
+        capacity: BitRate,
+        default: &Share,
+        ranks: [Rank; 2],
+    ) -> Result<Vec<Step>, TreeError> {
         default.check()?;
         let link = self.add_class(ClassId::LINK, None, &whole(capacity)?);
         let mut steps = vec![Step::new(self.add(), self.delete()), Step::dependent(link)];
         let leaf = self.leaf(ClassId::DEFAULT, Some(ClassId::LINK), default);
         steps.extend(leaf);
+        let tables = ranks.map(|rank| self.add_table(rank));
+        steps.extend(tables.into_iter().flatten().map(Step::dependent));
         Ok(steps)
     }
 
