@@ -1,3 +1,17 @@
 //! Shares of a link's bandwidth: admitted before they are promised, enforced by HTB, measured while they are used.
 //!
 //! Knows nothing of KVM or of CPU scheduling.
+
+mod attributes;
+pub mod class;
+pub mod device;
+mod filter;
+pub mod htb;
+mod kernel;
+pub mod mac;
+pub mod namespace;
+pub mod netlink;
+pub mod ports;
+pub mod share;
+pub mod tap;
+pub mod tree;
