@@ -2,5 +2,6 @@
 //!
 //! Knows nothing of KVM or of CPU scheduling.
 
+pub mod admission;
 pub mod mac;
 pub mod share;
