@@ -108,13 +108,13 @@ impl Link {
         let grows = |wanted: &&Wanted| wanted.share.assured > before(wanted);
         let (growing, others): (Vec<_>, Vec<_>) = wanted.iter().partition(grows);
         for wanted in others.into_iter().chain(growing) {
-            self.admit_ceil(wanted)?;
             let needed = wanted.share.assured;
             let Some(rest) = left.checked_sub(needed.bits_per_second()) else {
                 let bound = Bound::Assured { link: self.clone() };
                 return Err(Refusal::new(wanted, bound, needed, BitRate::new(left)));
             };
             left = rest;
+            self.admit_ceil(wanted)?;
         }
         Ok(())
     }

@@ -4,4 +4,5 @@
 
 pub mod admission;
 pub mod mac;
+pub mod plan;
 pub mod share;
