@@ -209,6 +209,22 @@ impl SharePlan {
     }
 }
 
+impl Traffic {
+    /// Its parts, in words. Two shares cannot have the same one.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<String> {
+        match self {
+            Self::Destinations(hosts) => {
+                let kind = |host: &IpAddr| format!("destination {host}");
+                hosts.iter().map(kind).collect()
+            }
+            Self::Uid(uid) => vec![format!("uid {uid}")],
+            Self::Cgroup(path) => vec![format!("cgroup {path:?}")],
+            Self::Dscp(dscp) => vec![format!("dscp {dscp}")],
+        }
+    }
+}
+
 impl BridgePlan {
     /// The bridge as a link: the same in each direction.
     #[must_use]

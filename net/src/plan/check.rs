@@ -187,7 +187,7 @@ fn check_shares(plan: &NetworkPlan) -> Result<(), PlanError> {
         })?;
         check_traffic(&key, share)?;
         check_place(&key, plan, share)?;
-        for packets in kinds(&share.traffic) {
+        for packets in share.traffic.kinds() {
             if let Some(owner) = owners.insert(packets.clone(), &share.name) {
                 let fits = format!("share {owner:?} has it already; packets belong to one share");
                 return Err(value(key, packets, fits));
@@ -195,19 +195,6 @@ fn check_shares(plan: &NetworkPlan) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-/// What two shares cannot both have.
-fn kinds(traffic: &Traffic) -> Vec<String> {
-    match traffic {
-        Traffic::Destinations(hosts) => hosts
-            .iter()
-            .map(|host| format!("destination {host}"))
-            .collect(),
-        Traffic::Uid(uid) => vec![format!("uid {uid}")],
-        Traffic::Cgroup(path) => vec![format!("cgroup {path:?}")],
-        Traffic::Dscp(dscp) => vec![format!("dscp {dscp}")],
-    }
 }
 
 fn check_traffic(key: &str, share: &SharePlan) -> Result<(), PlanError> {
