@@ -1,5 +1,8 @@
 //! What is promised of this host's links, and the decisions about it. Pure: no kernel, no files.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -28,8 +31,8 @@ pub(crate) struct Book {
     pub(crate) applied: u64,
     /// What was applied.
     pub(crate) plan: NetworkPlan,
-    /// What is being applied: its interfaces may have queues already.
-    pub(crate) pending: Option<NetworkPlan>,
+    /// What is being put in force: something of it may be there already.
+    pub(crate) pending: Option<Box<Book>>,
     /// The ports of VMs.
     pub(crate) ports: Vec<PortEntry>,
     /// The shares of VTMs.
@@ -247,7 +250,7 @@ impl Book {
     /// The book with one more share.
     pub(crate) fn reserved(&self, plan: &SharePlan, owner: Process) -> Result<Self, Denied> {
         let mut after = self.clone();
-        after.add(plan.clone(), Some(owner))?;
+        after.add(plan.clone(), Some(owner), &self.shares)?;
         let wanted = Wanted::new(&plan.name, plan.share);
         // Held by nobody yet, but known by its kind.
         let mut before = after.clone();
@@ -275,17 +278,7 @@ impl Book {
         let reserved = self.shares.iter().filter(|entry| entry.owner.is_some());
         let reserved = reserved.map(|entry| (entry.plan.clone(), entry.owner));
         for (share, owner) in plans.chain(reserved) {
-            let known = self.shares.iter();
-            let mut known = known.filter(|entry| entry.plan.traffic == share.traffic);
-            match known.find(|entry| entry.plan.name == share.name) {
-                // A share that stays keeps its class and its mark, and with them its counters.
-                Some(same) => after.shares.push(ShareEntry {
-                    plan: share,
-                    owner,
-                    ..same.clone()
-                }),
-                None => after.add(share, owner)?,
-            }
+            after.add(share, owner, &self.shares)?;
         }
         let all: Vec<_> = after.shares.iter().map(ShareEntry::wanted).collect();
         after.admit_on_uplink(&all)?;
@@ -314,8 +307,14 @@ impl Book {
         })
     }
 
-    /// Enters a share with a class and, if routers can tell it, a mark. Whether it fits is not asked.
-    fn add(&mut self, plan: SharePlan, owner: Option<Process>) -> Result<(), Denied> {
+    /// Enters a share with a class and, if routers can tell it, a mark: those that it has in `before`, for counters go with
+    /// them, or new ones, which nothing in `before` has. Whether it fits is not asked.
+    fn add(
+        &mut self,
+        plan: SharePlan,
+        owner: Option<Process>,
+        before: &[ShareEntry],
+    ) -> Result<(), Denied> {
         let name = plan.name.clone();
         if self.names().any(|known| known == name) {
             return Err(Denied::NameTaken { name });
@@ -324,23 +323,18 @@ impl Book {
         if self.plan.uplink.is_none() && !is_routed {
             return Err(Denied::NoUplink { name });
         }
-        for packets in plan.traffic.kinds() {
-            let mut others = self.shares.iter();
-            if let Some(other) = others.find(|other| other.plan.traffic.kinds().contains(&packets))
-            {
-                let other = other.plan.name.clone();
-                return Err(Denied::PacketsTaken {
-                    packets,
-                    other,
-                    name,
-                });
-            }
-        }
-        let class = self.free_class()?;
-        let dscp = if is_routed {
-            Some(self.free_dscp()?)
-        } else {
-            None
+        self.has_free(&plan)?;
+        let stays =
+            |entry: &&ShareEntry| entry.plan.name == name && entry.plan.traffic == plan.traffic;
+        let known = before.iter().find(stays);
+        let class = match known {
+            Some(known) => known.class,
+            None => self.free_class(before)?,
+        };
+        let dscp = match known.and_then(|known| known.dscp) {
+            _ if !is_routed => None,
+            Some(dscp) => Some(dscp),
+            None => Some(self.free_dscp(before)?),
         };
         self.shares.push(ShareEntry {
             plan,
@@ -351,23 +345,38 @@ impl Book {
         Ok(())
     }
 
-    fn free_class(&self) -> Result<ClassId, Denied> {
-        let used: BTreeSet<_> = self
-            .shares
-            .iter()
-            .map(|entry| entry.class.minor())
-            .collect();
-        let most = self.shares.len();
-        let free = (MIGRATION + 1..=u16::MAX).find(|minor| !used.contains(minor));
+    /// Whether no other share has its packets.
+    fn has_free(&self, plan: &SharePlan) -> Result<(), Denied> {
+        for packets in plan.traffic.kinds() {
+            let mut others = self.shares.iter();
+            let other = others.find(|other| other.plan.traffic.kinds().contains(&packets));
+            if let Some(other) = other {
+                return Err(Denied::PacketsTaken {
+                    packets,
+                    other: other.plan.name.clone(),
+                    name: plan.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn free_class(&self, before: &[ShareEntry]) -> Result<ClassId, Denied> {
+        let all = self.shares.iter().chain(before);
+        let used: BTreeSet<_> = all.map(|entry| entry.class.minor()).collect();
+        let mut minors = MIGRATION + 1..=u16::MAX;
+        let free = minors.find(|minor| !used.contains(minor));
+        let most = used.len();
         free.and_then(ClassId::new).ok_or(Denied::TooMany { most })
     }
 
-    fn free_dscp(&self) -> Result<u8, Denied> {
-        let used: BTreeSet<_> = self.shares.iter().filter_map(|entry| entry.dscp).collect();
+    fn free_dscp(&self, before: &[ShareEntry]) -> Result<u8, Denied> {
+        let all = self.shares.iter().chain(before);
+        let used: BTreeSet<_> = all.filter_map(|entry| entry.dscp).collect();
         let local = DSCPS.filter(|dscp| dscp & 0b11 == 0b11);
         let others = DSCPS.filter(|dscp| dscp & 0b11 != 0b11);
+        let most = used.len();
         let mut all = local.chain(others);
-        let most = DSCPS.count();
         all.find(|dscp| !used.contains(dscp))
             .ok_or(Denied::TooMany { most })
     }
@@ -406,6 +415,27 @@ impl Book {
         });
         let shares = self.shares.iter().map(ShareEntry::class);
         migration.into_iter().chain(shares).collect()
+    }
+
+    /// The book of nothing, unless VMs have ports.
+    pub(crate) fn cleared(&self) -> Result<Self, Denied> {
+        self.keeps_ports(&NetworkPlan::default())?;
+        Ok(Self::default())
+    }
+
+    /// The book without the share of this name.
+    pub(crate) fn released(&self, name: &str) -> Result<Self, Denied> {
+        let is_it = |entry: &ShareEntry| entry.plan.name == name;
+        if !self.shares.iter().any(is_it) {
+            let known = self.shares.iter().map(|entry| entry.plan.name.clone());
+            return Err(Denied::NoShare {
+                name: name.to_owned(),
+                known: known.collect(),
+            });
+        }
+        let mut after = self.clone();
+        after.shares.retain(|entry| !is_it(entry));
+        Ok(after)
     }
 
     /// What is to be marked on this host.

@@ -3,6 +3,7 @@
 //! Knows nothing of KVM or of CPU scheduling.
 
 pub mod admission;
+pub mod agent;
 mod book;
 pub mod class;
 pub mod device;
@@ -15,6 +16,7 @@ pub mod network;
 pub mod plan;
 pub mod ports;
 pub mod process;
+pub mod router;
 pub mod share;
 mod state;
 pub mod tap;

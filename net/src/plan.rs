@@ -202,6 +202,14 @@ impl NetworkPlan {
 }
 
 impl SharePlan {
+    /// Whether its name, rates and packets can be a share's.
+    ///
+    /// # Errors
+    /// As [`NetworkPlan::parse`].
+    pub fn check(&self) -> Result<(), PlanError> {
+        check::check_share(self)
+    }
+
     /// Whether routers can tell its packets.
     #[must_use]
     pub fn is_known_to_routers(&self) -> bool {

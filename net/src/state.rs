@@ -277,7 +277,6 @@ mod tests {
         PortEntry {
             vm: vm.to_owned(),
             port: format!("tap-{vm}"),
-            index: 7,
             mac: Mac::of_name(vm),
             share: Share {
                 assured: units::BitRate::new(1_000_000),

@@ -169,7 +169,7 @@ fn check_routers(plan: &NetworkPlan) -> Result<(), PlanError> {
 fn check_shares(plan: &NetworkPlan) -> Result<(), PlanError> {
     let mut owners = BTreeMap::new();
     for (index, share) in plan.shares.iter().enumerate() {
-        name("share.name", &share.name)?;
+        check_share(share)?;
         if plan.shares[..index]
             .iter()
             .any(|other| other.name == share.name)
@@ -181,11 +181,6 @@ fn check_shares(plan: &NetworkPlan) -> Result<(), PlanError> {
             ));
         }
         let key = format!("share {:?}", share.name);
-        share.share.check().map_err(|source| PlanError::Share {
-            key: key.clone(),
-            source,
-        })?;
-        check_traffic(&key, share)?;
         check_place(&key, plan, share)?;
         for packets in share.traffic.kinds() {
             if let Some(owner) = owners.insert(packets.clone(), &share.name) {
@@ -195,6 +190,17 @@ fn check_shares(plan: &NetworkPlan) -> Result<(), PlanError> {
         }
     }
     Ok(())
+}
+
+/// A share by itself.
+pub(super) fn check_share(share: &SharePlan) -> Result<(), PlanError> {
+    name("share.name", &share.name)?;
+    let key = format!("share {:?}", share.name);
+    share.share.check().map_err(|source| PlanError::Share {
+        key: key.clone(),
+        source,
+    })?;
+    check_traffic(&key, share)
 }
 
 fn check_traffic(key: &str, share: &SharePlan) -> Result<(), PlanError> {
