@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::thread::JoinHandle;
 
-use kvm_bindings::{kvm_userspace_memory_region, kvm_xsave};
+use kvm_bindings::{kvm_coalesced_mmio, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sched::CpuSet;
 use vm_memory::{
@@ -140,6 +140,13 @@ pub fn internal_error(vcpu: &mut VcpuFd) -> (u32, Vec<u64>) {
     let internal = unsafe { run.__bindgen_anon_1.internal };
     let count = usize::try_from(internal.ndata).map_or(0, |n| n.min(internal.data.len()));
     (internal.suberror, internal.data[..count].to_vec())
+}
+
+/// Whether a write that KVM has held back is one to a port, and not to device memory.
+#[must_use]
+pub fn is_port(entry: &kvm_coalesced_mmio) -> bool {
+    // SAFETY: both fields of this union are plain integers, for which any content is valid.
+    unsafe { entry.__bindgen_anon_1.pio != 0 }
 }
 
 /// The time-stamp counter of the processor that runs this.

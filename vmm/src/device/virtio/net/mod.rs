@@ -15,7 +15,6 @@ mod transmit;
 mod worker;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::GuestMemoryMmap;
@@ -100,6 +99,14 @@ pub struct Identity {
     pub mtu: u16,
 }
 
+/// What a network device is made of.
+pub struct Card {
+    /// What the guest reads of it.
+    pub identity: Identity,
+    /// The host's end.
+    pub wire: Box<dyn Wire>,
+}
+
 /// The device's side towards its registers.
 pub struct Net {
     identity: Identity,
@@ -134,16 +141,16 @@ struct Ready {
 }
 
 impl Net {
-    /// A device upon `wire`, and what it shares with its thread.
+    /// A device, and what it shares with its thread.
     ///
     /// # Errors
     /// If no eventfd can be had.
     pub fn new(
-        identity: Identity,
-        wire: Box<dyn Wire>,
+        card: Card,
         ram: &GuestMemoryMmap,
         notifier: Arc<Notifier>,
     ) -> io::Result<(Self, Arc<Desk>)> {
+        let Card { identity, wire } = card;
         let engine = Engine {
             ram: ram.clone(),
             wire,
@@ -165,7 +172,7 @@ impl Net {
         Ok((net, desk))
     }
 
-    /// The longest that its queues can be.
+    /// How many queues it has.
     #[must_use]
     pub fn queue_count() -> usize {
         QUEUES.len()
@@ -229,13 +236,14 @@ impl Engine {
         let has = |feature: u64| features & feature != 0;
         let offloads = Offloads {
             checksum: has(GUEST_CSUM),
-            tso4: has(GUEST_TSO4),
-            tso6: has(GUEST_TSO6),
+            tcp4: has(GUEST_TSO4),
+            tcp6: has(GUEST_TSO6),
             ecn: has(GUEST_ECN),
+            udp: false,
         };
         // With an offload that the tap has not, its frames would be what the driver has not agreed to.
         self.wire.set_offloads(offloads).map_err(|_| Fault::Queue)?;
-        let is_whole = !(offloads.tso4 || offloads.tso6);
+        let is_whole = !(offloads.tcp4 || offloads.tcp6);
         let frame = is_whole.then(|| HEADER + 14 + 4 + usize::from(self.mtu));
         self.receiver.start(receive, has(MRG_RXBUF), frame);
         self.transmitter.start(transmit);
@@ -255,7 +263,7 @@ impl Engine {
         notifier: &Notifier,
         ready: &mut Ready,
     ) -> Result<(), Fault> {
-        let (ram, tap) = (&self.ram, self.wire.as_fd());
+        let (ram, tap) = (&self.ram, self.wire.descriptor());
         let mut interrupt = false;
         if ready.receive {
             let pause = self.receiver.work(ram, tap, counters, BUDGET)?;

@@ -233,7 +233,7 @@ impl Desk {
         }
         add(&kernel::descriptor(&self.wake.owner), OWNER, input)?;
         let engine = self.engine();
-        add(&engine.wire.as_fd(), TAP, input | EpollFlags::EPOLLOUT)?;
+        add(&engine.wire.descriptor(), TAP, input | EpollFlags::EPOLLOUT)?;
         Ok(epoll)
     }
 }
