@@ -9,8 +9,11 @@ mod kernel;
 pub mod mac;
 pub mod namespace;
 pub mod netlink;
+pub mod network;
 pub mod plan;
 pub mod ports;
 pub mod share;
 pub mod tap;
 pub mod tree;
+
+pub use network::{Network, NetworkError, Port, PortRequest};
