@@ -210,7 +210,10 @@ impl Desk {
         };
         if !engine.works {
             // The first look after it has begun to work is at everything.
-            *ready = Ready { receive: true, transmit: true };
+            *ready = Ready {
+                receive: true,
+                transmit: true,
+            };
             return false;
         }
         match engine.work(&self.counters, &self.notifier, ready) {
@@ -314,7 +317,9 @@ impl Backend for Net {
         let config = [a, b, c, d, e, f, up, up_high, 1, 0, mtu, mtu_high];
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let bytes = config.iter().skip(from).chain(std::iter::repeat(&0));
-        data.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        data.iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
     }
 
     fn activate(&mut self, features: u64, queues: &[RingState]) -> Result<(), Fault> {

@@ -225,7 +225,10 @@ impl Desk {
     fn watch(&self) -> io::Result<Epoll> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let add = |fd: &dyn AsFd, number: u64, flags: EpollFlags| {
-            epoll.add(fd.as_fd(), EpollEvent::new(flags | EpollFlags::EPOLLET, number))
+            epoll.add(
+                fd.as_fd(),
+                EpollEvent::new(flags | EpollFlags::EPOLLET, number),
+            )
         };
         let input = EpollFlags::EPOLLIN;
         for (number, kick) in (KICK_RECEIVE..).zip(&self.wake.kicks) {
@@ -256,7 +259,10 @@ fn run(desk: &Desk, epoll: &Epoll) {
             Order::Pause => {
                 desk.wake.stands.store(true, Ordering::Release);
                 // Whatever is lost while it stands still is looked for afterwards.
-                ready = Ready { receive: true, transmit: true };
+                ready = Ready {
+                    receive: true,
+                    transmit: true,
+                };
                 false
             }
             Order::Stop => return,
@@ -268,7 +274,11 @@ fn run(desk: &Desk, epoll: &Epoll) {
 /// Takes what has come; waits for something only if there is no `more` to do.
 fn wait(desk: &Desk, epoll: &Epoll, ready: &mut Ready, more: bool) {
     let mut events = [EpollEvent::empty(); 4];
-    let timeout = if more { EpollTimeout::ZERO } else { EpollTimeout::NONE };
+    let timeout = if more {
+        EpollTimeout::ZERO
+    } else {
+        EpollTimeout::NONE
+    };
     // It fails only for a signal, and there is none.
     let count = epoll.wait(&mut events, timeout).unwrap_or(0);
     if !more {
@@ -282,7 +292,12 @@ fn wait(desk: &Desk, epoll: &Epoll, ready: &mut Ready, more: bool) {
                 ready.receive |= event.events().contains(EpollFlags::EPOLLIN);
                 ready.transmit |= event.events().contains(EpollFlags::EPOLLOUT);
             }
-            _ => *ready = Ready { receive: true, transmit: true },
+            _ => {
+                *ready = Ready {
+                    receive: true,
+                    transmit: true,
+                }
+            }
         }
     }
 }
