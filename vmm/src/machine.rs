@@ -185,7 +185,9 @@ fn assemble(
         ram,
         layout,
         tsc_hz: u64::from(tsc_khz) * 1000,
-        announcement: network.as_ref().map_or_else(String::new, |_| devices::announcement()),
+        announcement: network
+            .as_ref()
+            .map_or_else(String::new, |_| devices::announcement()),
     };
     Ok(Built {
         machine,
@@ -344,7 +346,8 @@ fn create_vm(kvm: &Kvm, vcpus: u32) -> Result<VmFd, MachineError> {
         });
     }
     let vm = kvm.create_vm().map_err(call("create a VM"))?;
-    enable(&vm, KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS as u64).map_err(call("split the interrupt chips"))?;
+    enable(&vm, KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS as u64)
+        .map_err(call("split the interrupt chips"))?;
     // Polling for wake-ups would be charged to the guest's reservation.
     enable(&vm, KVM_CAP_HALT_POLL, 0).map_err(call("switch off halt polling"))?;
     Ok(vm)

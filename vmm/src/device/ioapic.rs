@@ -148,9 +148,8 @@ impl Ioapic {
     }
 
     fn end_of_interrupt(&self, vector: u8) {
-        let level = |_, entry: u64| {
-            entry & (MASKED | LEVEL) == LEVEL && entry.to_le_bytes()[0] == vector
-        };
+        let level =
+            |_, entry: u64| entry & (MASKED | LEVEL) == LEVEL && entry.to_le_bytes()[0] == vector;
         self.remind(level);
     }
 }
@@ -176,7 +175,10 @@ fn message(pin: u32, entry: u64) -> Message {
 
 fn words(entry: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = entry.to_le_bytes();
-    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
 }
 
 fn join(low: u32, high: u32) -> u64 {
@@ -274,7 +276,11 @@ mod tests {
         set(&mut ioapic, 0x10 + 2 * 5 + 1, 3 << 24);
         assert!(routes.lock().unwrap().is_empty());
         set(&mut ioapic, 0x10 + 2 * 5, 0x41);
-        let expected = Message { pin: 5, address: 0xfee0_3000, data: 0x41 };
+        let expected = Message {
+            pin: 5,
+            address: 0xfee0_3000,
+            data: 0x41,
+        };
         assert_eq!(*routes.lock().unwrap(), [vec![expected]]);
         set(&mut ioapic, 0x10 + 2 * 5, 0x1_0041);
         assert_eq!(routes.lock().unwrap().last().unwrap(), &[]);
@@ -282,8 +288,15 @@ mod tests {
 
     #[test]
     fn logical_lowest_priority_level_entries_become_such_messages() {
-        let sent = message(7, 0xff00_0000_0000_0000 | LEVEL | LOGICAL | LOWEST_PRIORITY | 0x55);
-        let expected = Message { pin: 7, address: 0xfeef_f00c, data: 0xc155 };
+        let sent = message(
+            7,
+            0xff00_0000_0000_0000 | LEVEL | LOGICAL | LOWEST_PRIORITY | 0x55,
+        );
+        let expected = Message {
+            pin: 7,
+            address: 0xfeef_f00c,
+            data: 0xc155,
+        };
         assert_eq!(sent, expected);
     }
 
@@ -334,7 +347,14 @@ mod tests {
         assert_eq!(other.save(), saved);
         for length in [0, 1, STATE_BYTES - 1, STATE_BYTES + 1] {
             let bytes = vec![0; length];
-            assert!(other.restore(&DeviceState { bytes, ..saved.clone() }).is_err());
+            assert!(
+                other
+                    .restore(&DeviceState {
+                        bytes,
+                        ..saved.clone()
+                    })
+                    .is_err()
+            );
         }
     }
 }

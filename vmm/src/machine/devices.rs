@@ -68,10 +68,7 @@ fn network(
         vm.register_coalesced_mmio(IoEventAddress::Mmio(NETWORK + INTERRUPT_ACK), 4)
             .map_err(call("hold acknowledged interrupts back"))?;
     }
-    bus.insert(
-        window(NETWORK),
-        Box::new(Transport::new(device, notifier)),
-    )?;
+    bus.insert(window(NETWORK), Box::new(Transport::new(device, notifier)))?;
     Ok(desk)
 }
 

@@ -159,7 +159,8 @@ impl Ring {
         let at = GuestAddress(self.queue.used_ring() + 4 + 8 * u64::from(slot));
         // `struct virtq_used_elem`: the head, then the length.
         let element = u64::from(length) << 32 | u64::from(head);
-        ram.write_obj(element.to_le(), at).map_err(|_| Fault::Queue)?;
+        ram.write_obj(element.to_le(), at)
+            .map_err(|_| Fault::Queue)?;
         self.unseen = self.unseen.wrapping_add(1);
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! owner only while the thread stands still. The thread only tries it.
 
 mod counters;
+mod pace;
 mod receive;
 mod tap;
 mod transmit;
@@ -88,7 +89,7 @@ const NEEDS: [(u64, u64); 6] = [
 /// VIRTIO_NET_S_LINK_UP.
 const LINK_UP: u16 = 1;
 /// Frames of one direction before the other has its turn.
-const BUDGET: usize = 64;
+const BUDGET: usize = 16;
 
 /// What a guest reads of its device, and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,6 +203,15 @@ impl Desk {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does all there is to do, on the calling thread: for who has no [`Worker`].
+    pub fn work_off(&self) {
+        let mut ready = Ready {
+            receive: true,
+            transmit: true,
+        };
+        while self.work(&mut ready) {}
+    }
+
     /// Does what is to be done, but not for long: whether there is more.
     fn work(&self, ready: &mut Ready) -> bool {
         let Ok(mut engine) = self.engine.try_lock() else {
@@ -210,7 +220,10 @@ impl Desk {
         };
         if !engine.works {
             // The first look after it has begun to work is at everything.
-            *ready = Ready { receive: true, transmit: true };
+            *ready = Ready {
+                receive: true,
+                transmit: true,
+            };
             return false;
         }
         match engine.work(&self.counters, &self.notifier, ready) {
@@ -314,7 +327,9 @@ impl Backend for Net {
         let config = [a, b, c, d, e, f, up, up_high, 1, 0, mtu, mtu_high];
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let bytes = config.iter().skip(from).chain(std::iter::repeat(&0));
-        data.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        data.iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
     }
 
     fn activate(&mut self, features: u64, queues: &[RingState]) -> Result<(), Fault> {

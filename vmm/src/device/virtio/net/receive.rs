@@ -130,7 +130,9 @@ impl Receiver {
 
     /// Whether the guest wants to be interrupted for what it was given.
     pub(super) fn wants_interrupt(&mut self, ram: &GuestMemoryMmap) -> Result<bool, Fault> {
-        self.ring.as_mut().map_or(Ok(false), |ring| ring.wants_interrupt(ram))
+        self.ring
+            .as_mut()
+            .map_or(Ok(false), |ring| ring.wants_interrupt(ram))
     }
 
     /// Takes buffers until the longest frame fits, or there are no more.

@@ -90,7 +90,9 @@ impl Transmitter {
 
     /// Whether the guest wants to be interrupted for what was sent.
     pub(super) fn wants_interrupt(&mut self, ram: &GuestMemoryMmap) -> Result<bool, Fault> {
-        self.ring.as_mut().map_or(Ok(false), |ring| ring.wants_interrupt(ram))
+        self.ring
+            .as_mut()
+            .map_or(Ok(false), |ring| ring.wants_interrupt(ram))
     }
 }
 

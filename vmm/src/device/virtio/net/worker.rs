@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use sched::backend::{self, BackendError, CpuReservation, InForce};
-use sched::kernel::Tid;
+use sched::kernel::{Tid, monotonic, sleep_until, thread_cpu_time};
 use sched::request::{Granted, Placement};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::pace::Pace;
 use super::{Desk, RECEIVE, Ready, TRANSMIT};
 use crate::desk::Order;
 use crate::kernel;
@@ -128,7 +129,7 @@ impl Worker {
             let is_good = is_set.is_ok();
             let _ = tell.send(is_set);
             if is_good {
-                run(&own, &epoll);
+                run(&own, &epoll, &ticket);
             }
         });
         let mut worker = Self {
@@ -225,7 +226,10 @@ impl Desk {
     fn watch(&self) -> io::Result<Epoll> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let add = |fd: &dyn AsFd, number: u64, flags: EpollFlags| {
-            epoll.add(fd.as_fd(), EpollEvent::new(flags | EpollFlags::EPOLLET, number))
+            epoll.add(
+                fd.as_fd(),
+                EpollEvent::new(flags | EpollFlags::EPOLLET, number),
+            )
         };
         let input = EpollFlags::EPOLLIN;
         for (number, kick) in (KICK_RECEIVE..).zip(&self.wake.kicks) {
@@ -248,15 +252,30 @@ fn set_up(granted: &Granted) -> Result<Box<dyn CpuReservation>, WorkerError> {
     Ok(backend::apply(Tid::current(), granted)?)
 }
 
-fn run(desk: &Desk, epoll: &Epoll) {
+fn run(desk: &Desk, epoll: &Epoll, granted: &Granted) {
     let mut ready = Ready::default();
+    let reservation = granted.request.reservation;
+    let mut pace = reservation.map(|r| Pace::new(r, monotonic(), thread_cpu_time()));
     loop {
         let more = match desk.wake.order() {
-            Order::Run => desk.work(&mut ready),
+            Order::Run => {
+                let more = desk.work(&mut ready);
+                let used_up = pace
+                    .as_mut()
+                    .and_then(|pace| pace.look(monotonic(), thread_cpu_time()));
+                if let Some(until) = used_up {
+                    desk.counters.used_up.add(1);
+                    sleep_until(until);
+                }
+                more
+            }
             Order::Pause => {
                 desk.wake.stands.store(true, Ordering::Release);
                 // Whatever is lost while it stands still is looked for afterwards.
-                ready = Ready { receive: true, transmit: true };
+                ready = Ready {
+                    receive: true,
+                    transmit: true,
+                };
                 false
             }
             Order::Stop => return,
@@ -268,7 +287,11 @@ fn run(desk: &Desk, epoll: &Epoll) {
 /// Takes what has come; waits for something only if there is no `more` to do.
 fn wait(desk: &Desk, epoll: &Epoll, ready: &mut Ready, more: bool) {
     let mut events = [EpollEvent::empty(); 4];
-    let timeout = if more { EpollTimeout::ZERO } else { EpollTimeout::NONE };
+    let timeout = if more {
+        EpollTimeout::ZERO
+    } else {
+        EpollTimeout::NONE
+    };
     // It fails only for a signal, and there is none.
     let count = epoll.wait(&mut events, timeout).unwrap_or(0);
     if !more {
@@ -282,7 +305,12 @@ fn wait(desk: &Desk, epoll: &Epoll, ready: &mut Ready, more: bool) {
                 ready.receive |= event.events().contains(EpollFlags::EPOLLIN);
                 ready.transmit |= event.events().contains(EpollFlags::EPOLLOUT);
             }
-            _ => *ready = Ready { receive: true, transmit: true },
+            _ => {
+                *ready = Ready {
+                    receive: true,
+                    transmit: true,
+                }
+            }
         }
     }
 }
