@@ -29,6 +29,7 @@ pub struct Counters {
     pub(super) sent_bytes: Counter,
     pub(super) interrupts: Counter,
     pub(super) wakes: Counter,
+    pub(super) used_up: Counter,
     pub(super) waits_for_buffers: Counter,
     pub(super) waits_for_tap: Counter,
     pub(super) too_long: Counter,
@@ -52,6 +53,8 @@ pub struct NetworkCounters {
     pub interrupts: u64,
     /// How often the device's thread was woken.
     pub wakes: u64,
+    /// How often its budget was used up: frames waited for the next one.
+    pub used_up: u64,
     /// How often frames were left in the tap because the guest had no buffers for them: back pressure, no loss.
     pub waits_for_buffers: u64,
     /// How often the guest's frames were left in its queue because the tap was full: back pressure, no loss.
@@ -77,6 +80,7 @@ impl Counters {
             sent_bytes: self.sent_bytes.get(),
             interrupts: self.interrupts.get(),
             wakes: self.wakes.get(),
+            used_up: self.used_up.get(),
             waits_for_buffers: self.waits_for_buffers.get(),
             waits_for_tap: self.waits_for_tap.get(),
             too_long: self.too_long.get(),

@@ -9,6 +9,7 @@
 //! owner only while the thread stands still. The thread only tries it.
 
 mod counters;
+mod pace;
 mod receive;
 mod tap;
 mod transmit;
@@ -88,7 +89,7 @@ const NEEDS: [(u64, u64); 6] = [
 /// VIRTIO_NET_S_LINK_UP.
 const LINK_UP: u16 = 1;
 /// Frames of one direction before the other has its turn.
-const BUDGET: usize = 64;
+const BUDGET: usize = 16;
 
 /// What a guest reads of its device, and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +201,15 @@ impl Desk {
 
     fn engine(&self) -> MutexGuard<'_, Engine> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does all there is to do, on the calling thread: for who has no [`Worker`].
+    pub fn work_off(&self) {
+        let mut ready = Ready {
+            receive: true,
+            transmit: true,
+        };
+        while self.work(&mut ready) {}
     }
 
     /// Does what is to be done, but not for long: whether there is more.

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use sched::backend::{self, BackendError, CpuReservation, InForce};
-use sched::kernel::Tid;
+use sched::kernel::{Tid, monotonic, sleep_until, thread_cpu_time};
 use sched::request::{Granted, Placement};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::pace::Pace;
 use super::{Desk, RECEIVE, Ready, TRANSMIT};
 use crate::desk::Order;
 use crate::kernel;
@@ -128,7 +129,7 @@ impl Worker {
             let is_good = is_set.is_ok();
             let _ = tell.send(is_set);
             if is_good {
-                run(&own, &epoll);
+                run(&own, &epoll, &ticket);
             }
         });
         let mut worker = Self {
@@ -251,11 +252,23 @@ fn set_up(granted: &Granted) -> Result<Box<dyn CpuReservation>, WorkerError> {
     Ok(backend::apply(Tid::current(), granted)?)
 }
 
-fn run(desk: &Desk, epoll: &Epoll) {
+fn run(desk: &Desk, epoll: &Epoll, granted: &Granted) {
     let mut ready = Ready::default();
+    let reservation = granted.request.reservation;
+    let mut pace = reservation.map(|r| Pace::new(r, monotonic(), thread_cpu_time()));
     loop {
         let more = match desk.wake.order() {
-            Order::Run => desk.work(&mut ready),
+            Order::Run => {
+                let more = desk.work(&mut ready);
+                let used_up = pace
+                    .as_mut()
+                    .and_then(|pace| pace.look(monotonic(), thread_cpu_time()));
+                if let Some(until) = used_up {
+                    desk.counters.used_up.add(1);
+                    sleep_until(until);
+                }
+                more
+            }
             Order::Pause => {
                 desk.wake.stands.store(true, Ordering::Release);
                 // Whatever is lost while it stands still is looked for afterwards.
