@@ -280,7 +280,7 @@ impl VmSpec {
     pub fn plan(&self) -> Result<VmPlan, SpecError> {
         check_name(&self.name)?;
         let memory = self.guest.memory_plan()?;
-        self.guest.check_services()?;
+        self.guest.check_services(self.network.is_some())?;
         let command_line = self.guest.command_line()?;
         let image = match self.guest.image.as_str() {
             BUILT_IN_IMAGE => ImageSource::BuiltIn,

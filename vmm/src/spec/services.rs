@@ -77,7 +77,7 @@ impl GuestSpec {
     }
 
     /// Checks network and services as far as the guest itself would not name the key.
-    pub(super) fn check_services(&self) -> Result<(), SpecError> {
+    pub(super) fn check_services(&self, has_device: bool) -> Result<(), SpecError> {
         let Some(net) = &self.net else {
             return match self.streams.first() {
                 Some(stream) => Err(SpecError::Missing {
@@ -90,6 +90,12 @@ impl GuestSpec {
                 None => Ok(()),
             };
         };
+        if !has_device {
+            return Err(SpecError::Missing {
+                key: "network".to_owned(),
+                fits: "guest.net needs a device; write [network] with an assured rate".to_owned(),
+            });
+        }
         net.check_address()?;
         net.check_ports()?;
         let tcp = net.sink.or(net.source).is_some();
@@ -190,7 +196,7 @@ mod tests {
 
     fn plan(guest: &str) -> Result<VmPlan, SpecError> {
         let text = format!(
-            "name = \"a\"\n[guest]\n{guest}\n[cpu]\nruntime = \"1ms\"\nperiod = \"10ms\"\n"
+            "name = \"a\"\n[guest]\n{guest}\n[cpu]\nruntime = \"1ms\"\nperiod = \"10ms\"\n[network]\nassured = \"6Mbit/s\"\n"
         );
         VmSpec::parse(&text)?.plan()
     }
@@ -249,6 +255,16 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_network_without_a_device_is_refused() {
+        let text = "name = \"a\"\n[guest.net]\naddress = \"10.77.0.2/24\"\n[cpu]\nruntime = \"1ms\"\nperiod = \"10ms\"\n";
+        let error = VmSpec::parse(text).unwrap().plan().unwrap_err();
+        assert!(
+            error.to_string().starts_with("network is missing"),
+            "{error}"
+        );
     }
 
     #[test]
