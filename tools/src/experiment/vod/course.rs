@@ -142,6 +142,25 @@ impl Course {
         (sent.len(), received.len())
     }
 
+    /// The same in the successive stretches of `length` that lie in `window`.
+    pub fn stretches(&self, window: &Range<Duration>, length: Duration) -> Vec<(usize, usize)> {
+        let arrived: BTreeSet<i64> = self.received.iter().map(|packet| packet.position.sequence).collect();
+        let whole = window.end.saturating_sub(window.start).as_nanos() / length.as_nanos().max(1);
+        let mut stretches = vec![(0, 0); usize::try_from(whole).unwrap_or(0)];
+        let mut counted = BTreeSet::new();
+        for packet in self.sent.iter().filter(|packet| window.contains(&packet.at)) {
+            let number = (packet.at - window.start).as_nanos() / length.as_nanos().max(1);
+            let stretch = usize::try_from(number).ok().and_then(|number| stretches.get_mut(number));
+            if let Some((sent, received)) = stretch
+                && counted.insert(packet.position.sequence)
+            {
+                *sent += 1;
+                *received += usize::from(arrived.contains(&packet.position.sequence));
+            }
+        }
+        stretches
+    }
+
     /// The frames that arrived in `window`, but for the first.
     pub fn frames(&self, window: &Range<Duration>) -> impl Iterator<Item = Frame> {
         let mut complete: BTreeMap<i64, Duration> = BTreeMap::new();
@@ -265,6 +284,8 @@ mod tests {
         assert_eq!(course.counts(&(Duration::ZERO..FRAME * 5)), (20, 20));
         assert_eq!(course.counts(&(FRAME * 5..FRAME * 10)), (20, 10));
         assert_eq!(course.counts(&(FRAME * 20..FRAME * 30)), (0, 0));
+        let stretches = course.stretches(&(FRAME..FRAME * 10), FRAME * 4);
+        assert_eq!(stretches, [(16, 16), (16, 10)]);
     }
 
     #[test]
