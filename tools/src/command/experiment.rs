@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
 use crate::experiment::{
-    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, part, schedulability,
-    vod, vtm_overhead, vtm_vs_guest,
+    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, part, schedulability, vod,
+    vtm_overhead, vtm_vs_guest,
 };
 use crate::failure::Failure;
 use crate::report::Report;

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clap::Subcommand;
+use net::namespace::Namespace;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use vmm::units::Span;
@@ -57,6 +58,9 @@ pub enum PartCommand {
     Spin(spin::SpinArgs),
     /// A program.
     Program {
+        /// The network namespace that it is in.
+        #[arg(long)]
+        namespace: Option<String>,
         /// The process it ends with.
         #[arg(long)]
         owner: i32,
@@ -121,9 +125,13 @@ pub fn part(context: &Context, command: PartCommand) -> Result<u8, Failure> {
             end_with(args.owner)?;
             spin::run(&args)
         }
-        PartCommand::Program { owner, words } => {
+        PartCommand::Program {
+            namespace,
+            owner,
+            words,
+        } => {
             end_with(owner)?;
-            become_program(&words)
+            become_program(namespace.as_deref(), &words)
         }
         PartCommand::PidMax { to, owner } => {
             end_with(owner)?;
@@ -147,11 +155,15 @@ fn end_with(owner: i32) -> Result<(), Failure> {
 }
 
 /// Goes on as another program, which still ends with the experiment (prctl(2), PR_SET_PDEATHSIG: kept over execve(2)).
-fn become_program(words: &[String]) -> Result<u8, Failure> {
+fn become_program(namespace: Option<&str>, words: &[String]) -> Result<u8, Failure> {
     let (program, arguments) = words
         .split_first()
         .ok_or_else(|| Failure::new("no program was named"))?;
-    let error = Command::new(program).args(arguments).exec();
+    let mut command = match namespace {
+        Some(name) => Namespace::open(name)?.command(program)?,
+        None => Command::new(program),
+    };
+    let error = command.args(arguments).exec();
     Err(Failure::new(format!("cannot start {program}: {error}")))
 }
 

@@ -234,8 +234,14 @@ mod tests {
             title: "Streams <x>".to_owned(),
             window: ms(1_000)..ms(3_000),
             bound: 20.0,
-            streams: vec![vec![dot(1_500, 3.0), dot(5_000, 1.0)], vec![dot(2_000, -900.0)]],
-            stretches: (ms(1_000), vec![stretch(1_000, 100, 90), stretch(2_000, 0, 0)]),
+            streams: vec![
+                vec![dot(1_500, 3.0), dot(5_000, 1.0)],
+                vec![dot(2_000, -900.0)],
+            ],
+            stretches: (
+                ms(1_000),
+                vec![stretch(1_000, 100, 90), stretch(2_000, 0, 0)],
+            ),
             marks: vec![(ms(2_000), "fifth stream".to_owned())],
         };
         let svg = plot.figure("streams", "").drawing.inline();

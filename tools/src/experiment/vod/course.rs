@@ -144,13 +144,23 @@ impl Course {
 
     /// The same in the successive stretches of `length` that lie in `window`.
     pub fn stretches(&self, window: &Range<Duration>, length: Duration) -> Vec<(usize, usize)> {
-        let arrived: BTreeSet<i64> = self.received.iter().map(|packet| packet.position.sequence).collect();
+        let arrived: BTreeSet<i64> = self
+            .received
+            .iter()
+            .map(|packet| packet.position.sequence)
+            .collect();
         let whole = window.end.saturating_sub(window.start).as_nanos() / length.as_nanos().max(1);
         let mut stretches = vec![(0, 0); usize::try_from(whole).unwrap_or(0)];
         let mut counted = BTreeSet::new();
-        for packet in self.sent.iter().filter(|packet| window.contains(&packet.at)) {
+        for packet in self
+            .sent
+            .iter()
+            .filter(|packet| window.contains(&packet.at))
+        {
             let number = (packet.at - window.start).as_nanos() / length.as_nanos().max(1);
-            let stretch = usize::try_from(number).ok().and_then(|number| stretches.get_mut(number));
+            let stretch = usize::try_from(number)
+                .ok()
+                .and_then(|number| stretches.get_mut(number));
             if let Some((sent, received)) = stretch
                 && counted.insert(packet.position.sequence)
             {

@@ -48,7 +48,9 @@ impl Need {
 
     /// What gold needs for so many streams in every 40 ms: whole slots.
     pub fn of(self, streams: u16) -> Duration {
-        let slots = (self.frame * u32::from(streams)).as_nanos().div_ceil(SLOT.as_nanos());
+        let slots = (self.frame * u32::from(streams))
+            .as_nanos()
+            .div_ceil(SLOT.as_nanos());
         SLOT * u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
@@ -122,7 +124,9 @@ fn measure(
     drop(part);
     let sent = departures.all().into_iter().next().unwrap_or_default();
     // Seen at one end only, which is where frames are counted.
-    let frames = Course::new(&sent, &sent).frames(&(before.1..after.1)).count();
+    let frames = Course::new(&sent, &sent)
+        .frames(&(before.1..after.1))
+        .count();
     let frames = u32::try_from(frames + 1).unwrap_or(u32::MAX);
     Ok(after.0.saturating_sub(before.0) / frames)
 }
@@ -158,7 +162,10 @@ mod tests {
             let (first, second) = need.budgets();
             assert!(first < second && second <= FRAME - SLOT, "{micros}");
             let cpu = need.cpu().unwrap();
-            let left = cpu.best_effort.runtime().saturating_sub((second - first) * 2);
+            let left = cpu
+                .best_effort
+                .runtime()
+                .saturating_sub((second - first) * 2);
             assert!(left >= SLOT, "{micros}: {left:?}");
         }
     }

@@ -1,9 +1,9 @@
 //! The network of the scenario: hosts and routers as network namespaces, joined by cables.
 //!
 //! ```text
-//! source --- edge --- core ===10 Mbit/s=== far edge --- client
-//!   streams, load      |                                  receives both
-//!                      shares
+//! source --- edge --- core ===10 Mbit/s=== far core --- far edge --- client
+//!  streams   marks    shares                shares       marks       receives
+//!  and load                              (other way)  (other way)
 //! ```
 //!
 //! Every namespace carries the name of this process; what an experiment left that was killed, the next one removes.
@@ -21,14 +21,14 @@ use crate::experiment::ExperimentError;
 use crate::experiment::part::owner;
 
 const PREFIX: &str = "chronovisor-vod-";
-/// The interface towards the source, and the one towards the client.
-const WEST: &str = "west";
-/// See [`WEST`].
+/// The interface towards the source.
+pub const WEST: &str = "west";
+/// The interface towards the client.
 pub const EAST: &str = "east";
 /// Where streams go.
-pub const GOLD_TARGET: Ipv4Addr = address(4, 2);
+pub const GOLD_TARGET: Ipv4Addr = address(5, 2);
 /// Where the load goes.
-pub const BEST_EFFORT_TARGET: Ipv4Addr = address(4, 3);
+pub const BEST_EFFORT_TARGET: Ipv4Addr = address(5, 3);
 const PREFIX_LENGTH: u8 = 24;
 
 /// An address on cable `number`: 1 is its western end, 2 its eastern one.
@@ -45,12 +45,15 @@ pub struct Network {
     /// The router before the bottleneck.
     pub core: Namespace,
     /// The router behind it.
+    pub far_core: Namespace,
+    /// The router that marks what comes back.
     pub far_edge: Namespace,
     /// Where they go.
     pub client: Namespace,
 }
 
-fn failed(action: &'static str) -> impl Fn(&dyn std::error::Error) -> ExperimentError {
+/// An error of the network, with what was tried and its causes.
+pub fn failed(action: &'static str) -> impl Fn(&dyn std::error::Error) -> ExperimentError {
     move |error| {
         let mut why = error.to_string();
         let mut source = error.source();
@@ -74,6 +77,7 @@ impl Network {
             source: create("source")?,
             edge: create("edge")?,
             core: create("core")?,
+            far_core: create("far-core")?,
             far_edge: create("far-edge")?,
             client: create("client")?,
         };
@@ -81,6 +85,7 @@ impl Network {
             &network.source,
             &network.edge,
             &network.core,
+            &network.far_core,
             &network.far_edge,
             &network.client,
         ];
@@ -101,15 +106,17 @@ impl Network {
             (&self.source, anywhere, address(1, 2)),
             (&self.edge, anywhere, address(2, 2)),
             (&self.core, cable(1), address(2, 1)),
-            (&self.core, cable(4), address(3, 2)),
-            (&self.far_edge, anywhere, address(3, 1)),
-            (&self.client, anywhere, address(4, 1)),
+            (&self.core, cable(5), address(3, 2)),
+            (&self.far_core, cable(1), address(3, 1)),
+            (&self.far_core, cable(5), address(4, 2)),
+            (&self.far_edge, anywhere, address(4, 1)),
+            (&self.client, anywhere, address(5, 1)),
         ];
         for (namespace, (destination, length), gateway) in routes {
             let route = device::add_route(destination.into(), length, IpAddr::V4(gateway));
             namespace.netlink()?.apply(&[route])?;
         }
-        for router in [&self.edge, &self.core, &self.far_edge] {
+        for router in [&self.edge, &self.core, &self.far_core, &self.far_edge] {
             // The kernel shows each thread the file of its own namespace.
             router.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
         }
@@ -143,14 +150,24 @@ fn set_up(netlink: &mut Netlink, name: &str, address: Ipv4Addr) -> Result<(), An
     Ok(())
 }
 
-/// A program in `namespace` that ends with this experiment.
-pub fn program(namespace: &Namespace, words: &[String]) -> Result<Command, ExperimentError> {
-    let mut command = namespace
-        .command("/proc/self/exe")
-        .map_err(|error| failed("start a program in a network namespace")(&error))?;
-    command.args(["experiment", "part", "program"]);
-    command.args(owner()).arg("--").args(words);
-    Ok(command)
+/// The words of a program in `namespace` that ends with this experiment.
+pub fn inside(namespace: &Namespace, words: &[String]) -> Vec<String> {
+    let mut all = ["/proc/self/exe", "experiment", "part", "program"]
+        .map(str::to_owned)
+        .to_vec();
+    all.extend(owner());
+    all.extend(["--namespace".to_owned(), namespace.name().to_owned()]);
+    all.push("--".to_owned());
+    all.extend_from_slice(words);
+    all
+}
+
+/// The same as a command.
+pub fn program(namespace: &Namespace, words: &[String]) -> Command {
+    let words = inside(namespace, words);
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
 }
 
 /// Opens something in a namespace.
@@ -168,7 +185,9 @@ pub fn open_inside<T: Send>(
 fn clear_up_after_crashes() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let pid = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next());
         let is_gone = |pid: &&str| !Path::new("/proc").join(pid).exists();
         if pid.is_some_and(|pid| is_gone(&pid)) {
             Namespace::delete(&name);

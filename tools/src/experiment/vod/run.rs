@@ -33,6 +33,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A frame that leaves so much later than it should is late: another one should have left since.
 pub const LATE: Duration = FRAME;
 
+/// Changes to tell their cost: as many as the paper's figures are means of, back and forth.
+const CHANGES: u32 = 30;
+/// Between two of them: no part of a period.
+const PAUSE: Duration = Duration::from_millis(17);
+
 /// An adaptation that was carried out.
 #[derive(Clone, Copy, Debug)]
 pub struct Adapted {
@@ -42,6 +47,15 @@ pub struct Adapted {
     pub at: Duration,
     /// How long it took.
     pub took: Duration,
+}
+
+/// What adapting costs: repeated changes, one by one.
+#[derive(Clone, Debug, Default)]
+pub struct Costs {
+    /// Of CPU shares, on this host.
+    pub local: Vec<Duration>,
+    /// Of bandwidth, on the routers, to the last answer.
+    pub remote: Vec<Duration>,
 }
 
 /// What came of a scenario.
@@ -60,6 +74,8 @@ pub struct Ran {
     pub adapted: Vec<Adapted>,
     /// Gold's rate at the bottleneck in both stretches, as its class counts bytes, in bit/s.
     pub wire: (Option<f64>, Option<f64>),
+    /// What more changes cost, where both are adapted: while the five streams still run.
+    pub costs: Costs,
 }
 
 /// The hosts: one CPU, and the network.
@@ -104,7 +120,10 @@ impl Monitors {
         let count = usize::from(STREAMS);
         Self {
             known: (vec![0; count], vec![0; count]),
-            unwrapping: (vec![Unwrapping::default(); count], vec![Unwrapping::default(); count]),
+            unwrapping: (
+                vec![Unwrapping::default(); count],
+                vec![Unwrapping::default(); count],
+            ),
             paces: vec![Pace::new(LATE); count],
             losses: vec![Losses::default(); count],
         }
@@ -113,12 +132,20 @@ impl Monitors {
     /// Takes in what has come since.
     fn look(&mut self, departures: &Listener, arrivals: &Listener) {
         let (paces, losses) = (&mut self.paces, &mut self.losses);
-        take(departures, (&mut self.known.0, &mut self.unwrapping.0), |stream, position, at| {
-            paces[stream].sent(position, at);
-        });
-        take(arrivals, (&mut self.known.1, &mut self.unwrapping.1), |stream, position, _| {
-            losses[stream].arrived(position);
-        });
+        take(
+            departures,
+            (&mut self.known.0, &mut self.unwrapping.0),
+            |stream, position, at| {
+                paces[stream].sent(position, at);
+            },
+        );
+        take(
+            arrivals,
+            (&mut self.known.1, &mut self.unwrapping.1),
+            |stream, position, _| {
+                losses[stream].arrived(position);
+            },
+        );
     }
 
     fn seen(&self) -> StreamsSeen {
@@ -176,19 +203,47 @@ impl Scene<'_> {
             adapting: &mut self.carrying,
         };
         let events = self.watch.step(now, &seen, &mut hands);
-        self.events.extend(events.into_iter().map(|event| (now, event)));
+        self.events
+            .extend(events.into_iter().map(|event| (now, event)));
     }
 
     /// Begins stream `number` and makes it a job of gold as soon as it streams.
-    fn begin(&mut self, number: u16, (size, hosts): (Size, &Hosts)) -> Result<Part, ExperimentError> {
+    fn begin(
+        &mut self,
+        number: u16,
+        (size, hosts): (Size, &Hosts),
+    ) -> Result<Part, ExperimentError> {
         let mut part = streams::start(number, size, (hosts.stage, hosts.network))?;
-        let begin = streams::wait(number, &mut part, &self.departures, &|| self.progress.tick());
+        let begin = streams::wait(number, &mut part, &self.departures, &|| {
+            self.progress.tick()
+        });
         begin?;
         streams::admit(&part, self.carrying.vtms)?;
         self.monitors.look(&self.departures, &self.arrivals);
         self.monitors.paces[usize::from(number)].moved();
         Ok(part)
     }
+}
+
+/// Changes both kinds back and forth.
+fn costs(
+    carrying: &mut Carrying<'_>,
+    need: Need,
+    progress: &Progress,
+) -> Result<Costs, ExperimentError> {
+    let (cpu, link) = (carrying.vtms.cpu(), carrying.shares.link());
+    let (first_cpu, first_link) = (need.cpu()?, shares::first()?);
+    let mut costs = Costs::default();
+    for change in 0..CHANGES {
+        let (cpu, link) = match change % 2 {
+            0 => (first_cpu, first_link),
+            _ => (cpu, link),
+        };
+        interrupt::sleep(PAUSE, || progress.tick())?;
+        costs.local.push(carrying.vtms.adapt(cpu)?);
+        costs.remote.push(carrying.shares.adapt(link)?);
+    }
+    Ok(costs)
 }
 
 /// The rules of a scenario.
@@ -198,7 +253,7 @@ fn rules(adaptation: Adaptation, need: Need) -> Result<Vec<Rule>, ExperimentErro
         rules.push(Held::Cpu.rule(need.cpu()?, need.budgets().1));
     }
     if adaptation.adapts(Held::Link) {
-        rules.push(Held::Link.rule(shares::first(), shares::greatest()));
+        rules.push(Held::Link.rule(shares::first()?, shares::greatest()?));
     }
     Ok(rules)
 }
@@ -215,7 +270,7 @@ pub fn run(
     let arrivals = Listener::start(arrivals, STREAMS, clock)?;
     let departures = open_inside(&hosts.network.source, Place::departure)?;
     let departures = Listener::start(departures, STREAMS, clock)?;
-    let mut shares = Shares::reserve(hosts.network)?;
+    let mut shares = Shares::reserve((hosts.stage, hosts.network))?;
     // Processes outlive the VTMs, which leave them as they were found.
     let mut parts: Vec<Part> = Vec::new();
     let mut vtms = Vtms::new(hosts.stage, need.cpu()?, STREAMS)?;
@@ -249,18 +304,25 @@ pub fn run(
     let second = (clock.now(), scene.carrying.shares.gold_bytes());
     scene.watch_until(second.0 + timing.after)?;
     let third = (clock.now(), scene.carrying.shares.gold_bytes());
+    let costs = match adaptation {
+        Adaptation::Both => costs(&mut scene.carrying, need, progress)?,
+        _ => Costs::default(),
+    };
     // What is still in queues arrives.
     interrupt::sleep(timing.settling, || progress.tick())?;
     let (sent, received) = (scene.departures.all(), scene.arrivals.all());
     let courses = sent.iter().zip(&received);
     let ran = Ran {
         adaptation,
-        courses: courses.map(|(sent, received)| Course::new(sent, received)).collect(),
+        courses: courses
+            .map(|(sent, received)| Course::new(sent, received))
+            .collect(),
         before: first.0..second.0,
         after: second.0..third.0,
         wire: (rate(first, second), rate(second, third)),
         events: std::mem::take(&mut scene.events),
         adapted: std::mem::take(&mut scene.carrying.adapted),
+        costs,
     };
     drop(scene);
     drop(flood);
@@ -280,7 +342,7 @@ fn best_effort(hosts: &Hosts, vtms: &mut Vtms) -> Result<Vec<Part>, ExperimentEr
     let file = super::film(hosts.stage);
     let words = ffmpeg::transcoding(&file);
     let start = |number| {
-        let command = program(&hosts.network.source, &words)?;
+        let command = program(&hosts.network.source, &words);
         let name = format!("transcoding {number}");
         let part = Part::start(&name, &hosts.stage.folder, command)?;
         vtms.add(BEST_EFFORT, part.pid())?;

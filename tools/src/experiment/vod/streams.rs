@@ -25,7 +25,7 @@ pub fn start(
 ) -> Result<Part, ExperimentError> {
     let words = ffmpeg::stream(number, size, &GOLD_TARGET.to_string());
     let name = format!("stream {}", number + 1);
-    Part::start(&name, &stage.folder, program(&network.source, &words)?)
+    Part::start(&name, &stage.folder, program(&network.source, &words))
 }
 
 /// Waits until a stream streams.

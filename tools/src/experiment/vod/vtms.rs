@@ -37,7 +37,9 @@ impl Vtms {
         })?;
         let together = RoundRobin {
             quantum: SLOT,
-            active: usize::from(streams).try_into().unwrap_or(std::num::NonZeroUsize::MIN),
+            active: usize::from(streams)
+                .try_into()
+                .unwrap_or(std::num::NonZeroUsize::MIN),
         };
         let in_turn = RoundRobin {
             quantum: SLOT,
