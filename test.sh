@@ -10,6 +10,7 @@ packages=(
     qemu-system-x86_64 qemu-system-x86
     chrt util-linux
     cpio cpio
+    ffmpeg ffmpeg
     git git
     ldd libc-bin
     timeout coreutils

@@ -22,8 +22,8 @@ pub const FIRST_STREAMS: u16 = 4;
 /// Streams in the end.
 pub const STREAMS: u16 = FIRST_STREAMS + 1;
 /// The need with which four streams fit into the slots that the paper gives them, and five do not, as in the paper.
-const LEAST: Duration = Duration::from_micros(5_200);
-const MOST: Duration = Duration::from_micros(5_850);
+const LEAST: Duration = Duration::from_micros(5_300);
+const MOST: Duration = Duration::from_micros(5_720);
 /// How often a size is tried.
 const TRIES: u32 = 5;
 /// The period of best effort.
