@@ -246,6 +246,8 @@ pub enum ExperimentCommand {
     LockHolder(ExperimentArgs),
     /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.
     Schedulability(SchedulabilityArgs),
+    /// Video on demand: four streams and then a fifth, CPU and network adapted by what monitors see (Duran-Limon et al.).
+    Vod(ExperimentArgs),
     /// What dispatching and adapting VTMs costs, beside the tables of Duran-Limon et al.
     VtmOverhead(ExperimentArgs),
     /// The same computation as a VTM, as a guest, as a plain process and under a quota, undisturbed and disturbed.

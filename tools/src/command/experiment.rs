@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
 use crate::experiment::{
-    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, part, schedulability,
+    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, part, schedulability, vod,
     vtm_overhead, vtm_vs_guest,
 };
 use crate::failure::Failure;
@@ -35,6 +35,7 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
             report(context, &args, "lock-holder", lock_holder::run)
         }
         ExperimentCommand::Schedulability(args) => schedulability(context, &args),
+        ExperimentCommand::Vod(args) => report(context, &args, "vod", vod::run),
         ExperimentCommand::VtmOverhead(args) => {
             report(context, &args, "vtm-overhead", vtm_overhead::run)
         }

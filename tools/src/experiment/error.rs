@@ -103,6 +103,30 @@ pub enum ExperimentError {
     /// A VTM that cannot be had.
     #[error(transparent)]
     Vtm(#[from] sched::vtm::VtmError),
+    /// There is no ffmpeg, or not the one that is needed.
+    #[error("{why}: install it (on Debian: apt-get install ffmpeg)")]
+    Ffmpeg {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A stream that does not stream.
+    #[error("{name} sent no packet within {patience:?}: see {}", stderr.display())]
+    NoStream {
+        /// Which.
+        name: String,
+        /// How long was waited.
+        patience: Duration,
+        /// Where its standard error went.
+        stderr: PathBuf,
+    },
+    /// Shares of the network cannot be had.
+    #[error("cannot {action}: {why}")]
+    Network {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        why: String,
+    },
     /// The report could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),

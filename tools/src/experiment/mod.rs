@@ -32,6 +32,7 @@ pub mod sleepers;
 pub mod spin;
 pub mod stage;
 pub mod trace;
+pub mod vod;
 pub mod vtm_overhead;
 pub mod vtm_vs_guest;
 

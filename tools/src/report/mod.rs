@@ -17,6 +17,7 @@ pub mod follow_plot;
 mod html;
 pub mod jobs_csv;
 pub mod stats;
+pub mod stream_plot;
 pub mod svg;
 pub mod table;
 pub mod terminal;
