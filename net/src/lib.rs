@@ -2,9 +2,9 @@
 //!
 //! Knows nothing of KVM or of CPU scheduling.
 
-mod attributes;
 pub mod admission;
 pub mod agent;
+mod attributes;
 mod book;
 pub mod class;
 pub mod device;
