@@ -194,12 +194,6 @@ pub fn add_ifb(name: &str) -> Request {
     new_link(InfoKind::Ifb, name, None)
 }
 
-/// Makes a dummy interface, which drops what is sent by it.
-#[must_use]
-pub fn add_dummy(name: &str) -> Request {
-    new_link(InfoKind::Dummy, name, None)
-}
-
 /// Makes two interfaces joined by a cable, the second in the namespace `other` if one is given. The namespace must
 /// live until the request is applied.
 #[must_use]
@@ -291,6 +285,13 @@ pub fn set_alias(link: &Link, alias: &str) -> Request {
 pub fn set_mac(link: &Link, mac: Mac) -> Request {
     let attribute = LinkAttribute::Address(mac.octets().to_vec());
     change(link, &format!("set the address {mac} on"), vec![attribute])
+}
+
+/// Keeps a bridge's hardware address as it is, whatever ports it gets.
+#[must_use]
+pub fn keep_mac(bridge: &Link) -> Request {
+    let attribute = LinkAttribute::Address(bridge.address.clone());
+    change(bridge, "keep the address of", vec![attribute])
 }
 
 /// Lets the kernel give the interface no IPv6 address of its own: it then sends nothing by itself. A kernel without IPv6
