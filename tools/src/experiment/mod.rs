@@ -22,6 +22,7 @@ pub mod jobs;
 pub mod load;
 pub mod lock_holder;
 pub mod neighbour;
+pub mod net_isolation;
 pub mod part;
 pub mod pid_max;
 pub mod process;
@@ -34,5 +35,6 @@ pub mod stage;
 pub mod trace;
 pub mod vtm_overhead;
 pub mod vtm_vs_guest;
+pub mod web;
 
 pub use error::ExperimentError;

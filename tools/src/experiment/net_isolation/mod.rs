@@ -1,0 +1,4 @@
+//! Experiment `net-isolation`.
+#![allow(dead_code)]
+mod effect;
+mod sharing;

@@ -1,0 +1,4 @@
+//! Experiment `web`.
+#![allow(dead_code)]
+mod http;
+mod statistics;
