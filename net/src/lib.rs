@@ -2,16 +2,27 @@
 //!
 //! Knows nothing of KVM or of CPU scheduling.
 
+pub mod admission;
+pub mod agent;
 mod attributes;
+mod book;
 pub mod class;
 pub mod device;
 mod filter;
 pub mod htb;
 mod kernel;
 pub mod mac;
+pub mod marks;
 pub mod namespace;
 pub mod netlink;
+pub mod network;
+pub mod plan;
 pub mod ports;
+pub mod process;
+pub mod router;
 pub mod share;
+mod state;
 pub mod tap;
 pub mod tree;
+
+pub use network::{Network, NetworkError, Port, PortRequest};
