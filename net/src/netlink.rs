@@ -11,8 +11,9 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkBuffer,
-    NetlinkMessage, NetlinkPayload, NlasIterator,
+    Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -273,13 +274,16 @@ impl Netlink {
 
     fn put(&mut self, message: &RouteNetlinkMessage, flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut message = NetlinkMessage::from(message.clone());
-        message.header.sequence_number = self.sequence;
-        message.header.flags = flags | NLM_F_REQUEST;
-        message.finalize();
-        let at = aligned(self.outgoing.len());
-        self.outgoing.resize(at + aligned(message.buffer_len()), 0);
-        message.serialize(&mut self.outgoing[at..]);
+        let at = self.outgoing.len();
+        let length = HEADER + Emitable::buffer_len(message);
+        let mut header = NetlinkHeader::default();
+        header.length = u32::try_from(length).unwrap_or(u32::MAX);
+        header.message_type = message.message_type();
+        header.flags = flags | NLM_F_REQUEST;
+        header.sequence_number = self.sequence;
+        self.outgoing.resize(at + aligned(length), 0);
+        header.emit(&mut self.outgoing[at..at + HEADER]);
+        message.serialize(&mut self.outgoing[at + HEADER..at + length]);
     }
 
     fn write(&self) -> Result<(), NetlinkError> {
