@@ -20,7 +20,7 @@ use crate::mac::Mac;
 use crate::netlink::{Netlink, NetlinkError, Step};
 use crate::share::Share;
 use crate::tap::Tap;
-use crate::tree::{self, TreeError};
+use crate::tree::{self, Change, TreeError};
 
 pub use error::PortsError;
 
@@ -312,6 +312,28 @@ impl Ports {
             }
             answer => Ok(answer?),
         }
+    }
+
+    /// Changes shares of ports as [`change`](Self::change) does, for a caller who knows what they are: port, share that it has,
+    /// share that it is to have. It costs half, for the kernel is not asked; a refused change leaves ports with what the
+    /// caller said they had.
+    ///
+    /// # Errors
+    /// When a rate is out of range or the kernel refuses.
+    pub fn replace(&mut self, shares: &[(&str, Share, Share)]) -> Result<(), PortsError> {
+        let mut changes = Vec::with_capacity(2 * shares.len());
+        for &(port, from, to) in shares {
+            let class = self.slot_of(port)?.unicast();
+            let roots = [&self.out.root, &self.into.root];
+            changes.extend(roots.map(|root| Change {
+                root,
+                class,
+                from,
+                to,
+                is_leaf: true,
+            }));
+        }
+        Ok(tree::replace(&mut self.netlink, &changes)?)
     }
 
     /// Changes capacity and broadcast rate.

@@ -243,6 +243,11 @@ fn a_change_holds_in_both_directions_or_not_at_all() {
             .unwrap_err();
         assert!(matches!(error, PortsError::NoPort { .. }), "{error}");
     }
+    let gone = ("cv2p9", small, great);
+    let error = ports
+        .replace(&[(a.name(), small, original), gone])
+        .unwrap_err();
+    assert!(error.to_string().contains("change the class"), "{error}");
     let zero = Share {
         assured: rate("0bit/s"),
         ..original

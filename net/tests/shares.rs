@@ -333,6 +333,25 @@ fn a_change_takes_effect_at_once_and_costs_little() {
         world.ports.change(&shares).unwrap();
     });
     assert!(median < Duration::from_millis(2), "{median:?}");
+    median_of_changes("the same, known what they are", |turn| {
+        let (from, to) = if turn % 2 == 0 {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        let shares = [0, 1].map(|n| (classes[n], from[n], to[n]));
+        block.replace(&shares).unwrap();
+    });
+    let median = median_of_changes("VMs, both ways, known what they are", |turn| {
+        let (from, to) = if turn % 2 == 0 {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        let shares = [0, 1].map(|n| (names[n].as_str(), from[n], to[n]));
+        world.ports.replace(&shares).unwrap();
+    });
+    assert!(median < Duration::from_millis(1), "{median:?}");
     // The last of the thousand was back to the first; once more.
     world.ports.change(&pair(other)).unwrap();
     let _flood = world.flood(15_000_000);
