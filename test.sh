@@ -15,6 +15,7 @@ packages=(
     ip iproute2
     ldd libc-bin
     nft nftables
+    setpriv util-linux
     tc iproute2
     timeout coreutils
     xz xz-utils
