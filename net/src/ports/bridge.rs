@@ -87,12 +87,16 @@ pub(super) fn make(
     config: &PortsConfig,
     names: &Names,
 ) -> Result<[Link; 3], PortsError> {
-    let own = |add, name| Step::new(add, device::delete(name));
-    transaction.apply(Vec::from([
+    let own = |add, name| {
+        let claim = Step::dependent(device::claim(name, OWNER));
+        [Step::new(add, device::delete(name)), claim]
+    };
+    let made = [
         own(device::add_bridge(&names.bridge), &names.bridge),
         own(device::add_ifb(&names.out), &names.out),
         own(device::add_ifb(&names.into), &names.into),
-    ]))?;
+    ];
+    transaction.apply(made.into_iter().flatten().collect())?;
     let bridge = device::get(transaction.netlink(), &names.bridge)?;
     let out = device::get(transaction.netlink(), &names.out)?;
     let into = device::get(transaction.netlink(), &names.into)?;
@@ -106,7 +110,6 @@ pub(super) fn make(
             .address
             .map(|(address, prefix)| device::add_address(&links[0], address, prefix)),
     );
-    steps.extend(links.iter().map(|link| device::set_alias(link, OWNER)));
     transaction.apply(steps.into_iter().map(Step::dependent).collect())?;
     for link in &links[1..] {
         without_ipv6(transaction, link)?;
