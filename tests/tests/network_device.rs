@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -184,4 +185,56 @@ fn a_guest_answers_datagrams_through_its_device() {
     times.sort_unstable();
     println!("median {:?}, p99 {:?}", times[100], times[197]);
     println!("{:?}\n{}", guest.counters(), guest.said());
+}
+
+/// Bytes per second that `carry` moves over a connection to `port` of the guest.
+fn throughput(
+    guest: &Echo,
+    port: u16,
+    carry: impl Fn(&mut TcpStream) -> std::io::Result<usize> + Sync,
+) -> f64 {
+    let to = SocketAddr::new(GUEST.parse().unwrap(), port);
+    let stream = guest
+        .namespace
+        .run(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)));
+    let mut stream = stream.unwrap().unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    let (begun, mut bytes) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(2) {
+        bytes += carry(&mut stream).unwrap();
+    }
+    bytes as f64 / begun.elapsed().as_secs_f64()
+}
+
+#[test]
+fn a_guest_takes_and_gives_streams_through_its_device_and_nothing_is_lost() {
+    requires!(Need::Kvm, ADMIN);
+    let mut guest = Echo::start("streams", "echo=7 sink=9 source=19");
+    let socket = guest.socket();
+    guest.await_answer(&socket, 7);
+    let block = vec![7; 1 << 16];
+    let into = throughput(&guest, 9, |stream| stream.write(&block));
+    println!(
+        "into the guest {:.0} Mbit/s, {:?}",
+        into / 125e3,
+        guest.counters()
+    );
+    let out = throughput(&guest, 19, |stream| stream.read(&mut vec![0; 1 << 16]));
+    println!(
+        "out of the guest {:.0} Mbit/s, {:?}",
+        out / 125e3,
+        guest.counters()
+    );
+    println!("{}", guest.said());
+    let counters = guest.counters();
+    assert!(into > 1e6 && out > 1e6, "{into} and {out} bytes per second");
+    assert_eq!(
+        (counters.too_long, counters.refused, counters.faults),
+        (0, 0, 0)
+    );
 }
