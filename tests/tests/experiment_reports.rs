@@ -249,11 +249,19 @@ fn a_fifth_stream_arrives_whole_where_monitors_move_cpu_time_and_bandwidth_and_n
         let scenarios = result["scenarios"].as_array().unwrap();
         scenarios.iter().find(|s| s["key"] == key).unwrap()
     };
-    let loss = |key: &str| scenario(key)["five_streams_adapted"]["loss"].as_f64().unwrap();
+    let loss = |key: &str| {
+        scenario(key)["five_streams_adapted"]["loss"]
+            .as_f64()
+            .unwrap()
+    };
     // Five streams need 6.07 Mbit/s: of 6 little is lost, of 5 a sixth; and a CPU that is short sends less than it should.
     assert!(loss("both") < 0.03, "{result}");
     assert!(loss("cpu") > 0.1, "{result}");
-    let sent = |key: &str| scenario(key)["five_streams_adapted"]["figures"]["sent"].as_f64().unwrap();
+    let sent = |key: &str| {
+        scenario(key)["five_streams_adapted"]["figures"]["sent"]
+            .as_f64()
+            .unwrap()
+    };
     assert!(sent("network") < sent("both") * 0.97, "{result}");
     let received = |key: &str| {
         let figures = &scenario(key)["five_streams_adapted"]["figures"];
@@ -275,6 +283,8 @@ fn a_fifth_stream_arrives_whole_where_monitors_move_cpu_time_and_bandwidth_and_n
     assert!(local["count"] == 30 && remote["count"] == 30, "{result}");
     let namespaces = fs::read_dir("/run/netns").into_iter().flatten();
     let names = namespaces.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let left: Vec<_> = names.filter(|name| name.starts_with("chronovisor-vod-")).collect();
+    let left: Vec<_> = names
+        .filter(|name| name.starts_with("chronovisor-vod-"))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -9,8 +9,8 @@ use super::ffmpeg::Size;
 use super::listening::{Clock, Listener, Place};
 use super::network::{Network, open_inside};
 use super::quality::Pair;
+use super::streams;
 use super::vtms::{FRAME, SLOT, Vtms};
-use super::{streams, vtms};
 use crate::experiment::progress::Progress;
 use crate::experiment::stage::Stage;
 use crate::experiment::{ExperimentError, interrupt};
@@ -25,7 +25,7 @@ pub const STREAMS: u16 = FIRST_STREAMS + 1;
 const LEAST: Duration = Duration::from_micros(5_300);
 const MOST: Duration = Duration::from_micros(5_720);
 /// How often a size is tried.
-const TRIES: u32 = 5;
+const TRIES: u32 = 4;
 /// The period of best effort.
 const BEST_EFFORT_PERIOD: Duration = Duration::from_millis(80);
 /// Until a stream that was started runs evenly.
@@ -73,7 +73,7 @@ impl Need {
     }
 }
 
-/// Finds the size of pictures with which a stream needs about what the paper's need, alone on the CPU and in a VTM.
+/// Finds the size of pictures with which a stream needs about what the paper's need.
 pub fn find(
     (stage, network): (&Stage, &Network),
     length: Duration,
@@ -96,7 +96,7 @@ pub fn find(
     best.ok_or(ExperimentError::NotInForce { patience: length })
 }
 
-/// What a stream of this size needs for a frame.
+/// What a stream of this size needs for a frame, beside three others: what is in caches differs from a stream's that is alone.
 fn measure(
     size: Size,
     at: (&Stage, &Network),
@@ -105,30 +105,36 @@ fn measure(
     let (stage, network) = at;
     let clock = Clock::start();
     let place = open_inside(&network.source, Place::departure)?;
-    let departures = Listener::start(place, 1, clock)?;
+    let departures = Listener::start(place, FIRST_STREAMS, clock)?;
     let cpu = Pair {
         gold: Reservation::new(FRAME - SLOT, FRAME)?,
         best_effort: Reservation::new(SLOT, BEST_EFFORT_PERIOD)?,
     };
-    let mut vtms = vtms::Vtms::new(stage, cpu, 1)?;
+    let mut parts = Vec::new();
+    let mut vtms = Vtms::new(stage, cpu, FIRST_STREAMS)?;
     let tick = || progress.tick();
-    let mut part = streams::start(0, size, at)?;
-    streams::wait(0, &mut part, &departures, &tick)?;
-    let job = streams::admit(&part, &mut vtms)?;
+    for number in 0..FIRST_STREAMS {
+        let mut part = streams::start(number, size, at)?;
+        streams::wait(number, &mut part, &departures, &tick)?;
+        streams::admit(&part, &mut vtms)?;
+        parts.push(part);
+    }
     interrupt::sleep(SETTLING, tick)?;
-    let used = |vtms: &Vtms| vtms.cpu_time(&job).unwrap_or_default();
-    let before = (used(&vtms), clock.now());
+    let before = (vtms.gold_time(), clock.now());
     interrupt::sleep(length, tick)?;
-    let after = (used(&vtms), clock.now());
+    let after = (vtms.gold_time(), clock.now());
     drop(vtms);
-    drop(part);
-    let sent = departures.all().into_iter().next().unwrap_or_default();
-    // Seen at one end only, which is where frames are counted.
-    let frames = Course::new(&sent, &sent)
-        .frames(&(before.1..after.1))
-        .count();
-    let frames = u32::try_from(frames + 1).unwrap_or(u32::MAX);
-    Ok(after.0.saturating_sub(before.0) / frames)
+    drop(parts);
+    let courses = departures.all();
+    let courses = courses.iter().map(|sent| Course::new(sent, &[]));
+    let window = before.1..after.1;
+    let frames = courses.map(|course| course.frames_sent(&window)).sum();
+    Ok(for_each(after.0.saturating_sub(before.0), frames))
+}
+
+/// CPU time for each frame.
+pub fn for_each(time: Duration, frames: usize) -> Duration {
+    time / u32::try_from(frames.max(1)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::ffmpeg::{self, Size};
 use super::flood::{self, Flood};
 use super::listening::{Clock, Listener, Place};
 use super::monitor::{Losses, Pace};
-use super::need::{FIRST_STREAMS, Need, STREAMS};
+use super::need::{FIRST_STREAMS, Need, STREAMS, for_each};
 use super::network::{BEST_EFFORT_TARGET, Network, open_inside, program};
 use super::quality::{self, Adapting, BEST_EFFORT, Hands, Held, Pair, StreamsSeen};
 use super::rtp::{Position, Unwrapping};
@@ -74,6 +74,8 @@ pub struct Ran {
     pub adapted: Vec<Adapted>,
     /// Gold's rate at the bottleneck in both stretches, as its class counts bytes, in bit/s.
     pub wire: (Option<f64>, Option<f64>),
+    /// CPU time that a stream needed for a frame, while there were four.
+    pub need: Duration,
     /// What more changes cost, where both are adapted: while the five streams still run.
     pub costs: Costs,
 }
@@ -169,8 +171,7 @@ fn take(
     }
 }
 
-/// The streams, and all that sees and adapts them. Fields are dropped in this order: VTMs leave processes as they were found,
-/// then these are ended.
+/// The streams, and all that sees and adapts them.
 struct Scene<'a> {
     carrying: Carrying<'a>,
     monitors: Monitors,
@@ -271,13 +272,13 @@ pub fn run(
     let departures = open_inside(&hosts.network.source, Place::departure)?;
     let departures = Listener::start(departures, STREAMS, clock)?;
     let mut shares = Shares::reserve((hosts.stage, hosts.network))?;
-    // Processes outlive the VTMs, which leave them as they were found.
+    // Dropped in the other order: VTMs leave processes as they were found, then these are ended.
     let mut parts: Vec<Part> = Vec::new();
     let mut vtms = Vtms::new(hosts.stage, need.cpu()?, STREAMS)?;
     parts.extend(best_effort(hosts, &mut vtms)?);
     let socket = open_inside(&hosts.network.source, flood::socket)?;
-    let flood = Flood::start(socket, BEST_EFFORT_TARGET, LOAD)?;
-    let mut scene = Scene {
+    let _flood = Flood::start(socket, BEST_EFFORT_TARGET, LOAD)?;
+    let scene = Scene {
         carrying: Carrying {
             vtms: &mut vtms,
             shares: &mut shares,
@@ -285,56 +286,90 @@ pub fn run(
             adapted: Vec::new(),
         },
         monitors: Monitors::new(),
-        watch: quality::watch(rules(adaptation, need)?),
+        watch: Watch::new(rules(adaptation, need)?),
         events: Vec::new(),
         departures,
         arrivals,
         clock,
         progress,
     };
-    for number in 0..FIRST_STREAMS {
-        parts.push(scene.begin(number, (need.size, hosts))?);
+    scene.play(adaptation, (need, timing, hosts), &mut parts)
+}
+
+/// What is read between two stretches.
+struct Reading {
+    at: Duration,
+    bytes: Option<u64>,
+    used: Duration,
+}
+
+impl Scene<'_> {
+    fn read(&self) -> Reading {
+        Reading {
+            at: self.clock.now(),
+            bytes: self.carrying.shares.gold_bytes(),
+            used: self.carrying.vtms.gold_time(),
+        }
     }
-    interrupt::sleep(timing.settling, || progress.tick())?;
-    scene.monitors.look(&scene.departures, &scene.arrivals);
-    scene.monitors.paces.iter_mut().for_each(Pace::moved);
-    let first = (clock.now(), scene.carrying.shares.gold_bytes());
-    scene.watch_until(first.0 + timing.before)?;
-    parts.push(scene.begin(FIRST_STREAMS, (need.size, hosts))?);
-    let second = (clock.now(), scene.carrying.shares.gold_bytes());
-    scene.watch_until(second.0 + timing.after)?;
-    let third = (clock.now(), scene.carrying.shares.gold_bytes());
-    let costs = match adaptation {
-        Adaptation::Both => costs(&mut scene.carrying, need, progress)?,
-        _ => Costs::default(),
-    };
-    // What is still in queues arrives.
-    interrupt::sleep(timing.settling, || progress.tick())?;
-    let (sent, received) = (scene.departures.all(), scene.arrivals.all());
-    let courses = sent.iter().zip(&received);
-    let ran = Ran {
-        adaptation,
-        courses: courses
-            .map(|(sent, received)| Course::new(sent, received))
-            .collect(),
-        before: first.0..second.0,
-        after: second.0..third.0,
-        wire: (rate(first, second), rate(second, third)),
-        events: std::mem::take(&mut scene.events),
-        adapted: std::mem::take(&mut scene.carrying.adapted),
-        costs,
-    };
-    drop(scene);
-    drop(flood);
-    drop(vtms);
-    drop(parts);
-    Ok(ran)
+
+    /// Four streams, then five.
+    fn play(
+        mut self,
+        adaptation: Adaptation,
+        (need, timing, hosts): (Need, Timing, &Hosts),
+        parts: &mut Vec<Part>,
+    ) -> Result<Ran, ExperimentError> {
+        for number in 0..FIRST_STREAMS {
+            parts.push(self.begin(number, (need.size, hosts))?);
+        }
+        self.settle(timing)?;
+        self.monitors.look(&self.departures, &self.arrivals);
+        self.monitors.paces.iter_mut().for_each(Pace::moved);
+        let first = self.read();
+        self.watch_until(first.at + timing.before)?;
+        let four = self.read();
+        parts.push(self.begin(FIRST_STREAMS, (need.size, hosts))?);
+        let second = self.read();
+        self.watch_until(second.at + timing.after)?;
+        let third = self.read();
+        let costs = match adaptation {
+            Adaptation::Both => costs(&mut self.carrying, need, self.progress)?,
+            _ => Costs::default(),
+        };
+        // What is still in queues arrives.
+        self.settle(timing)?;
+        let courses = self.courses();
+        let stretch = first.at..four.at;
+        let frames = courses.iter().map(|course| course.frames_sent(&stretch));
+        Ok(Ran {
+            adaptation,
+            need: for_each(four.used.saturating_sub(first.used), frames.sum()),
+            before: first.at..second.at,
+            after: second.at..third.at,
+            wire: (rate(&first, &second), rate(&second, &third)),
+            events: self.events,
+            adapted: self.carrying.adapted,
+            courses,
+            costs,
+        })
+    }
+
+    fn settle(&self, timing: Timing) -> Result<(), ExperimentError> {
+        interrupt::sleep(timing.settling, || self.progress.tick())
+    }
+
+    fn courses(&self) -> Vec<Course> {
+        let (sent, received) = (self.departures.all(), self.arrivals.all());
+        let both = sent.iter().zip(&received);
+        both.map(|(sent, received)| Course::new(sent, received))
+            .collect()
+    }
 }
 
 /// Bits in a second between two readings.
-fn rate(from: (Duration, Option<u64>), to: (Duration, Option<u64>)) -> Option<f64> {
-    let bytes = to.1?.saturating_sub(from.1?);
-    Some(bytes as f64 * 8.0 / to.0.saturating_sub(from.0).as_secs_f64())
+fn rate(from: &Reading, to: &Reading) -> Option<f64> {
+    let bytes = to.bytes?.saturating_sub(from.bytes?);
+    Some(bytes as f64 * 8.0 / to.at.saturating_sub(from.at).as_secs_f64())
 }
 
 /// Starts transcoding as jobs of best effort.
