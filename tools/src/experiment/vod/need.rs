@@ -7,9 +7,9 @@ use sched::reservation::Reservation;
 use super::course::Course;
 use super::ffmpeg::Size;
 use super::listening::{Clock, Listener, Place};
-use super::network::{Network, open_inside};
+use super::network::{EAST, Network, open_inside};
 use super::quality::Pair;
-use super::streams;
+use super::streams::{Processes, Senders};
 use super::vtms::{FRAME, SLOT, Vtms};
 use crate::experiment::progress::Progress;
 use crate::experiment::stage::Stage;
@@ -104,27 +104,22 @@ fn measure(
 ) -> Result<Duration, ExperimentError> {
     let (stage, network) = at;
     let clock = Clock::start();
-    let place = open_inside(&network.source, Place::departure)?;
+    let place = open_inside(&network.source, || Place::departure(EAST))?;
     let departures = Listener::start(place, FIRST_STREAMS, clock)?;
     let cpu = Pair {
         gold: Reservation::new(FRAME - SLOT, FRAME)?,
         best_effort: Reservation::new(SLOT, BEST_EFFORT_PERIOD)?,
     };
-    let mut parts = Vec::new();
-    let mut vtms = Vtms::new(stage, cpu, FIRST_STREAMS)?;
+    let mut senders = Processes::new(Vtms::new(stage, cpu, FIRST_STREAMS)?, size, at);
     let tick = || progress.tick();
     for number in 0..FIRST_STREAMS {
-        let mut part = streams::start(number, size, at)?;
-        streams::wait(number, &mut part, &departures, &tick)?;
-        streams::admit(&part, &mut vtms)?;
-        parts.push(part);
+        senders.begin(number, (&departures, &tick))?;
     }
     interrupt::sleep(SETTLING, tick)?;
-    let before = (vtms.gold_time(), clock.now());
+    let before = (senders.used(), clock.now());
     interrupt::sleep(length, tick)?;
-    let after = (vtms.gold_time(), clock.now());
-    drop(vtms);
-    drop(parts);
+    let after = (senders.used(), clock.now());
+    drop(senders);
     let courses = departures.all();
     let courses = courses.iter().map(|sent| Course::new(sent, &[]));
     let window = before.1..after.1;
