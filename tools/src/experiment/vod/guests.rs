@@ -32,7 +32,7 @@ use crate::experiment::stage::Stage;
 const BUDGETS: (Duration, Duration) = (Duration::from_millis(24), Duration::from_millis(32));
 /// What best effort has at first, at a period of its own: what gold's network device needs is not there for it.
 const BEST_EFFORT_BUDGET: (Duration, Duration) =
-    (Duration::from_millis(20), Duration::from_millis(80));
+    (Duration::from_millis(18), Duration::from_millis(80));
 /// A guest's start until its first frame.
 const BOOT: Duration = Duration::from_millis(500);
 const BRIDGE: &str = "vod-bridge";
@@ -40,7 +40,7 @@ const BRIDGE: &str = "vod-bridge";
 /// The guests. Dropping them ends them.
 pub struct Guests<'a> {
     gold: Part,
-    _best_effort: Part,
+    best_effort: Part,
     cpu: Pair,
     stage: &'a Stage,
     /// Of the source: the bridge.
@@ -90,13 +90,13 @@ impl<'a> Guests<'a> {
             let command = program(&network.source, &words.map(str::to_owned));
             Part::start(&format!("the guest {of}"), &stage.folder, command)
         };
-        let busy = spec(stage, (BEST_EFFORT, cpu.best_effort), length) + "hogs = [0]\n";
+        let busy = spec(BEST_EFFORT, length) + "hogs = [0]\n";
         let best_effort = start(BEST_EFFORT, cpu_of(stage, busy, cpu.best_effort))?;
-        let text = spec(stage, (GOLD, cpu.gold), length) + &services(fifth);
+        let text = spec(GOLD, length) + &services(fifth);
         let gold = start(GOLD, cpu_of(stage, text, cpu.gold) + &device(stage))?;
         Ok(Self {
             gold,
-            _best_effort: best_effort,
+            best_effort,
             cpu,
             stage,
             _bridge: bridge,
@@ -134,8 +134,14 @@ impl<'a> Guests<'a> {
 }
 
 impl Senders for Guests<'_> {
+    /// The guest starts it.
+    fn start(&mut self, _: u16) -> Result<(), ExperimentError> {
+        Ok(())
+    }
+
     fn begin(&mut self, number: u16, at: (&Listener, &dyn Fn())) -> Result<(), ExperimentError> {
-        wait(number, &mut self.gold, at)
+        wait(number, &mut self.gold, at)?;
+        self.best_effort.ended().map_or(Ok(()), Err)
     }
 
     fn cpu(&self) -> Pair {
@@ -191,7 +197,7 @@ fn bridge(stage: &Stage, network: &Network) -> Result<NetShares, ExperimentError
     applied.map_err(|error| failed("make a bridge for a guest")(&error))
 }
 
-fn spec(_: &Stage, (of, _): (&str, Reservation), length: Duration) -> String {
+fn spec(of: &str, length: Duration) -> String {
     format!(
         "name = \"{}\"\n[guest]\nmemory = \"16MiB\"\nscheduler = \"edf\"\nduration = \"{}\"\n",
         name(of),
@@ -235,7 +241,7 @@ fn services(fifth: Duration) -> String {
 
 fn device(stage: &Stage) -> String {
     format!(
-        "[network]\nassured = \"20Mbit/s\"\nceil = \"90Mbit/s\"\npriority = \"gold\"\nruntime = \"0.5ms\"\nperiod = \"10ms\"\ncpu = {}\n",
+        "[network]\nassured = \"20Mbit/s\"\nceil = \"90Mbit/s\"\npriority = \"gold\"\nruntime = \"2ms\"\nperiod = \"40ms\"\ncpu = {}\n",
         stage.cpu
     )
 }

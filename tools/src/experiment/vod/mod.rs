@@ -116,8 +116,8 @@ impl Adaptation {
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     listen: Duration,
-    /// The measurement of the need.
-    need: Duration,
+    /// Each measurement of the need, and how many there are at most.
+    need: (Duration, u32),
     /// Until streams run evenly, and until queues are empty.
     settling: Duration,
     /// With four streams.
@@ -130,7 +130,7 @@ pub struct Timing {
 
 const FULL: Timing = Timing {
     listen: Duration::from_secs(2),
-    need: Duration::from_secs(4),
+    need: (Duration::from_secs(4), 4),
     settling: Duration::from_secs(1),
     before: Duration::from_secs(10),
     after: Duration::from_secs(40),
@@ -138,7 +138,7 @@ const FULL: Timing = Timing {
 };
 const QUICK: Timing = Timing {
     listen: Duration::from_millis(500),
-    need: Duration::from_millis(1_600),
+    need: (Duration::from_millis(1_400), 2),
     settling: Duration::from_millis(500),
     before: Duration::from_secs(2),
     after: Duration::from_secs(8),
@@ -154,7 +154,7 @@ impl Timing {
     }
 
     fn finding(&self) -> Duration {
-        (self.need + Duration::from_secs(1)) * 3
+        (self.need.0 + Duration::from_secs(1)) * self.need.1
     }
 
     fn whole(&self) -> Duration {
@@ -218,11 +218,12 @@ fn carry_out(
     let network = Network::build()?;
     progress.step("measuring what a stream needs", timing.finding());
     ffmpeg::make_file(&film(stage))?;
-    let need = need::find((stage, &network), timing.need, progress)?;
+    let found = need::find((stage, &network), timing.need, progress)?;
     let hosts = Hosts {
         stage,
         network: &network,
     };
+    let mut need = found;
     let mut ran = Vec::new();
     let mut not_run = Vec::new();
     for scenario in scenarios(timing) {
@@ -230,7 +231,14 @@ fn carry_out(
         let what = format!("{}, adapting {}", mode.name(), adaptation.name());
         progress.step(&what, timing.whole_run());
         match run::run(scenario, &hosts, (need, timing), progress) {
-            Ok(one) => ran.push(one),
+            Ok(one) => {
+                if mode == Mode::Vtms {
+                    // The next one begins with what was learnt: the machine may be busier by now.
+                    let frame = one.need;
+                    need = Need { frame, ..need }.corrected();
+                }
+                ran.push(one);
+            }
             Err(ExperimentError::Interrupted) => return Err(ExperimentError::Interrupted),
             // Guests need more of the host than VTMs do.
             Err(error) if mode == Mode::Guests => not_run.push((what, error.to_string())),
@@ -241,7 +249,7 @@ fn carry_out(
         not_run,
         cpu: stage.cpu,
         promise: stage.promise.clone(),
-        need,
+        need: found,
         ran,
     })
 }

@@ -374,7 +374,7 @@ fn method(results: &Results) -> Section {
         format!(
             "A stream is an ffmpeg that draws pictures of {} (testsrc2), encodes them (x264, one thread) and sends them as they are \
              due, 25 in a second, as MPEG-TS over RTP at a constant rate of the multiplexer. The size of the pictures was searched for until a stream \
-             beside three others in a VTM needed about the paper's CPU time: it needed {:.2} ms of every {} ms, so U = {} and C = U T / 100. In slots of {} ms gold \
+             beside three others in a VTM needed about the paper's CPU time, and was corrected between scenarios: it needed {:.2} ms of every {} ms, so U = {} and C = U T / 100. In slots of {} ms gold \
              gets {} ms for {FIRST_STREAMS} streams and {} ms for {STREAMS}{}.",
             need.size,
             ms(need.frame),
@@ -400,7 +400,7 @@ fn method(results: &Results) -> Section {
             .to_owned(),
         format!(
             "With guests gold is a VM whose tasks execute for {:.2} ms before they send a frame, in a reservation of 24, then 32 ms of every 40 ms, and best effort \
-             one that is busy, with 20, then 4 ms of every 80 ms; gold's packets leave by a virtio device, a bridge and the same routers. CPU time moves as \
+             one that is busy, with 18, then 2 ms of every 80 ms; gold's packets leave by a virtio device, a bridge and the same routers. CPU time moves as \
              `chronovisor adapt --from` moves it.",
             ms(PAPER)
         ),

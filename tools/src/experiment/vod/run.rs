@@ -321,6 +321,9 @@ impl Scene<'_> {
     ) -> Result<Ran, ExperimentError> {
         let first_cpu = self.carrying.senders.cpu();
         for number in 0..FIRST_STREAMS {
+            self.carrying.senders.start(number)?;
+        }
+        for number in 0..FIRST_STREAMS {
             self.begin(number)?;
         }
         self.settle(timing)?;
@@ -329,6 +332,7 @@ impl Scene<'_> {
         let first = self.read();
         self.watch_until(first.at + timing.before)?;
         let four = self.read();
+        self.carrying.senders.start(FIRST_STREAMS)?;
         self.begin(FIRST_STREAMS)?;
         let second = self.read();
         self.watch_until(second.at + timing.after)?;

@@ -21,7 +21,10 @@ const TRANSCODING: u16 = 2;
 
 /// The senders of a scenario.
 pub trait Senders {
-    /// Begins stream `number`, or waits for it to begin.
+    /// Starts stream `number`, if it does not start by itself.
+    fn start(&mut self, number: u16) -> Result<(), ExperimentError>;
+
+    /// Waits until the next stream that was started streams, and lets it have gold's CPU time.
     fn begin(&mut self, number: u16, at: (&Listener, &dyn Fn())) -> Result<(), ExperimentError>;
 
     /// What gold and best effort have of the CPU.
@@ -38,7 +41,9 @@ pub trait Senders {
 /// ended.
 pub struct Processes<'a> {
     vtms: Vtms,
-    parts: Vec<Part>,
+    /// In the order of their numbers.
+    streams: Vec<Part>,
+    transcoding: Vec<Part>,
     size: Size,
     at: (&'a Stage, &'a Network),
 }
@@ -48,7 +53,8 @@ impl<'a> Processes<'a> {
     pub fn new(vtms: Vtms, size: Size, at: (&'a Stage, &'a Network)) -> Self {
         Self {
             vtms,
-            parts: Vec::new(),
+            streams: Vec::new(),
+            transcoding: Vec::new(),
             size,
             at,
         }
@@ -62,22 +68,28 @@ impl<'a> Processes<'a> {
             let name = format!("transcoding {number}");
             let part = Part::start(&name, &stage.folder, program(&network.source, &words))?;
             self.vtms.add(BEST_EFFORT, part.pid())?;
-            self.parts.push(part);
+            self.transcoding.push(part);
         }
         Ok(())
     }
 }
 
 impl Senders for Processes<'_> {
-    /// The stream is a job of gold as soon as it streams: what its start took of CPU time was not gold's.
-    fn begin(&mut self, number: u16, at: (&Listener, &dyn Fn())) -> Result<(), ExperimentError> {
+    fn start(&mut self, number: u16) -> Result<(), ExperimentError> {
         let (stage, network) = self.at;
         let words = ffmpeg::stream(number, self.size, &GOLD_TARGET.to_string());
         let name = format!("stream {}", number + 1);
-        let mut part = Part::start(&name, &stage.folder, program(&network.source, &words))?;
-        wait(number, &mut part, at)?;
-        self.vtms.add(GOLD, part.pid())?;
-        self.parts.push(part);
+        let part = Part::start(&name, &stage.folder, program(&network.source, &words))?;
+        self.streams.push(part);
+        Ok(())
+    }
+
+    /// The stream is a job of gold as soon as it streams: what its start took of CPU time was not gold's.
+    fn begin(&mut self, number: u16, at: (&Listener, &dyn Fn())) -> Result<(), ExperimentError> {
+        if let Some(part) = self.streams.get_mut(usize::from(number)) {
+            wait(number, part, at)?;
+            self.vtms.add(GOLD, part.pid())?;
+        }
         Ok(())
     }
 
