@@ -247,7 +247,8 @@ fn a_fifth_stream_arrives_whole_where_monitors_move_cpu_time_and_bandwidth_and_n
     let result = experiment(&user, "vod");
     let scenario = |key: &str| {
         let scenarios = result["scenarios"].as_array().unwrap();
-        scenarios.iter().find(|s| s["key"] == key).unwrap()
+        let is_it = |s: &&Value| s["mode"] == "vtms" && s["key"] == key;
+        scenarios.iter().find(is_it).unwrap()
     };
     let loss = |key: &str| {
         scenario(key)["five_streams_adapted"]["loss"]
