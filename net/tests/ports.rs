@@ -111,6 +111,35 @@ fn a_frame_is_counted_where_it_came_from_and_where_it_goes() {
 }
 
 #[test]
+fn the_shortest_frames_pass_by_the_queues_as_well() {
+    requires!(NEEDS[0], NEEDS[1]);
+    let namespace = namespace("short");
+    let mut ports = ports(&namespace);
+    let a = attach(&namespace, &mut ports, 1);
+    let b = attach(&namespace, &mut ports, 2);
+    let before = [counters(&mut ports, &a), counters(&mut ports, &b)];
+    // Nothing behind the addresses and the type, or less than a word.
+    for length in 14..20 {
+        let (mut tap, frame) = (&a, frame(mac(1).octets(), mac(2).octets(), length));
+        tap.write_all(&frame).unwrap();
+        let frame = support::traffic::frame(mac(1).octets(), EVERYBODY, length);
+        tap.write_all(&frame).unwrap();
+    }
+    assert_eq!(received(&b).len(), 12);
+    let after = [counters(&mut ports, &a), counters(&mut ports, &b)];
+    assert_eq!(after[0].out.packets - before[0].out.packets, 6);
+    assert_eq!(
+        after[0].broadcast_out.packets - before[0].broadcast_out.packets,
+        6
+    );
+    assert_eq!(after[1].into.packets - before[1].into.packets, 6);
+    assert_eq!(
+        after[1].broadcast_into.packets - before[1].broadcast_into.packets,
+        6
+    );
+}
+
+#[test]
 fn frames_for_an_address_that_nobody_has_reach_nobody() {
     requires!(NEEDS[0], NEEDS[1]);
     let namespace = namespace("nowhere");
