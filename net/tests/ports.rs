@@ -140,6 +140,45 @@ fn the_shortest_frames_pass_by_the_queues_as_well() {
 }
 
 #[test]
+fn nothing_that_a_guest_writes_into_a_frame_changes_its_class() {
+    requires!(NEEDS[0], NEEDS[1]);
+    let namespace = namespace("types");
+    let mut ports = ports(&namespace);
+    let a = attach(&namespace, &mut ports, 1);
+    let _b = attach(&namespace, &mut ports, 2);
+    // Tags with priorities, two of them, a length, PPPoE, authentication, IPv4 and IPv6 of every service, link-local groups.
+    let types: [&[u8]; 9] = [
+        &[0x81, 0x00, 0xe0, 0x05, 0x88, 0xb5],
+        &[0x88, 0xa8, 0xe0, 0x05, 0x81, 0x00, 0xe0, 0x06, 0x88, 0xb5],
+        &[0x81, 0x00, 0xe0, 0x00, 0x81, 0x00, 0xe0, 0x06, 0x88, 0xb5],
+        &[0x00, 0x40],
+        &[0x88, 0x64],
+        &[0x88, 0x8e],
+        &[0x08, 0x00, 0x45, 0xb8],
+        &[0x86, 0xdd, 0x6b, 0x80],
+        &[0x43, 0x56, 0x10, 0x02],
+    ];
+    let before = counters(&mut ports, &a);
+    for kind in types {
+        for to in [mac(2).octets(), EVERYBODY] {
+            let mut frame = frame(mac(1).octets(), to, 100);
+            let at = support::traffic::HEADER + 12;
+            frame[at..at + kind.len()].copy_from_slice(kind);
+            let mut tap = &a;
+            tap.write_all(&frame).unwrap();
+        }
+    }
+    thread::sleep(Duration::from_millis(20));
+    let after = counters(&mut ports, &a);
+    assert_eq!(after.out.packets - before.out.packets, 9);
+    assert_eq!(
+        after.broadcast_out.packets - before.broadcast_out.packets,
+        9
+    );
+    assert_eq!(after.foreign_mac_drops, before.foreign_mac_drops);
+}
+
+#[test]
 fn frames_for_an_address_that_nobody_has_reach_nobody() {
     requires!(NEEDS[0], NEEDS[1]);
     let namespace = namespace("nowhere");
