@@ -13,6 +13,8 @@ packages=(
     git git
     ip iproute2
     ldd libc-bin
+    nft nftables
+    nsenter util-linux
     setpriv util-linux
     tc iproute2
     timeout coreutils
