@@ -17,6 +17,7 @@ use crate::device::{self, Link};
 use crate::filter;
 use crate::htb::{Reported, Root};
 use crate::mac::Mac;
+use crate::namespace::Namespace;
 use crate::netlink::{Netlink, NetlinkError, Step};
 use crate::share::Share;
 use crate::tap::Tap;
@@ -194,7 +195,44 @@ impl Ports {
     /// When the share is out of range, there are too many ports, or the kernel refuses.
     pub fn attach(&mut self, port: &PortSpec) -> Result<Tap, PortsError> {
         port.share.check()?;
-        let (slot, [sent, received]) = self.free_slot()?;
+        let (slot, broadcast) = self.free_slot()?;
+        let tap = Tap::open(&self.name_of(slot))?;
+        self.plug((slot, broadcast), port)?;
+        Ok(tap)
+    }
+
+    /// Makes a port whose other end is the interface `name` of another namespace instead of a tap's reader: for hosts
+    /// that are namespaces. The port's name; it goes with that namespace. The calling thread must be in the bridge's.
+    ///
+    /// # Errors
+    /// As [`Ports::attach`].
+    pub fn attach_cable(
+        &mut self,
+        port: &PortSpec,
+        (name, far): (&str, &Namespace),
+    ) -> Result<String, PortsError> {
+        port.share.check()?;
+        let (slot, broadcast) = self.free_slot()?;
+        let near = self.name_of(slot);
+        self.netlink
+            .apply(&[device::add_veth(&near, name, Some(far))])?;
+        match self.plug((slot, broadcast), port) {
+            Ok(()) => Ok(near),
+            Err(error) => {
+                // The first error is the one that tells something.
+                let _ = self.netlink.apply(&[device::delete(&near)]);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a port of the interface that has a slot's name; `broadcast` is what it is given of that, out and in.
+    fn plug(
+        &mut self,
+        (slot, broadcast): (Slot, [Share; 2]),
+        port: &PortSpec,
+    ) -> Result<(), PortsError> {
+        let [sent, received] = broadcast;
         let parts = [
             Parts {
                 parent: Some(BROADCAST),
@@ -205,8 +243,8 @@ impl Ports {
                 share: received,
             },
         ];
-        let tap = Tap::open(&self.name_of(slot))?;
-        let link = device::get(&mut self.netlink, tap.name())?;
+        let name = self.name_of(slot);
+        let link = device::get(&mut self.netlink, &name)?;
         let roots = [self.out.root.clone(), self.into.root.clone()];
         let queue = |queue: &Queue| queue.block.clone();
         let (out, into) = (queue(&self.out), queue(&self.into));
@@ -231,7 +269,7 @@ impl Ports {
             Step::dependent(device::set_up(&link, true)),
         ]))?;
         transaction.commit();
-        Ok(tap)
+        Ok(())
     }
 
     /// The first slot that nobody has, and what its broadcasts are given out of and into the VM.

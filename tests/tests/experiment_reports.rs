@@ -231,3 +231,60 @@ fn a_vtm_keeps_its_share_where_a_plain_process_does_not() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn a_fifth_stream_arrives_whole_where_monitors_move_cpu_time_and_bandwidth_and_nowhere_else() {
+    requires!(
+        Need::Root,
+        Need::Capability(Capability::SysNice),
+        Need::Capability(Capability::NetAdmin),
+        Need::Capability(Capability::SysAdmin),
+        Need::Cpus(2),
+        Need::Program("ffmpeg"),
+        Need::Program("nft")
+    );
+    let user = User::new();
+    let result = experiment(&user, "vod");
+    let scenario = |key: &str| {
+        let scenarios = result["scenarios"].as_array().unwrap();
+        scenarios.iter().find(|s| s["key"] == key).unwrap()
+    };
+    let loss = |key: &str| {
+        scenario(key)["five_streams_adapted"]["loss"]
+            .as_f64()
+            .unwrap()
+    };
+    // Five streams need 6.07 Mbit/s: of 6 little is lost, of 5 a sixth; and a CPU that is short sends less than it should.
+    assert!(loss("both") < 0.03, "{result}");
+    assert!(loss("cpu") > 0.1, "{result}");
+    let sent = |key: &str| {
+        scenario(key)["five_streams_adapted"]["figures"]["sent"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(sent("network") < sent("both") * 0.97, "{result}");
+    let received = |key: &str| {
+        let figures = &scenario(key)["five_streams_adapted"]["figures"];
+        figures["received"].as_f64().unwrap()
+    };
+    assert!(received("both") > received("neither") * 1.08, "{result}");
+    for key in ["neither", "network", "cpu", "both"] {
+        let scenario = scenario(key);
+        let adapted = |held: &str| !scenario[format!("{held}_adapted_after_ms")].is_null();
+        let wanted = |held: &str| key == held || key == "both";
+        assert_eq!(adapted("cpu"), wanted("cpu"), "{scenario}");
+        assert_eq!(adapted("network"), wanted("network"), "{scenario}");
+        // The wire rate of four streams, as the class at the bottleneck counts it.
+        let wire = scenario["wire_bits_per_second"][0].as_f64().unwrap();
+        assert!((wire / 4.0 / 1_214_000.0 - 1.0).abs() < 0.05, "{wire}");
+    }
+    let local = &result["adaptation_cost"]["local"];
+    let remote = &result["adaptation_cost"]["remote"];
+    assert!(local["count"] == 30 && remote["count"] == 30, "{result}");
+    let namespaces = fs::read_dir("/run/netns").into_iter().flatten();
+    let names = namespaces.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names
+        .filter(|name| name.starts_with("chronovisor-vod-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -5,10 +5,13 @@
 
 mod alignment;
 mod feedback;
+mod network;
+mod services;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use net::share::ShareError;
 use rt_abi::taskset::TaskSet;
 use sched::feedback::{Envelope, EnvelopeError};
 use sched::request::{BackendKind, Enforcement, VcpuRequest};
@@ -20,6 +23,8 @@ use crate::speed::SpeedFigures;
 use crate::units::{ByteSize, Span};
 
 pub use feedback::FeedbackSpec;
+pub use network::{NetworkPlan, NetworkSpec};
+pub use services::{NetSpec, StreamSpec};
 
 /// Name of the image that comes with the program.
 pub const BUILT_IN_IMAGE: &str = "rt-guest";
@@ -39,6 +44,8 @@ pub struct VmSpec {
     /// What CPU time it gets.
     #[serde(default)]
     pub cpu: CpuSpec,
+    /// Its share of the network, if it has any.
+    pub network: Option<NetworkSpec>,
 }
 
 /// What runs in a VM.
@@ -65,6 +72,11 @@ pub struct GuestSpec {
     /// Periodic tasks of `rt-guest`.
     #[serde(default, rename = "task")]
     pub tasks: Vec<TaskSpec>,
+    /// Network of `rt-guest`, and its services.
+    pub net: Option<NetSpec>,
+    /// Streams that `rt-guest` sends.
+    #[serde(default, rename = "rtp")]
+    pub streams: Vec<StreamSpec>,
     /// How fast the host is on which execution times were measured; this one if not given.
     pub reference: Option<SpeedFigures>,
     /// vCPUs of `rt-guest` that run a busy loop at the lowest priority.
@@ -178,6 +190,9 @@ pub enum SpecError {
     /// An envelope that cannot be.
     #[error("cpu.feedback: {0}")]
     Feedback(#[from] EnvelopeError),
+    /// A share of the network that cannot be.
+    #[error("network: {0}")]
+    Share(ShareError),
     /// A key that is missing.
     #[error("{key} is missing: {fits}")]
     Missing {
@@ -228,6 +243,17 @@ pub struct VmPlan {
     pub phases: Option<Vec<Duration>>,
     /// When silence counts as a hang.
     pub watchdog: Option<Duration>,
+    /// Its network device, if it has one.
+    pub network: Option<NetworkPlan>,
+}
+
+impl VmPlan {
+    /// What is asked of the host's CPUs: by every vCPU, and behind them by the network device's thread, if there is one.
+    #[must_use]
+    pub fn threads(&self) -> Vec<VcpuRequest> {
+        let network = self.network.iter().map(|network| &network.thread);
+        self.requests.iter().chain(network).cloned().collect()
+    }
 }
 
 fn built_in() -> String {
@@ -254,6 +280,7 @@ impl VmSpec {
     pub fn plan(&self) -> Result<VmPlan, SpecError> {
         check_name(&self.name)?;
         let memory = self.guest.memory_plan()?;
+        self.guest.check_services(self.network.is_some())?;
         let command_line = self.guest.command_line()?;
         let image = match self.guest.image.as_str() {
             BUILT_IN_IMAGE => ImageSource::BuiltIn,
@@ -279,6 +306,10 @@ impl VmSpec {
             requests,
             feedback,
             watchdog: self.guest.watchdog.map(Span::duration),
+            network: match &self.network {
+                Some(network) => Some(network.plan(&self.name)?),
+                None => None,
+            },
         })
     }
 }
@@ -329,13 +360,15 @@ impl GuestSpec {
             || self.duration.is_some()
             || self.seed.is_some()
             || !self.tasks.is_empty()
+            || self.net.is_some()
+            || !self.streams.is_empty()
             || !self.hogs.is_empty();
         match (&self.command_line, structured) {
             (Some(line), false) => Ok(line.clone()),
             (None, false) => Ok(String::new()),
             (Some(_), true) => Err(SpecError::Conflict {
                 key: "guest.command_line",
-                other: "guest.task (or scheduler, duration, seed, hogs)",
+                other: "guest.task (or scheduler, duration, seed, hogs, net, rtp)",
                 fits: "write the tasks as tables, or all of the command line yourself",
             }),
             (None, true) => Ok(self.composed_line()),
@@ -357,6 +390,7 @@ impl GuestSpec {
             task.word() + &priority.map_or_else(String::new, |own| format!(",prio={own}"))
         }));
         words.extend(self.hogs.iter().map(|vcpu| format!("hog={vcpu}")));
+        words.extend(self.service_words());
         words.join(" ")
     }
 }
