@@ -146,10 +146,15 @@ impl Host {
     }
 }
 
-/// The numbers of queues that the kernel gives out, in turn.
+/// The numbers of queues that the kernel gives out, in turn, from 8000 on.
 fn without_numbers(line: &str) -> String {
-    let words = line.split_whitespace();
-    let words = words.filter(|word| !(word.ends_with(':') && word.starts_with('8')));
+    let is_given = |word: &str| {
+        let number = word
+            .strip_suffix(':')
+            .map(|number| u16::from_str_radix(number, 16));
+        matches!(number, Some(Ok(0x8000..)))
+    };
+    let words = line.split_whitespace().filter(|word| !is_given(word));
     words.collect::<Vec<_>>().join(" ")
 }
 
