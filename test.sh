@@ -15,6 +15,7 @@ packages=(
     ip iproute2
     ldd libc-bin
     nft nftables
+    nsenter util-linux
     setpriv util-linux
     tc iproute2
     timeout coreutils

@@ -83,7 +83,11 @@ fn local(run_dir: &Path) -> Result<(), Failure> {
     print(&format!("API, two of {PORTS} ports"), ports)?;
     let other = Network::open(run_dir)?;
     let turns = |round: u64| {
-        let who = if round % 2 == 0 { &network } else { &other };
+        let who = if round.is_multiple_of(2) {
+            &network
+        } else {
+            &other
+        };
         pair(who, ["vm0", "vm1"], round)
     };
     print(

@@ -109,9 +109,9 @@ impl Rank {
     }
 
     /// What a packet must be to be looked up in the table.
-    const fn key(self) -> Key {
+    const fn keys(self) -> &'static [Key] {
         match self {
-            Self::Unicast => TO_ONE,
+            Self::Unicast => &[TO_ONE],
             _ => ANY,
         }
     }
@@ -142,12 +142,8 @@ pub(crate) struct Key {
     offset: i32,
 }
 
-/// Every packet.
-const ANY: Key = Key {
-    mask: [0; 4],
-    value: [0; 4],
-    offset: 0,
-};
+/// Every packet: a comparison with nothing would miss those that have less than a word behind the addresses.
+const ANY: &[Key] = &[];
 
 /// Packets to one receiver: the group bit of the destination, 14 bytes before the network header, is not set. Keys are
 /// aligned to 4 bytes.
@@ -191,11 +187,7 @@ pub(crate) fn destination(network: IpAddr, prefix: u8) -> (Rank, Vec<Key>) {
                 offset: first + i32::from(number) * 4,
             })
         });
-    let mut keys: Vec<_> = words.collect();
-    if keys.is_empty() {
-        keys.push(ANY);
-    }
-    (Rank::of_destination(network), keys)
+    (Rank::of_destination(network), words.collect())
 }
 
 /// The keys that a mark matches: the upper six bits of the second byte (RFC 791), and of the eight after the first four
@@ -229,7 +221,7 @@ impl Root {
         let table = Attributes::default().number(DIVISOR, 1);
         let link = Attributes::default()
             .number(LINK, rank.table())
-            .put(SELECTOR, &selector(&[rank.key()], 0));
+            .put(SELECTOR, &selector(rank.keys(), 0));
         let (table, link) = (
             self.new_filter(rank, rank.table(), table),
             self.new_filter(rank, rank as u32, link),
@@ -252,7 +244,7 @@ impl Root {
 
     /// Puts what was redirected from `port` into a class: packets to one receiver, or the others, by the rank.
     pub(crate) fn add_port_filter(&self, place: Place, class: ClassId, port: &str) -> Request {
-        self.filter(place, class, &[ANY], Some(port))
+        self.filter(place, class, ANY, Some(port))
     }
 
     /// Puts what matches the keys into a class.
@@ -385,7 +377,7 @@ fn redirect(queue: &Link) -> Vec<TcAttribute> {
         .text(ACTION_KIND, "mirred")
         .nested(ACTION_OPTIONS, &parms);
     let options = Attributes::default()
-        .put(SELECTOR, &selector(&[ANY], TERMINAL))
+        .put(SELECTOR, &selector(ANY, TERMINAL))
         .nested(ACTIONS, &Attributes::default().nested(1, &action))
         .options();
     vec![kind("u32"), options]

@@ -140,13 +140,29 @@ impl Network {
         Self::at(run_dir)?.begin(|session| {
             session.try_to_mend();
             if session.book == Book::default() {
-                session.locked.remove()?;
                 return Ok(false);
             }
             let after = session.book.cleared()?;
             session.replace(after)?;
-            session.locked.remove()?;
             Ok(true)
+        })
+    }
+
+    /// Removes what this plan made, where nobody knows any more that it was applied: its files are lost or damaged.
+    ///
+    /// # Errors
+    /// When something is known to be applied, or the kernel or a router refuses.
+    pub fn clear_lost(run_dir: &Path, plan: &NetworkPlan) -> Result<(), NetworkError> {
+        plan.check()?;
+        Self::at(run_dir)?.begin(|session| {
+            let lost = Book::default().applied(plan, now())?;
+            if session.book != Book::default() {
+                let dir = session.locked.dir().to_owned();
+                return Err(StateError::Known { dir }.into());
+            }
+            session
+                .queues
+                .reconcile(&Book::default(), &[&lost], Left::Broken)
         })
     }
 
@@ -318,6 +334,7 @@ impl Session<'_> {
             true => {
                 self.book = after;
                 self.write()?;
+                self.locked.settle()?;
             }
             false => self.replace(after)?,
         }
@@ -370,11 +387,12 @@ impl Session<'_> {
             false => Left::Whole,
         };
         self.queues.is_free(&after, &self.book)?;
-        self.locked.begin()?;
         let mut before = self.book.clone();
         let broken_off = before.pending.take();
         self.book.pending = Some(Box::new(after.clone()));
+        // Who finds this broken off knows what may be there in part.
         self.write()?;
+        self.locked.begin()?;
         let others = broken_off.as_deref().into_iter().chain([&before]);
         let others: Vec<_> = others.collect();
         let replaced = self.queues.reconcile(&after, &others, left);

@@ -123,7 +123,7 @@ impl Ports {
         let mut netlink = Netlink::open()?;
         names.must_be_free(&mut netlink)?;
         let mut transaction = netlink.transaction();
-        let made = make(&mut transaction, config, &names)?;
+        let made = make(&mut transaction, config, &names).map_err(PortsError::explained)?;
         transaction.commit();
         let [bridge, out, into] = made;
         Ok(Self {

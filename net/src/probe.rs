@@ -115,6 +115,17 @@ pub fn check() -> Result<(), ProbeError> {
     Err(ProbeError::Missing { missing })
 }
 
+/// What a refusal comes from, if it comes from something that the kernel has not.
+pub(crate) fn reason(error: &NetlinkError) -> Option<ProbeError> {
+    let privilege = [Some(Errno::EPERM), None];
+    if privilege.contains(&error.errno()) {
+        return None;
+    }
+    check()
+        .err()
+        .filter(|found| matches!(found, ProbeError::Missing { .. }))
+}
+
 /// What the kernel has not.
 ///
 /// # Errors

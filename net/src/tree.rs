@@ -71,7 +71,8 @@ impl Tree {
         }
         let steps = tree.root.plan(capacity, default, &MATCHES)?;
         let mut transaction = tree.netlink.transaction();
-        transaction.apply(steps)?;
+        let made = transaction.apply(steps).map_err(TreeError::from);
+        made.map_err(TreeError::explained)?;
         transaction.commit();
         Ok(tree)
     }

@@ -65,15 +65,23 @@ fn send(tap: &Tap, from: [u8; 6], to: [u8; 6]) {
     assert_eq!(tap.write(&frame).unwrap(), frame.len());
 }
 
-/// Those of the frames of the experimental protocol that come within a moment, by source.
-fn received(tap: &Tap) -> Vec<[u8; 6]> {
+/// The sources of the frames of the experimental protocol that come: so many as are expected, however long that takes, and
+/// those of a moment more.
+fn received(tap: &Tap, expected: usize) -> Vec<[u8; 6]> {
+    const MOMENT: Duration = Duration::from_millis(50);
     let begun = Instant::now();
+    let mut last = begun;
     let mut from = Vec::new();
     let mut buffer = [0; 2000];
     let mut tap = tap;
-    while begun.elapsed() < Duration::from_millis(50) {
+    while last.elapsed() < MOMENT
+        || (from.len() < expected && begun.elapsed() < Duration::from_secs(5))
+    {
         match tap.read(&mut buffer) {
-            Ok(length) => from.extend(source(&buffer[..length])),
+            Ok(length) => {
+                from.extend(source(&buffer[..length]));
+                last = Instant::now();
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -101,13 +109,80 @@ fn a_frame_is_counted_where_it_came_from_and_where_it_goes() {
     for _ in 0..7 {
         send(&a, mac(1).octets(), mac(2).octets());
     }
-    assert_eq!(received(&b), [mac(1).octets(); 7]);
+    assert_eq!(received(&b, 7), [mac(1).octets(); 7]);
     let after = [counters(&mut ports, &a), counters(&mut ports, &b)];
     assert_eq!(after[0].out.packets - before[0].out.packets, 7);
     assert_eq!(after[0].out.bytes - before[0].out.bytes, 700);
     assert_eq!(after[1].into.packets - before[1].into.packets, 7);
     assert_eq!(after[0].into, before[0].into);
     assert_eq!(after[1].out, before[1].out);
+}
+
+#[test]
+fn the_shortest_frames_pass_by_the_queues_as_well() {
+    requires!(NEEDS[0], NEEDS[1]);
+    let namespace = namespace("short");
+    let mut ports = ports(&namespace);
+    let a = attach(&namespace, &mut ports, 1);
+    let b = attach(&namespace, &mut ports, 2);
+    let before = [counters(&mut ports, &a), counters(&mut ports, &b)];
+    // Nothing behind the addresses and the type, or less than a word.
+    for length in 14..20 {
+        let (mut tap, frame) = (&a, frame(mac(1).octets(), mac(2).octets(), length));
+        tap.write_all(&frame).unwrap();
+        let frame = support::traffic::frame(mac(1).octets(), EVERYBODY, length);
+        tap.write_all(&frame).unwrap();
+    }
+    assert_eq!(received(&b, 12).len(), 12);
+    let after = [counters(&mut ports, &a), counters(&mut ports, &b)];
+    assert_eq!(after[0].out.packets - before[0].out.packets, 6);
+    assert_eq!(
+        after[0].broadcast_out.packets - before[0].broadcast_out.packets,
+        6
+    );
+    assert_eq!(after[1].into.packets - before[1].into.packets, 6);
+    // The host itself sends some to everybody.
+    let heard = after[1].broadcast_into.packets - before[1].broadcast_into.packets;
+    assert!(heard >= 6, "{heard}");
+}
+
+#[test]
+fn nothing_that_a_guest_writes_into_a_frame_changes_its_class() {
+    requires!(NEEDS[0], NEEDS[1]);
+    let namespace = namespace("types");
+    let mut ports = ports(&namespace);
+    let a = attach(&namespace, &mut ports, 1);
+    let _b = attach(&namespace, &mut ports, 2);
+    // Tags with priorities, two of them, a length, PPPoE, authentication, IPv4 and IPv6 of every service, link-local groups.
+    let types: [&[u8]; 9] = [
+        &[0x81, 0x00, 0xe0, 0x05, 0x88, 0xb5],
+        &[0x88, 0xa8, 0xe0, 0x05, 0x81, 0x00, 0xe0, 0x06, 0x88, 0xb5],
+        &[0x81, 0x00, 0xe0, 0x00, 0x81, 0x00, 0xe0, 0x06, 0x88, 0xb5],
+        &[0x00, 0x40],
+        &[0x88, 0x64],
+        &[0x88, 0x8e],
+        &[0x08, 0x00, 0x45, 0xb8],
+        &[0x86, 0xdd, 0x6b, 0x80],
+        &[0x43, 0x56, 0x10, 0x02],
+    ];
+    let before = counters(&mut ports, &a);
+    for kind in types {
+        for to in [mac(2).octets(), EVERYBODY] {
+            let mut frame = frame(mac(1).octets(), to, 100);
+            let at = support::traffic::HEADER + 12;
+            frame[at..at + kind.len()].copy_from_slice(kind);
+            let mut tap = &a;
+            tap.write_all(&frame).unwrap();
+        }
+    }
+    thread::sleep(Duration::from_millis(20));
+    let after = counters(&mut ports, &a);
+    assert_eq!(after.out.packets - before.out.packets, 9);
+    assert_eq!(
+        after.broadcast_out.packets - before.broadcast_out.packets,
+        9
+    );
+    assert_eq!(after.foreign_mac_drops, before.foreign_mac_drops);
 }
 
 #[test]
@@ -118,7 +193,7 @@ fn frames_for_an_address_that_nobody_has_reach_nobody() {
     let a = attach(&namespace, &mut ports, 1);
     let b = attach(&namespace, &mut ports, 2);
     send(&a, mac(1).octets(), mac(77).octets());
-    assert_eq!(received(&b), [] as [[u8; 6]; 0]);
+    assert_eq!(received(&b, 0), [] as [[u8; 6]; 0]);
     assert_eq!(counters(&mut ports, &b).into.packets, 0);
 }
 
@@ -144,7 +219,7 @@ fn a_foreign_source_address_is_dropped_and_counted_and_nothing_else_is() {
         send(&a, from, EVERYBODY);
     }
     send(&a, own, mac(2).octets());
-    assert_eq!(received(&b), [own]);
+    assert_eq!(received(&b, 1), [own]);
     let after = counters(&mut ports, &a);
     assert_eq!(after.foreign_mac_drops - before.foreign_mac_drops, 10);
     assert_eq!(after.out.packets - before.out.packets, 1);
@@ -162,16 +237,15 @@ fn frames_that_find_the_queue_full_are_drops_of_the_class_alone() {
         .change(&[(a.name(), share("1Mbit/s", "1Mbit/s"))])
         .unwrap();
     let (mut writer, frame) = (&a, frame(mac(1).octets(), mac(2).octets(), 1500));
-    for _ in 0..200 {
+    for _ in 0..400 {
         writer.write_all(&frame).unwrap();
     }
     let after = counters(&mut ports, &a);
-    // 140 kB and what leaves meanwhile.
-    assert!((80..110).contains(&after.out.drops), "{after:?}");
-    assert!(
-        (100_000..=140_000).contains(&after.out.backlog),
-        "{after:?}"
-    );
+    // The queue takes 93; a hundred more leave each second.
+    let gone = after.out.packets + after.out.drops + after.out.backlog / 1500;
+    assert!((399..=401).contains(&gone), "{after:?}");
+    assert!(after.out.drops > 100, "{after:?}");
+    assert!(after.out.backlog <= 140_000, "{after:?}");
     assert_eq!(after.foreign_mac_drops, 0);
     drop(b);
 }
@@ -191,7 +265,8 @@ fn what_a_tap_does_not_read_is_counted_as_link_drops() {
     }
     thread::sleep(Duration::from_millis(50));
     let dropped = counters(&mut ports, &b).link_drops - before;
-    assert!((38..=45).contains(&dropped), "{dropped}");
+    // The kernel itself may send some to everybody.
+    assert!((40..=60).contains(&dropped), "{dropped}");
 }
 
 #[test]
@@ -205,7 +280,7 @@ fn broadcasts_reach_every_port_and_the_host_in_a_class_of_their_own() {
     send(&taps[0], mac(1).octets(), EVERYBODY);
     send(&taps[0], mac(1).octets(), multicast);
     for (tap, expected) in taps.iter().zip([0, 2, 2]) {
-        assert_eq!(received(tap).len(), expected, "{}", tap.name());
+        assert_eq!(received(tap, expected).len(), expected, "{}", tap.name());
     }
     let after: Vec<_> = taps.iter().map(|tap| counters(&mut ports, tap)).collect();
     let grown =

@@ -89,9 +89,6 @@ impl fmt::Display for Refusal {
             Errno::ENODEV => f.write_str(
                 "; the interface is gone or never was: see `ip link` for those there are",
             ),
-            Errno::EOPNOTSUPP | Errno::ENOENT if text.contains("nknown") => {
-                f.write_str("; the kernel lacks an option: see net::probe")
-            }
             _ => Ok(()),
         }
     }

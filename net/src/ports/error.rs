@@ -1,6 +1,7 @@
 //! Why ports cannot be had.
 
 use crate::netlink::NetlinkError;
+use crate::probe::{self, ProbeError};
 use crate::share::ShareError;
 use crate::tap::TapError;
 use crate::tree::TreeError;
@@ -60,4 +61,19 @@ pub enum PortsError {
     /// The kernel refused or cannot be asked.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The kernel lacks something.
+    #[error(transparent)]
+    Kernel(#[from] ProbeError),
+}
+
+impl PortsError {
+    /// The same, or what the kernel lacks if that is why.
+    pub(crate) fn explained(self) -> Self {
+        match &self {
+            Self::Netlink(error) | Self::Tree(TreeError::Netlink(error)) => {
+                probe::reason(error).map_or(self, Self::Kernel)
+            }
+            _ => self,
+        }
+    }
 }

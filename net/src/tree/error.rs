@@ -3,6 +3,7 @@
 use crate::class::ClassId;
 use crate::filter;
 use crate::netlink::NetlinkError;
+use crate::probe::{self, ProbeError};
 use crate::share::ShareError;
 
 /// Why a tree is not as it was to be. Nothing was changed then.
@@ -57,4 +58,17 @@ pub enum TreeError {
     /// The kernel refused or cannot be asked.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The kernel lacks something.
+    #[error(transparent)]
+    Kernel(#[from] ProbeError),
+}
+
+impl TreeError {
+    /// The same, or what the kernel lacks if that is why.
+    pub(crate) fn explained(self) -> Self {
+        match &self {
+            Self::Netlink(error) => probe::reason(error).map_or(self, Self::Kernel),
+            _ => self,
+        }
+    }
 }
