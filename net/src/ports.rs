@@ -229,10 +229,9 @@ impl Ports {
     /// Makes a port of the interface that has a slot's name; `broadcast` is what it is given of that, out and in.
     fn plug(
         &mut self,
-        (slot, broadcast): (Slot, [Share; 2]),
+        (slot, [sent, received]): (Slot, [Share; 2]),
         port: &PortSpec,
     ) -> Result<(), PortsError> {
-        let [sent, received] = broadcast;
         let parts = [
             Parts {
                 parent: Some(BROADCAST),
@@ -249,7 +248,7 @@ impl Ports {
         let queue = |queue: &Queue| queue.block.clone();
         let (out, into) = (queue(&self.out), queue(&self.into));
         let mut transaction = self.netlink.transaction();
-        // The tap is not up before its guard stands, and takes all that belongs to it with it.
+        // The interface is not up before its guard stands, and takes all that belongs to it with it.
         transaction.apply(Vec::from([
             Step::dependent(device::set_mtu(&link, self.bridge.mtu)),
             Step::dependent(device::set_alias(&link, OWNER)),

@@ -142,6 +142,16 @@ impl Course {
         (sent.len(), received.len())
     }
 
+    /// How many frames began to be sent in `window`.
+    pub fn frames_sent(&self, window: &Range<Duration>) -> usize {
+        let mut first: BTreeMap<i64, Duration> = BTreeMap::new();
+        for packet in &self.sent {
+            let at = first.entry(packet.position.timestamp).or_insert(packet.at);
+            *at = packet.at.min(*at);
+        }
+        first.values().filter(|at| window.contains(at)).count()
+    }
+
     /// The same in the successive stretches of `length` that lie in `window`.
     pub fn stretches(&self, window: &Range<Duration>, length: Duration) -> Vec<(usize, usize)> {
         let arrived: BTreeSet<i64> = self
@@ -294,6 +304,7 @@ mod tests {
         assert_eq!(course.counts(&(Duration::ZERO..FRAME * 5)), (20, 20));
         assert_eq!(course.counts(&(FRAME * 5..FRAME * 10)), (20, 10));
         assert_eq!(course.counts(&(FRAME * 20..FRAME * 30)), (0, 0));
+        assert_eq!(course.frames_sent(&(FRAME..FRAME * 5)), 4);
         let stretches = course.stretches(&(FRAME..FRAME * 10), FRAME * 4);
         assert_eq!(stretches, [(16, 16), (16, 10)]);
     }

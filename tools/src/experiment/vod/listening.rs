@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType,
+    recvmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeSpec;
 
@@ -71,8 +71,8 @@ impl Clock {
 enum Layer {
     /// The datagrams of one stream.
     Datagrams { stream: usize },
-    /// All packets of a network namespace, from the network layer on.
-    Packets,
+    /// All packets of an interface, by its index, from the network layer on.
+    Packets { interface: usize },
 }
 
 /// Sockets that see streams. Opened inside the namespace in which they are to see them.
@@ -90,15 +90,17 @@ impl Place {
         (0..streams).map(open).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Where they leave: the interfaces of a namespace (packet(7)).
-    pub fn departure() -> io::Result<Self> {
+    /// Where they leave: an interface (packet(7)).
+    pub fn departure(interface: &str) -> io::Result<Self> {
+        let index = nix::net::if_::if_nametoindex(interface)?;
+        let interface = usize::try_from(index).unwrap_or_default();
         let socket = socket(
             AddressFamily::Packet,
             SockType::Datagram,
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::EthAll,
         )?;
-        Ok(Self(vec![(stamped(socket)?, Layer::Packets)]))
+        Ok(Self(vec![(stamped(socket)?, Layer::Packets { interface })]))
     }
 }
 
@@ -202,18 +204,26 @@ fn receive(socket: &OwnedFd, layer: Layer, clock: Clock) -> Option<(Option<usize
     let (length, at) = {
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_DONTWAIT;
-        let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags);
+        let message = recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags);
         let message = message.ok()?;
         let stamp = message.cmsgs().ok()?.find_map(|one| match one {
             ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
             _ => None,
         });
+        let from = message.address.map(|address| address.ifindex());
+        let elsewhere = match layer {
+            Layer::Packets { interface } => from != Some(interface),
+            Layer::Datagrams { .. } => false,
+        };
+        if elsewhere {
+            return Some((None, None));
+        }
         (message.bytes, stamp.map(|stamp| clock.at(stamp)))
     };
     let bytes = bytes.get(..length)?;
     let (stream, datagram) = match layer {
         Layer::Datagrams { stream } => (Some(stream), bytes),
-        Layer::Packets => match datagram(bytes) {
+        Layer::Packets { .. } => match datagram(bytes) {
             Some((port, datagram)) => (stream_of(port), datagram),
             None => (None, bytes),
         },

@@ -29,6 +29,13 @@ pub const EAST: &str = "east";
 pub const GOLD_TARGET: Ipv4Addr = address(5, 2);
 /// Where the load goes.
 pub const BEST_EFFORT_TARGET: Ipv4Addr = address(5, 3);
+/// The source's own address on the bridge of its guests.
+pub const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The guest that streams.
+pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// Leading bits of the addresses of that network.
+pub const BRIDGE_PREFIX: u8 = 24;
+const GUESTS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 77, 0, 0), BRIDGE_PREFIX);
 const PREFIX_LENGTH: u8 = 24;
 
 /// An address on cable `number`: 1 is its western end, 2 its eastern one.
@@ -109,6 +116,9 @@ impl Network {
             (&self.core, cable(5), address(3, 2)),
             (&self.far_core, cable(1), address(3, 1)),
             (&self.far_core, cable(5), address(4, 2)),
+            (&self.edge, GUESTS, address(1, 1)),
+            (&self.core, GUESTS, address(2, 1)),
+            (&self.far_core, GUESTS, address(3, 1)),
             (&self.far_edge, anywhere, address(4, 1)),
             (&self.client, anywhere, address(5, 1)),
         ];
@@ -116,7 +126,14 @@ impl Network {
             let route = device::add_route(destination.into(), length, IpAddr::V4(gateway));
             namespace.netlink()?.apply(&[route])?;
         }
-        for router in [&self.edge, &self.core, &self.far_core, &self.far_edge] {
+        // The source forwards for its guests.
+        for router in [
+            &self.source,
+            &self.edge,
+            &self.core,
+            &self.far_core,
+            &self.far_edge,
+        ] {
             // The kernel shows each thread the file of its own namespace.
             router.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sched::qos::{
     Action, Activator, Change, Condition, Donor, Observation, Presence, Quality, Rule, Strategy,
-    Target, TaskSeen, VcpuSeen, Watch,
+    Target, TaskSeen, VcpuSeen,
 };
 use sched::reservation::Reservation;
 use units::BitRate;
@@ -173,11 +173,6 @@ pub fn after(pair: Pair, action: &Action) -> Pair {
     }
 }
 
-/// A watch by rules, and the names of the jobs that it asks for.
-pub fn watch(rules: Vec<Rule>) -> Watch {
-    Watch::new(rules)
-}
-
 /// Carries out what [`after`] computes, on one kind.
 pub trait Adapting {
     /// Gives both what they are to have, or leaves both as they are.
@@ -215,7 +210,7 @@ impl<A: Adapting> Activator for Hands<'_, A> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use sched::qos::Event;
+    use sched::qos::{Event, Watch};
 
     const fn ms(count: u64) -> Duration {
         Duration::from_millis(count)
@@ -246,7 +241,7 @@ mod tests {
             link: pair((5, 5), (10, 10)),
             adapting: &mut recording,
         };
-        let mut watch = watch(rules);
+        let mut watch = Watch::new(rules);
         let mut refused = 0;
         for look in 0..40 {
             let task = |misses| TaskSeen {

@@ -10,7 +10,7 @@ use super::need::{FIRST_STREAMS, PAPER, STREAMS};
 use super::quality::Held;
 use super::run::{LATE, Ran};
 use super::vtms::{FRAME, SLOT};
-use super::{Adaptation, Results};
+use super::{Adaptation, Mode, Results};
 use crate::cli::ExperimentArgs;
 use crate::report::stats::{Distribution, Quantile};
 use crate::report::stream_plot::{FrameDot, StreamPlot, Stretch};
@@ -80,13 +80,19 @@ impl Ran {
 }
 
 impl Results {
-    fn of(&self, adaptation: Adaptation) -> Option<&Ran> {
-        self.ran.iter().find(|ran| ran.adaptation == adaptation)
+    fn of(&self, mode: Mode, adaptation: Adaptation) -> Option<&Ran> {
+        let mut ran = self.ran.iter();
+        ran.find(|ran| (ran.mode, ran.adaptation) == (mode, adaptation))
+    }
+
+    fn with(&self, mode: Mode) -> impl Iterator<Item = &Ran> {
+        self.ran.iter().filter(move |ran| ran.mode == mode)
     }
 
     /// How many more packets arrive with both adapted than with neither.
     fn gain(&self) -> Option<f64> {
-        let received = |adaptation| Some(self.of(adaptation)?.figures()[1].received as f64);
+        let received =
+            |adaptation| Some(self.of(Mode::Vtms, adaptation)?.figures()[1].received as f64);
         Some(received(Adaptation::Both)? / received(Adaptation::Neither)? - 1.0)
     }
 }
@@ -103,7 +109,8 @@ fn told(ran: &Ran) -> String {
             format!("{least:.0} to {most:.0} ms")
         });
     format!(
-        "{}: loss {}, spacing of frames off by {range}, {} packets received",
+        "{}, {}: loss {}, spacing of frames off by {range}, {} packets received",
+        ran.mode.name(),
         ran.adaptation.name(),
         percent(after.loss()),
         after.received
@@ -115,14 +122,14 @@ fn summary(results: &Results) -> String {
     let ran: Vec<_> = results.ran.iter().map(told).collect();
     let gain = results.gain().map_or(String::new(), |gain| {
         format!(
-            " With both adapted {} more packets arrive than with neither.",
+            " With VTMs and both adapted {} more packets arrive than with neither.",
             percent(gain)
         )
     });
     format!(
         "{FIRST_STREAMS} streams of ffmpeg on CPU {} and a link of 10 Mbit/s, then a fifth, beside transcoding and a flood. A stream \
-         needs {:.2} ms of CPU time for each frame ({}; {:.2} ms and 14.19 % in the paper) and {} kbit/s. With five streams, \
-         adapting {}.{gain} The VTMs rest on {}.",
+         needs {:.2} ms of CPU time for each frame ({}; {:.2} ms and 14.19 % in the paper) and {} kbit/s. With five streams, by who sends and \
+         what is adapted: {}.{gain} The VTMs rest on {}.",
         results.cpu,
         need.frame.as_secs_f64() * 1e3,
         percent(need.share()),
@@ -146,6 +153,7 @@ fn scenarios(results: &Results) -> Section {
     let columns = [
         ("adapted", ""),
         ("streams", ""),
+        ("need", "ms"),
         ("sent", ""),
         ("received", ""),
         ("lost", "%"),
@@ -160,11 +168,11 @@ fn scenarios(results: &Results) -> Section {
         .map(|(title, unit)| Column::new(title, unit))
         .to_vec();
     columns.push(Column::of_paper("paper", ""));
-    Section {
-        heading: "The four scenarios".to_owned(),
-        prose: vec![
+    let not_run = results.not_run.iter();
+    let not_run = not_run.map(|(what, why)| format!("Not run: {what}: {why}."));
+    let mut prose = vec![
             format!(
-                "Least and greatest: by how much the time between the last packets of two frames differs from what their timestamps \
+                "Need: CPU time that a stream took for a frame, while there were four; what else the machine does changes it. Least and greatest: by how much the time between the last packets of two frames differs from what their timestamps \
                  say. Jitter: the interarrival jitter of RFC 3550, its greatest value. With five streams everything counts from \
                  when the fifth begins, what is lost until something is adapted too; \"adapted\" leaves out the first {} s.",
                 ADAPTED_AFTER.as_secs()
@@ -172,12 +180,18 @@ fn scenarios(results: &Results) -> Section {
             "Five streams need a little more than the 6 Mbit/s that gold has in the end: with everything adapted \
              1.2 % is lost when best effort takes all of its share."
                 .to_owned(),
-        ],
-        tables: vec![Table {
-            caption: "All streams together.".to_owned(),
-            columns,
-            rows: results.ran.iter().flat_map(rows).collect(),
-        }],
+        ];
+    prose.extend(not_run);
+    Section {
+        heading: "The four scenarios".to_owned(),
+        prose,
+        tables: [Mode::Vtms, Mode::Guests]
+            .map(|mode| Table {
+                caption: format!("All streams together: {}.", mode.name()),
+                columns: columns.clone(),
+                rows: results.with(mode).flat_map(rows).collect(),
+            })
+            .to_vec(),
         figures: Vec::new(),
     }
 }
@@ -196,6 +210,10 @@ fn rows(ran: &Ran) -> Vec<Vec<Cell>> {
         vec![
             Cell::text(ran.adaptation.name()),
             Cell::text(name),
+            match name {
+                "4" => Cell::millis(ran.need, 2),
+                _ => Cell::Missing,
+            },
             count(figures.sent),
             count(figures.received),
             Cell::number(figures.loss() * 100.0, 2),
@@ -222,12 +240,18 @@ fn adaptations(results: &Results) -> Section {
         |time: Option<Duration>| time.map_or(Cell::Missing, |t| Cell::number(t.as_secs_f64(), 2));
     let row = |ran: &Ran| {
         vec![
+            Cell::text(ran.mode.name()),
             Cell::text(ran.adaptation.name()),
             seconds(ran.adapted_after(Held::Cpu)),
             seconds(ran.adapted_after(Held::Link)),
         ]
     };
-    let columns = [("adapted", ""), ("CPU", "s"), ("network", "s")];
+    let columns = [
+        ("senders", ""),
+        ("adapted", ""),
+        ("CPU", "s"),
+        ("network", "s"),
+    ];
     let detection = Table {
         caption:
             "From the beginning of the fifth stream until a rule acted on what its monitor saw."
@@ -237,9 +261,14 @@ fn adaptations(results: &Results) -> Section {
             .to_vec(),
         rows: results.ran.iter().map(row).collect(),
     };
-    let both = results.of(Adaptation::Both);
-    let costs = both.map(|ran| ran.costs.clone()).unwrap_or_default();
-    let cost = |name: &str, times: &[Duration], paper: f64| {
+    let costs = |mode| {
+        results
+            .of(mode, Adaptation::Both)
+            .map(|ran| ran.costs.clone())
+    };
+    let (vtms, guests) = (costs(Mode::Vtms), costs(Mode::Guests));
+    let (vtms, guests) = (vtms.unwrap_or_default(), guests.unwrap_or_default());
+    let cost = |name: &str, times: &[Duration], paper: Option<f64>| {
         let times = Distribution::new(times.to_vec());
         vec![
             Cell::text(name),
@@ -247,7 +276,7 @@ fn adaptations(results: &Results) -> Section {
             Cell::millis(times.mean(), 3),
             Cell::millis(times.quantile(Quantile::MEDIAN), 3),
             Cell::millis(times.max(), 3),
-            Cell::number(paper, 3),
+            paper.map_or(Cell::Missing, |ms| Cell::number(ms, 3)),
         ]
     };
     let columns = [
@@ -262,13 +291,14 @@ fn adaptations(results: &Results) -> Section {
         .to_vec();
     columns.push(Column::of_paper("paper", "ms"));
     let costs = Table {
-        caption: "What a change costs while five streams run: local, of both VTMs' CPU shares; remote, of both shares of the link on both core \
+        caption: "What a change costs while five streams run: local, of CPU shares of both VTMs or, through its control socket, of both guests; remote, of both shares of the link on both core \
                   routers, from the call to the last answer."
             .to_owned(),
         columns,
         rows: vec![
-            cost("CPU, local", &costs.local, 0.099),
-            cost("network, both remote routers", &costs.remote, 49.79),
+            cost("CPU, local: VTMs", &vtms.local, Some(0.099)),
+            cost("CPU, local: guests", &guests.local, None),
+            cost("network, both remote routers", &vtms.remote, Some(49.79)),
         ],
     };
     Section {
@@ -321,7 +351,7 @@ fn figure(ran: &Ran) -> Figure {
         (one.at, what.to_owned())
     }));
     let plot = StreamPlot {
-        title: format!("Adapting {}", ran.adaptation.name()),
+        title: format!("{}, adapting {}", ran.mode.name(), ran.adaptation.name()),
         bound: BOUND.as_secs_f64() * 1e3,
         streams: streams.collect(),
         stretches: (STRETCH, stretches),
@@ -329,7 +359,7 @@ fn figure(ran: &Ran) -> Figure {
         window,
     };
     plot.figure(
-        &format!("streams-{}", ran.adaptation.key()),
+        &format!("streams-{}-{}", ran.mode.key(), ran.adaptation.key()),
         "Above: every frame of every stream, by how much the time since the one before differs from nominal; what is further off than the axis goes is drawn at \
          its edge. Below: packets lost, and sent and received, of all streams.",
     )
@@ -344,7 +374,7 @@ fn method(results: &Results) -> Section {
         format!(
             "A stream is an ffmpeg that draws pictures of {} (testsrc2), encodes them (x264, one thread) and sends them as they are \
              due, 25 in a second, as MPEG-TS over RTP at a constant rate of the multiplexer. The size of the pictures was searched for until a stream \
-             alone in a VTM needed about the paper's CPU time: it needs {:.2} ms of every {} ms, so U = {} and C = U T / 100. In slots of {} ms gold \
+             beside three others in a VTM needed about the paper's CPU time, and was corrected between scenarios: it needed {:.2} ms of every {} ms, so U = {} and C = U T / 100. In slots of {} ms gold \
              gets {} ms for {FIRST_STREAMS} streams and {} ms for {STREAMS}{}.",
             need.size,
             ms(need.frame),
@@ -368,7 +398,13 @@ fn method(results: &Results) -> Section {
         "Packets are counted, and their times taken, by the kernel at both ends: loss is what was sent and did not arrive. The rate on the wire \
          is what gold's class at the bottleneck has counted, link-layer headers included."
             .to_owned(),
-        format!("The VTMs rest on {}.", results.promise),
+        format!(
+            "With guests gold is a VM whose tasks execute for {:.2} ms before they send a frame, in a reservation of 24, then 32 ms of every 40 ms, and best effort \
+             one that is busy, with 18, then 2 ms of every 80 ms; gold's packets leave by a virtio device, a bridge and the same routers. CPU time moves as \
+             `chronovisor adapt --from` moves it.",
+            ms(PAPER)
+        ),
+        format!("VTMs and reservations rest on {}.", results.promise),
     ];
     Section {
         heading: "What was measured".to_owned(),
@@ -398,17 +434,25 @@ fn raw(results: &Results) -> Value {
         };
         let [before, after, adapted] = ran.figures();
         json!({
+            "mode": ran.mode.key(),
             "key": ran.adaptation.key(),
             "four_streams": of(&before),
             "five_streams": of(&after),
             "five_streams_adapted": of(&adapted),
+            "need_ms": ms(ran.need),
+            "adaptations": ran.adapted.iter().map(|one| json!({
+                "of": format!("{:?}", one.held).to_lowercase(),
+                "at_ms": ms(one.at),
+                "took_ms": ms(one.took),
+            })).collect::<Vec<_>>(),
             "wire_bits_per_second": [ran.wire.0, ran.wire.1],
             "cpu_adapted_after_ms": ran.adapted_after(Held::Cpu).map(ms),
             "network_adapted_after_ms": ran.adapted_after(Held::Link).map(ms),
             "events": ran.events.iter().map(|(at, event)| json!({ "at_ms": ms(*at), "event": event })).collect::<Vec<_>>(),
         })
     };
-    let costs = results.of(Adaptation::Both).map(|ran| &ran.costs);
+    let costs = |mode| results.of(mode, Adaptation::Both).map(|ran| &ran.costs);
+    let (vtms, guests) = (costs(Mode::Vtms), costs(Mode::Guests));
     json!({
         "experiment": "vod",
         "cpu": results.cpu,
@@ -422,9 +466,11 @@ fn raw(results: &Results) -> Value {
         "gold_ms": [ms(results.need.budgets().0), ms(results.need.budgets().1)],
         "scenarios": results.ran.iter().map(scenario).collect::<Vec<_>>(),
         "adaptation_cost": {
-            "local": costs.map(|costs| times(&costs.local)),
-            "remote": costs.map(|costs| times(&costs.remote)),
+            "local": vtms.map(|costs| times(&costs.local)),
+            "local_guests": guests.map(|costs| times(&costs.local)),
+            "remote": vtms.map(|costs| times(&costs.remote)),
         },
+        "not_run": results.not_run,
         "more_packets_than_with_neither": results.gain(),
         "targets": { "loss": LOSS, "deviation_ms": ms(BOUND), "share_within": WITHIN },
     })

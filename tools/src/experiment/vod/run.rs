@@ -7,25 +7,23 @@ use std::time::Duration;
 use sched::qos::{Event, Presence, Rule, Watch};
 
 use super::course::Course;
-use super::ffmpeg::{self, Size};
 use super::flood::{self, Flood};
+use super::guests::{self, Guests};
 use super::listening::{Clock, Listener, Place};
 use super::monitor::{Losses, Pace};
-use super::need::{FIRST_STREAMS, Need, STREAMS};
-use super::network::{BEST_EFFORT_TARGET, Network, open_inside, program};
-use super::quality::{self, Adapting, BEST_EFFORT, Hands, Held, Pair, StreamsSeen};
+use super::need::{FIRST_STREAMS, Need, STREAMS, for_each};
+use super::network::{BEST_EFFORT_TARGET, EAST, Network, open_inside};
+use super::quality::{self, Adapting, Hands, Held, Pair, StreamsSeen};
 use super::rtp::{Position, Unwrapping};
 use super::shares::{self, Shares};
+use super::streams::{Processes, Senders};
 use super::vtms::{FRAME, Vtms};
-use super::{Adaptation, Timing, streams};
-use crate::experiment::process::Part;
+use super::{Adaptation, Mode, Timing};
 use crate::experiment::progress::Progress;
 use crate::experiment::stage::Stage;
 use crate::experiment::{ExperimentError, interrupt};
 use units::BitRate;
 
-/// How many transcode.
-const TRANSCODING: u16 = 2;
 /// The load on the network: twice what best effort is assured at most.
 const LOAD: BitRate = BitRate::new(10_000_000);
 /// Between two looks of the watch.
@@ -60,6 +58,8 @@ pub struct Costs {
 
 /// What came of a scenario.
 pub struct Ran {
+    /// Who sent the streams.
+    pub mode: Mode,
     /// What was adapted.
     pub adaptation: Adaptation,
     /// The streams.
@@ -74,6 +74,8 @@ pub struct Ran {
     pub adapted: Vec<Adapted>,
     /// Gold's rate at the bottleneck in both stretches, as its class counts bytes, in bit/s.
     pub wire: (Option<f64>, Option<f64>),
+    /// CPU time that a stream needed for a frame, while there were four.
+    pub need: Duration,
     /// What more changes cost, where both are adapted: while the five streams still run.
     pub costs: Costs,
 }
@@ -88,7 +90,7 @@ pub struct Hosts<'a> {
 
 /// Carries adaptations out and writes them down.
 struct Carrying<'a> {
-    vtms: &'a mut Vtms,
+    senders: &'a mut dyn Senders,
     shares: &'a mut Shares,
     clock: Clock,
     adapted: Vec<Adapted>,
@@ -98,7 +100,7 @@ impl Adapting for Carrying<'_> {
     fn adapt(&mut self, held: Held, pair: Pair) -> Result<(), String> {
         let at = self.clock.now();
         let took = match held {
-            Held::Cpu => self.vtms.adapt(pair),
+            Held::Cpu => self.senders.adapt(pair),
             Held::Link => self.shares.adapt(pair),
         };
         let took = took.map_err(|error| error.to_string())?;
@@ -169,8 +171,7 @@ fn take(
     }
 }
 
-/// The streams, and all that sees and adapts them. Fields are dropped in this order: VTMs leave processes as they were found,
-/// then these are ended.
+/// The streams, and all that sees and adapts them.
 struct Scene<'a> {
     carrying: Carrying<'a>,
     monitors: Monitors,
@@ -195,7 +196,7 @@ impl Scene<'_> {
     fn look(&mut self) {
         self.monitors.look(&self.departures, &self.arrivals);
         let now = self.clock.now();
-        let (cpu, link) = (self.carrying.vtms.cpu(), self.carrying.shares.link());
+        let (cpu, link) = (self.carrying.senders.cpu(), self.carrying.shares.link());
         let seen: BTreeMap<String, Presence> = quality::seen(&self.monitors.seen(), cpu, link);
         let mut hands = Hands {
             cpu,
@@ -207,32 +208,24 @@ impl Scene<'_> {
             .extend(events.into_iter().map(|event| (now, event)));
     }
 
-    /// Begins stream `number` and makes it a job of gold as soon as it streams.
-    fn begin(
-        &mut self,
-        number: u16,
-        (size, hosts): (Size, &Hosts),
-    ) -> Result<Part, ExperimentError> {
-        let mut part = streams::start(number, size, (hosts.stage, hosts.network))?;
-        let begin = streams::wait(number, &mut part, &self.departures, &|| {
-            self.progress.tick()
-        });
-        begin?;
-        streams::admit(&part, self.carrying.vtms)?;
+    /// Begins stream `number`.
+    fn begin(&mut self, number: u16) -> Result<(), ExperimentError> {
+        let glance = || self.progress.tick();
+        (self.carrying.senders).begin(number, (&self.departures, &glance))?;
         self.monitors.look(&self.departures, &self.arrivals);
         self.monitors.paces[usize::from(number)].moved();
-        Ok(part)
+        Ok(())
     }
 }
 
 /// Changes both kinds back and forth.
 fn costs(
     carrying: &mut Carrying<'_>,
-    need: Need,
+    first_cpu: Pair,
     progress: &Progress,
 ) -> Result<Costs, ExperimentError> {
-    let (cpu, link) = (carrying.vtms.cpu(), carrying.shares.link());
-    let (first_cpu, first_link) = (need.cpu()?, shares::first()?);
+    let (cpu, link) = (carrying.senders.cpu(), carrying.shares.link());
+    let first_link = shares::first()?;
     let mut costs = Costs::default();
     for change in 0..CHANGES {
         let (cpu, link) = match change % 2 {
@@ -240,17 +233,20 @@ fn costs(
             _ => (cpu, link),
         };
         interrupt::sleep(PAUSE, || progress.tick())?;
-        costs.local.push(carrying.vtms.adapt(cpu)?);
+        costs.local.push(carrying.senders.adapt(cpu)?);
         costs.remote.push(carrying.shares.adapt(link)?);
     }
     Ok(costs)
 }
 
-/// The rules of a scenario.
-fn rules(adaptation: Adaptation, need: Need) -> Result<Vec<Rule>, ExperimentError> {
+/// The rules of a scenario: what CPU time there is at first, and what gold has of it at most.
+fn rules(
+    adaptation: Adaptation,
+    (cpu, most): (Pair, Duration),
+) -> Result<Vec<Rule>, ExperimentError> {
     let mut rules = Vec::new();
     if adaptation.adapts(Held::Cpu) {
-        rules.push(Held::Cpu.rule(need.cpu()?, need.budgets().1));
+        rules.push(Held::Cpu.rule(cpu, most));
     }
     if adaptation.adapts(Held::Link) {
         rules.push(Held::Link.rule(shares::first()?, shares::greatest()?));
@@ -260,7 +256,7 @@ fn rules(adaptation: Adaptation, need: Need) -> Result<Vec<Rule>, ExperimentErro
 
 /// Runs one scenario.
 pub fn run(
-    adaptation: Adaptation,
+    (mode, adaptation): (Mode, Adaptation),
     hosts: &Hosts,
     (need, timing): (Need, Timing),
     progress: &Progress,
@@ -268,85 +264,116 @@ pub fn run(
     let clock = Clock::start();
     let arrivals = open_inside(&hosts.network.client, || Place::arrival(STREAMS))?;
     let arrivals = Listener::start(arrivals, STREAMS, clock)?;
-    let departures = open_inside(&hosts.network.source, Place::departure)?;
+    let departures = open_inside(&hosts.network.source, || Place::departure(EAST))?;
     let departures = Listener::start(departures, STREAMS, clock)?;
     let mut shares = Shares::reserve((hosts.stage, hosts.network))?;
-    // Processes outlive the VTMs, which leave them as they were found.
-    let mut parts: Vec<Part> = Vec::new();
-    let mut vtms = Vtms::new(hosts.stage, need.cpu()?, STREAMS)?;
-    parts.extend(best_effort(hosts, &mut vtms)?);
+    let at = (hosts.stage, hosts.network);
+    let (mut senders, most): (Box<dyn Senders>, Duration) = match mode {
+        Mode::Vtms => {
+            let vtms = Vtms::new(hosts.stage, need.cpu()?, STREAMS)?;
+            let mut processes = Processes::new(vtms, need.size, at);
+            processes.transcode()?;
+            (Box::new(processes), need.budgets().1)
+        }
+        Mode::Guests => (Box::new(Guests::start(at, timing)?), guests::greatest()),
+    };
     let socket = open_inside(&hosts.network.source, flood::socket)?;
-    let flood = Flood::start(socket, BEST_EFFORT_TARGET, LOAD)?;
-    let mut scene = Scene {
+    let _flood = Flood::start(socket, BEST_EFFORT_TARGET, LOAD)?;
+    let scene = Scene {
+        watch: Watch::new(rules(adaptation, (senders.cpu(), most))?),
         carrying: Carrying {
-            vtms: &mut vtms,
+            senders: &mut *senders,
             shares: &mut shares,
             clock,
             adapted: Vec::new(),
         },
         monitors: Monitors::new(),
-        watch: quality::watch(rules(adaptation, need)?),
         events: Vec::new(),
         departures,
         arrivals,
         clock,
         progress,
     };
-    for number in 0..FIRST_STREAMS {
-        parts.push(scene.begin(number, (need.size, hosts))?);
+    scene.play((mode, adaptation), timing)
+}
+
+/// What is read between two stretches.
+struct Reading {
+    at: Duration,
+    bytes: Option<u64>,
+    used: Duration,
+}
+
+impl Scene<'_> {
+    fn read(&self) -> Reading {
+        Reading {
+            at: self.clock.now(),
+            bytes: self.carrying.shares.gold_bytes(),
+            used: self.carrying.senders.used(),
+        }
     }
-    interrupt::sleep(timing.settling, || progress.tick())?;
-    scene.monitors.look(&scene.departures, &scene.arrivals);
-    scene.monitors.paces.iter_mut().for_each(Pace::moved);
-    let first = (clock.now(), scene.carrying.shares.gold_bytes());
-    scene.watch_until(first.0 + timing.before)?;
-    parts.push(scene.begin(FIRST_STREAMS, (need.size, hosts))?);
-    let second = (clock.now(), scene.carrying.shares.gold_bytes());
-    scene.watch_until(second.0 + timing.after)?;
-    let third = (clock.now(), scene.carrying.shares.gold_bytes());
-    let costs = match adaptation {
-        Adaptation::Both => costs(&mut scene.carrying, need, progress)?,
-        _ => Costs::default(),
-    };
-    // What is still in queues arrives.
-    interrupt::sleep(timing.settling, || progress.tick())?;
-    let (sent, received) = (scene.departures.all(), scene.arrivals.all());
-    let courses = sent.iter().zip(&received);
-    let ran = Ran {
-        adaptation,
-        courses: courses
-            .map(|(sent, received)| Course::new(sent, received))
-            .collect(),
-        before: first.0..second.0,
-        after: second.0..third.0,
-        wire: (rate(first, second), rate(second, third)),
-        events: std::mem::take(&mut scene.events),
-        adapted: std::mem::take(&mut scene.carrying.adapted),
-        costs,
-    };
-    drop(scene);
-    drop(flood);
-    drop(vtms);
-    drop(parts);
-    Ok(ran)
+
+    /// Four streams, then five.
+    fn play(
+        mut self,
+        (mode, adaptation): (Mode, Adaptation),
+        timing: Timing,
+    ) -> Result<Ran, ExperimentError> {
+        let first_cpu = self.carrying.senders.cpu();
+        for number in 0..FIRST_STREAMS {
+            self.carrying.senders.start(number)?;
+        }
+        for number in 0..FIRST_STREAMS {
+            self.begin(number)?;
+        }
+        self.settle(timing)?;
+        self.monitors.look(&self.departures, &self.arrivals);
+        self.monitors.paces.iter_mut().for_each(Pace::moved);
+        let first = self.read();
+        self.watch_until(first.at + timing.before)?;
+        let four = self.read();
+        self.carrying.senders.start(FIRST_STREAMS)?;
+        self.begin(FIRST_STREAMS)?;
+        let second = self.read();
+        self.watch_until(second.at + timing.after)?;
+        let third = self.read();
+        let costs = match adaptation {
+            Adaptation::Both => costs(&mut self.carrying, first_cpu, self.progress)?,
+            _ => Costs::default(),
+        };
+        // What is still in queues arrives.
+        self.settle(timing)?;
+        let courses = self.courses();
+        let stretch = first.at..four.at;
+        let frames = courses.iter().map(|course| course.frames_sent(&stretch));
+        Ok(Ran {
+            mode,
+            adaptation,
+            need: for_each(four.used.saturating_sub(first.used), frames.sum()),
+            before: first.at..second.at,
+            after: second.at..third.at,
+            wire: (rate(&first, &second), rate(&second, &third)),
+            events: self.events,
+            adapted: self.carrying.adapted,
+            courses,
+            costs,
+        })
+    }
+
+    fn settle(&self, timing: Timing) -> Result<(), ExperimentError> {
+        interrupt::sleep(timing.settling, || self.progress.tick())
+    }
+
+    fn courses(&self) -> Vec<Course> {
+        let (sent, received) = (self.departures.all(), self.arrivals.all());
+        let both = sent.iter().zip(&received);
+        both.map(|(sent, received)| Course::new(sent, received))
+            .collect()
+    }
 }
 
 /// Bits in a second between two readings.
-fn rate(from: (Duration, Option<u64>), to: (Duration, Option<u64>)) -> Option<f64> {
-    let bytes = to.1?.saturating_sub(from.1?);
-    Some(bytes as f64 * 8.0 / to.0.saturating_sub(from.0).as_secs_f64())
-}
-
-/// Starts transcoding as jobs of best effort.
-fn best_effort(hosts: &Hosts, vtms: &mut Vtms) -> Result<Vec<Part>, ExperimentError> {
-    let file = super::film(hosts.stage);
-    let words = ffmpeg::transcoding(&file);
-    let start = |number| {
-        let command = program(&hosts.network.source, &words);
-        let name = format!("transcoding {number}");
-        let part = Part::start(&name, &hosts.stage.folder, command)?;
-        vtms.add(BEST_EFFORT, part.pid())?;
-        Ok(part)
-    };
-    (1..=TRANSCODING).map(start).collect()
+fn rate(from: &Reading, to: &Reading) -> Option<f64> {
+    let bytes = to.bytes?.saturating_sub(from.bytes?);
+    Some(bytes as f64 * 8.0 / to.at.saturating_sub(from.at).as_secs_f64())
 }

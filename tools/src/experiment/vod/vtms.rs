@@ -53,17 +53,17 @@ impl Vtms {
         Ok(Self { scheduler, cpu })
     }
 
-    /// Makes a process a job of a VTM; its name.
-    pub fn add(&mut self, vtm: &str, pid: i32) -> Result<String, ExperimentError> {
-        Ok(self.scheduler.add_job(vtm, &JobSource::Process(pid))?)
+    /// Makes a process a job of a VTM.
+    pub fn add(&mut self, vtm: &str, pid: i32) -> Result<(), ExperimentError> {
+        self.scheduler.add_job(vtm, &JobSource::Process(pid))?;
+        Ok(())
     }
 
-    /// CPU time that a job of gold has had since it was added.
-    pub fn cpu_time(&self, job: &str) -> Option<Duration> {
+    /// CPU time that gold's jobs have had.
+    pub fn gold_time(&self) -> Duration {
         let status = self.scheduler.status();
-        let gold = status.vtms.iter().find(|vtm| vtm.name == GOLD)?;
-        let job = gold.jobs.iter().find(|one| one.name == job)?;
-        Some(job.cpu_time)
+        let gold = status.vtms.iter().find(|vtm| vtm.name == GOLD);
+        gold.map_or(Duration::ZERO, |gold| gold.cpu_time)
     }
 
     /// What both have.
