@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sched::account::{AccountSnapshot, Throttling};
+use sched::backend::InForce;
 use sched::feedback::Standing;
 use sched::ledger::Ledger;
 use serde::Serialize;
@@ -138,9 +139,7 @@ fn network_text(network: &NetworkStatus) -> String {
         network.tid,
         describe(&network.granted)
     );
-    if let Err(reason) = &network.in_force {
-        let _ = writeln!(text, "    its reservation is not in force: {reason}");
-    }
+    text.push_str(&in_force_text(&network.in_force));
     let counted = &network.counters;
     let _ = writeln!(
         text,
@@ -153,8 +152,11 @@ fn network_text(network: &NetworkStatus) -> String {
     );
     let _ = writeln!(
         text,
-        "    waited {} times for the guest's buffers, {} for the tap, {} for the thread's next period",
-        counted.waits_for_buffers, counted.waits_for_tap, counted.used_up
+        "    consumed {:.3} s; waited {} times for the guest's buffers, {} for the tap, {} for the thread's next period",
+        Duration::from_nanos(counted.consumed).as_secs_f64(),
+        counted.waits_for_buffers,
+        counted.waits_for_tap,
+        counted.used_up
     );
     let lost = counted.too_long + counted.refused + counted.tap_errors;
     if lost + counted.faults > 0 {
@@ -178,7 +180,23 @@ pub fn vcpu_text(vcpu: &VcpuStatus) -> String {
         vcpu.tid,
         describe(&vcpu.granted)
     );
-    match &vcpu.in_force {
+    text.push_str(&in_force_text(&vcpu.in_force));
+    if let Some(standing) = vcpu.account.as_ref().and_then(|account| account.feedback) {
+        text.push_str(&feedback_text(&standing));
+    }
+    match &vcpu.account {
+        Some(account) => text.push_str(&account_text(account, vcpu.throttling)),
+        None => text.push_str(
+            "    consumed not known: its thread waits for its next budget, or stands still; ask again\n",
+        ),
+    }
+    text
+}
+
+/// What the kernel has in force.
+fn in_force_text(in_force: &Result<InForce, String>) -> String {
+    let mut text = String::new();
+    match in_force {
         Ok(in_force) => {
             if let Some(reservation) = in_force.reservation {
                 let _ = writeln!(text, "    in force: {reservation} by {}", in_force.backend);
@@ -190,15 +208,6 @@ pub fn vcpu_text(vcpu: &VcpuStatus) -> String {
         Err(error) => {
             let _ = writeln!(text, "    NOT in force: {error}");
         }
-    }
-    if let Some(standing) = vcpu.account.as_ref().and_then(|account| account.feedback) {
-        text.push_str(&feedback_text(&standing));
-    }
-    match &vcpu.account {
-        Some(account) => text.push_str(&account_text(account, vcpu.throttling)),
-        None => text.push_str(
-            "    consumed not known: its thread waits for its next budget, or stands still; ask again\n",
-        ),
     }
     text
 }

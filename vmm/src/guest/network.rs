@@ -30,8 +30,8 @@ pub struct NetworkStatus {
     /// What its thread was admitted with.
     pub granted: Granted,
     /// What the kernel has in force for its thread, read back; text where that failed.
-    pub in_force: Result<Option<InForce>, String>,
-    /// Whether the guest's driver has it at work.
+    pub in_force: Result<InForce, String>,
+    /// Whether it stands still until the guest resets it, because its queues made no sense.
     pub needs_reset: bool,
     /// What passed, waited and was lost.
     pub counters: NetworkCounters,
@@ -96,7 +96,11 @@ impl RunningVm {
             share: plan.port.share,
             tid: worker.tid().0,
             granted: worker.granted().clone(),
-            in_force: worker.in_force().map_err(|e| e.to_string()),
+            in_force: match worker.in_force() {
+                Ok(Some(in_force)) => Ok(in_force),
+                Ok(None) => Err("not started".to_owned()),
+                Err(error) => Err(error.to_string()),
+            },
             needs_reset: worker.desk().notifier().needs_reset(),
             counters: worker.desk().counters(),
         })

@@ -18,7 +18,7 @@ use super::outcome::Records;
 use super::running::{RunningVm, VcpuHandle};
 use crate::clock::{Clock, ClockError};
 use crate::desk::{Desk, Order};
-use crate::device::virtio::net::{Worker, WorkerError};
+use crate::device::virtio::net::{Desk as NetDesk, Worker, WorkerError};
 use crate::machine::{self, Built, MachineError, MachinePlan};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
@@ -170,6 +170,22 @@ impl AdmittedVm {
         machine::build(plan, card, |errand| self.recruits[0].perform(errand))
     }
 
+    /// Starts the thread of the network device, which stands in the ledger behind the vCPUs.
+    fn start_worker(
+        &self,
+        desk: Arc<NetDesk>,
+        place: usize,
+    ) -> Result<Option<Worker>, WorkerError> {
+        let Some(granted) = self.admitted.vcpu(place) else {
+            return Ok(None);
+        };
+        let attach = |tid| {
+            // Without the note others are only refused more than need be.
+            let _ = self.ledger.attach(&self.plan.name, place, tid);
+        };
+        Worker::start(desk, granted.clone(), attach).map(Some)
+    }
+
     /// Builds the machine and loads `image` into it.
     ///
     /// # Errors
@@ -236,14 +252,9 @@ impl BuiltVm {
         let grants = &vm.admitted.vcpus()[..vcpus.len()];
         // Before any vCPU runs: they and this thread have their reservations, or none has.
         let network = network
-            .zip(vm.admitted.vcpu(vcpus.len()))
-            .map(|(desk, granted)| {
-                Worker::start(desk, granted.clone(), |tid| {
-                    // Without the note others are only refused more than need be.
-                    let _ = vm.ledger.attach(&vm.plan.name, grants.len(), tid);
-                })
-            })
-            .transpose()?;
+            .map(|desk| vm.start_worker(desk, vcpus.len()))
+            .transpose()?
+            .flatten();
         let mut alignments = alignments(&vm.plan).into_iter();
         let (mut handles, mut resources) = (Vec::new(), Vec::new());
         for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {

@@ -288,13 +288,13 @@ impl<B: Backend> Device for Transport<B> {
         }
         // Registers are read as whole words (section 4.2.2.2).
         match <&mut [u8; 4]>::try_from(&mut *data) {
-            Ok(word) if offset % 4 == 0 => *word = self.register(offset).to_le_bytes(),
+            Ok(word) if offset.is_multiple_of(4) => *word = self.register(offset).to_le_bytes(),
             _ => data.fill(0),
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Effect {
-        if let (Ok(word), true) = (<[u8; 4]>::try_from(data), offset % 4 == 0) {
+        if let (Ok(word), true) = (<[u8; 4]>::try_from(data), offset.is_multiple_of(4)) {
             self.set_register(offset, u32::from_le_bytes(word));
         }
         Effect::None

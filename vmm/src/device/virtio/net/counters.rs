@@ -15,6 +15,10 @@ impl Counter {
         self.0.store(now.wrapping_add(count), Ordering::Relaxed);
     }
 
+    pub(super) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -30,6 +34,7 @@ pub struct Counters {
     pub(super) interrupts: Counter,
     pub(super) wakes: Counter,
     pub(super) used_up: Counter,
+    pub(super) consumed: Counter,
     pub(super) waits_for_buffers: Counter,
     pub(super) waits_for_tap: Counter,
     pub(super) too_long: Counter,
@@ -53,6 +58,8 @@ pub struct NetworkCounters {
     pub interrupts: u64,
     /// How often the device's thread was woken.
     pub wakes: u64,
+    /// CPU time of the device's thread, in nanoseconds; none for one without a reservation.
+    pub consumed: u64,
     /// How often its budget was used up: frames waited for the next one.
     pub used_up: u64,
     /// How often frames were left in the tap because the guest had no buffers for them: back pressure, no loss.
@@ -81,6 +88,7 @@ impl Counters {
             interrupts: self.interrupts.get(),
             wakes: self.wakes.get(),
             used_up: self.used_up.get(),
+            consumed: self.consumed.get(),
             waits_for_buffers: self.waits_for_buffers.get(),
             waits_for_tap: self.waits_for_tap.get(),
             too_long: self.too_long.get(),

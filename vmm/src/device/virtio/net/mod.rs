@@ -11,8 +11,9 @@
 mod counters;
 mod pace;
 mod receive;
-mod tap;
+
 mod transmit;
+mod wire;
 mod worker;
 
 use std::io;
@@ -29,7 +30,7 @@ use receive::{Pause, Receiver};
 use transmit::Transmitter;
 
 pub use counters::NetworkCounters;
-pub use tap::{Offloads, Wire};
+pub use wire::{Offloads, Wire};
 pub use worker::{Worker, WorkerError};
 
 /// Bytes of the header before every frame (`struct virtio_net_hdr_v1`).

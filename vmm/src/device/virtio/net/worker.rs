@@ -260,9 +260,12 @@ fn run(desk: &Desk, epoll: &Epoll, granted: &Granted) {
         let more = match desk.wake.order() {
             Order::Run => {
                 let more = desk.work(&mut ready);
-                let used_up = pace
-                    .as_mut()
-                    .and_then(|pace| pace.look(monotonic(), thread_cpu_time()));
+                let used_up = pace.as_mut().and_then(|pace| {
+                    let consumed = thread_cpu_time();
+                    let nanos = u64::try_from(consumed.as_nanos()).unwrap_or(u64::MAX);
+                    desk.counters.consumed.set(nanos);
+                    pace.look(monotonic(), consumed)
+                });
                 if let Some(until) = used_up {
                     desk.counters.used_up.add(1);
                     sleep_until(until);
