@@ -142,6 +142,34 @@ struct Ready {
     transmit: bool,
 }
 
+impl Ready {
+    const ALL: Self = Self {
+        receive: true,
+        transmit: true,
+    };
+}
+
+/// When there is something to do again, the latest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Next {
+    /// When somebody says so.
+    Wait,
+    /// Soon: traffic is dense, and a short sleep lets more of it come together.
+    Soon,
+    /// Now.
+    Now,
+}
+
+impl From<Pause> for Next {
+    fn from(pause: Pause) -> Self {
+        match pause {
+            Pause::Budget => Self::Now,
+            Pause::Soon => Self::Soon,
+            Pause::Empty | Pause::Starved => Self::Wait,
+        }
+    }
+}
+
 impl Net {
     /// A device, and what it shares with its thread.
     ///
@@ -206,34 +234,28 @@ impl Desk {
 
     /// Does all there is to do, on the calling thread: for who has no [`Worker`].
     pub fn work_off(&self) {
-        let mut ready = Ready {
-            receive: true,
-            transmit: true,
-        };
-        while self.work(&mut ready) {}
+        let mut ready = Ready::ALL;
+        while self.work(&mut ready) != Next::Wait {}
     }
 
-    /// Does what is to be done, but not for long: whether there is more.
-    fn work(&self, ready: &mut Ready) -> bool {
+    /// Does what is to be done, but not for long.
+    fn work(&self, ready: &mut Ready) -> Next {
         let Ok(mut engine) = self.engine.try_lock() else {
             // Whoever has it wakes the thread afterwards.
-            return false;
+            return Next::Wait;
         };
         if !engine.works {
             // The first look after it has begun to work is at everything.
-            *ready = Ready {
-                receive: true,
-                transmit: true,
-            };
-            return false;
+            *ready = Ready::ALL;
+            return Next::Wait;
         }
         match engine.work(&self.counters, &self.notifier, ready) {
-            Ok(()) => ready.receive || ready.transmit,
+            Ok(next) => next,
             Err(fault) => {
                 engine.stop();
                 self.counters.faults.add(1);
                 self.notifier.fail(fault);
-                false
+                Next::Wait
             }
         }
     }
@@ -276,24 +298,27 @@ impl Engine {
         counters: &Counters,
         notifier: &Notifier,
         ready: &mut Ready,
-    ) -> Result<(), Fault> {
+    ) -> Result<Next, Fault> {
+        let mut next = Next::Wait;
         let (ram, tap) = (&self.ram, self.wire.descriptor());
         let mut interrupt = false;
         if ready.receive {
             let pause = self.receiver.work(ram, tap, counters, BUDGET)?;
-            ready.receive = pause == Pause::Budget;
+            next = next.max(pause.into());
+            ready.receive = next != Next::Wait;
             interrupt |= self.receiver.wants_interrupt(ram)?;
         }
         if ready.transmit {
             let pause = self.transmitter.work(ram, tap, counters, BUDGET)?;
-            ready.transmit = pause == Pause::Budget;
+            ready.transmit = matches!(pause, Pause::Budget | Pause::Soon);
+            next = next.max(pause.into());
             interrupt |= self.transmitter.wants_interrupt(ram)?;
         }
         if interrupt {
             counters.interrupts.add(1);
             notifier.raise(USED_BUFFER);
         }
-        Ok(())
+        Ok(next)
     }
 }
 

@@ -58,14 +58,19 @@ impl Transmitter {
         };
         let frame = &mut self.frame;
         ring.stop_listening(ram)?;
-        let mut pause = Pause::Budget;
+        let (mut pause, mut moved) = (Pause::Budget, 0);
         for _ in 0..budget {
             let Some(chain) = ring.take(ram)? else {
+                pause = Pause::when_empty(moved);
+                if pause == Pause::Soon {
+                    // It need not notify of what is looked for anyway.
+                    break;
+                }
                 if ring.listen(ram)? {
                     ring.stop_listening(ram)?;
+                    pause = Pause::Budget;
                     continue;
                 }
-                pause = Pause::Empty;
                 break;
             };
             let head = chain.head_index();
@@ -82,6 +87,7 @@ impl Transmitter {
                 pause = Pause::Starved;
                 break;
             }
+            moved += frame.bytes();
             ring.used(ram, head, 0)?;
         }
         ring.publish(ram)?;
