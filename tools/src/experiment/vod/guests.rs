@@ -240,8 +240,17 @@ fn services(fifth: Duration) -> String {
 }
 
 fn device(stage: &Stage) -> String {
+    let share = "assured = \"20Mbit/s\"
+ceil = \"90Mbit/s\"
+priority = \"gold\"";
+    let thread = "runtime = \"2ms\"
+period = \"40ms\"";
     format!(
-        "[network]\nassured = \"20Mbit/s\"\nceil = \"90Mbit/s\"\npriority = \"gold\"\nruntime = \"2ms\"\nperiod = \"40ms\"\ncpu = {}\n",
+        "[network]
+{share}
+{thread}
+cpu = {}
+",
         stage.cpu
     )
 }
