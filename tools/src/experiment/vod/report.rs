@@ -404,7 +404,7 @@ fn method(results: &Results) -> Section {
             .to_owned(),
         format!(
             "With guests gold is a VM whose tasks execute for {:.2} ms before they send a frame, in a reservation of 24, then 32 \
-             ms of every 40 ms, and best effort one that is busy, with 18, then 2 ms of every 80 ms; gold's packets leave by a \
+             ms of every 40 ms, and best effort one that is busy, with 17, then 1 ms of every 80 ms; gold's packets leave by a \
              virtio device, a bridge and the same routers. CPU time moves as `chronovisor adapt --from` moves it.",
             ms(PAPER)
         ),
