@@ -28,7 +28,7 @@ use crate::state::{Locked, State};
 use crate::tree::TreeError;
 
 pub use port::{Port, PortRequest};
-use queues::Queues;
+use queues::{Left, Queues};
 pub use status::{
     BridgeStatus, NetworkStatus, PortStatus, RouterStatus, ShareStatus, UplinkStatus,
 };
@@ -282,7 +282,8 @@ impl Session<'_> {
         let mut book = self.book.clone();
         let pending = book.pending.take();
         let others = pending.as_deref().into_iter().chain([&book]);
-        self.queues.reconcile(&book, &others.collect::<Vec<_>>())?;
+        let others: Vec<_> = others.collect();
+        self.queues.reconcile(&book, &others, Left::Broken)?;
         self.book = book;
         self.write()?;
         Ok(self.locked.settle()?)
@@ -363,6 +364,11 @@ impl Session<'_> {
 
     /// Puts another book in force, or leaves this one there.
     fn replace(&mut self, after: Book) -> Result<(), NetworkError> {
+        // Where mending failed before.
+        let left = match self.locked.was_broken_off() {
+            true => Left::Broken,
+            false => Left::Whole,
+        };
         self.queues.is_free(&after, &self.book)?;
         self.locked.begin()?;
         let mut before = self.book.clone();
@@ -371,10 +377,10 @@ impl Session<'_> {
         self.write()?;
         let others = broken_off.as_deref().into_iter().chain([&before]);
         let others: Vec<_> = others.collect();
-        let replaced = self.queues.reconcile(&after, &others);
+        let replaced = self.queues.reconcile(&after, &others, left);
         if replaced.is_err() {
             let others = [&[&after], &others[..]].concat();
-            if let Err(error) = self.queues.reconcile(&before, &others) {
+            if let Err(error) = self.queues.reconcile(&before, &others, left) {
                 tracing::warn!(%error, "cannot take a change of the network back");
             }
         }

@@ -121,12 +121,30 @@ pub enum ExperimentError {
     },
     /// Shares of the network cannot be had.
     #[error("cannot {action}: {why}")]
-    Network {
+    Shares {
         /// What was tried.
         action: &'static str,
         /// Why not.
         why: String,
     },
+    /// An answer that did not come, or was wrong.
+    #[error(transparent)]
+    Client(#[from] super::web::ClientError),
+    /// A network namespace that cannot be had.
+    #[error(transparent)]
+    Namespace(#[from] net::namespace::NamespaceError),
+    /// An interface that cannot be set up.
+    #[error(transparent)]
+    Interface(#[from] net::netlink::NetlinkError),
+    /// A network that cannot be.
+    #[error(transparent)]
+    Plan(#[from] net::plan::PlanError),
+    /// A network that cannot be had.
+    #[error(transparent)]
+    Network(#[from] net::NetworkError),
+    /// Ports that cannot be had.
+    #[error(transparent)]
+    Ports(#[from] net::ports::PortsError),
     /// The report could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),

@@ -21,7 +21,9 @@ pub mod interrupt;
 pub mod jobs;
 pub mod load;
 pub mod lock_holder;
+pub mod namespaces;
 pub mod neighbour;
+pub mod net_isolation;
 pub mod part;
 pub mod pid_max;
 pub mod process;
@@ -35,5 +37,6 @@ pub mod trace;
 pub mod vod;
 pub mod vtm_overhead;
 pub mod vtm_vs_guest;
+pub mod web;
 
 pub use error::ExperimentError;

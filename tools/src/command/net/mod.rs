@@ -60,8 +60,7 @@ pub struct AdaptArgs {
     #[arg(
         required = true,
         num_args = 2..,
-        value_names = ["NAME", "RATE"],
-        allow_hyphen_values = true
+        value_names = ["NAME", "RATE"]
     )]
     changes: Vec<String>,
     /// The most it may have, where one is named [default: as before].

@@ -68,7 +68,7 @@ pub fn failed(action: &'static str) -> impl Fn(&dyn std::error::Error) -> Experi
             why += &format!(": {error}");
             source = error.source();
         }
-        ExperimentError::Network { action, why }
+        ExperimentError::Shares { action, why }
     }
 }
 

@@ -47,7 +47,7 @@ pub fn greatest() -> Result<Duration, ExperimentError> {
 
 fn time(rate: u64) -> Result<Reservation, ExperimentError> {
     let told = link_time(BitRate::new(rate), CAPACITY);
-    told.map_err(|why| ExperimentError::Network {
+    told.map_err(|why| ExperimentError::Shares {
         action: "tell a rate as time on the link",
         why,
     })
