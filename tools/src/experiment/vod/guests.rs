@@ -125,7 +125,7 @@ impl<'a> Guests<'a> {
         });
         match client::call(folder, &name(to.0), request).await? {
             Reply::Adapted { .. } => Ok(()),
-            other => Err(ExperimentError::Network {
+            other => Err(ExperimentError::Shares {
                 action: "move CPU time between guests",
                 why: format!("the guest answered another question: {other:?}"),
             }),
