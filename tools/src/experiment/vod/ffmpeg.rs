@@ -98,8 +98,8 @@ fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The command that sends stream `number` to `to` for as long as it runs. `realtime` lets a picture through when its time has come, and
-/// after a delay as fast as it can: none is left out.
+/// The command that sends stream `number` to `to` for as long as it runs. `realtime` lets a picture through when its time
+/// has come, and after a delay as fast as it can: none is left out.
 pub fn stream(number: u16, size: Size, to: &str) -> Vec<String> {
     let mut command = quiet();
     let source = format!("testsrc2=size={size}:rate={FRAMES},realtime=limit=3600");

@@ -17,6 +17,7 @@ mod monitor;
 mod need;
 mod network;
 mod quality;
+mod raw;
 mod report;
 mod rtp;
 mod run;

@@ -2,26 +2,25 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::course::Figures;
 use super::ffmpeg::WIRE_RATE;
 use super::need::{FIRST_STREAMS, PAPER, STREAMS};
 use super::quality::Held;
 use super::run::{LATE, Ran};
 use super::vtms::{FRAME, SLOT};
-use super::{Adaptation, Mode, Results};
+use super::{Adaptation, Mode, Results, raw};
 use crate::cli::ExperimentArgs;
 use crate::report::stats::{Distribution, Quantile};
 use crate::report::stream_plot::{FrameDot, StreamPlot, Stretch};
 use crate::report::table::{Cell, Column, Table};
 use crate::report::{Figure, HostCheck, Report, Section};
 
-/// The targets with both adapted.
-const LOSS: f64 = 0.015;
-const BOUND: Duration = Duration::from_millis(20);
+/// The target with both adapted: loss.
+pub const LOSS: f64 = 0.015;
+/// The target with both adapted: how far the spacing of frames is off.
+pub const BOUND: Duration = Duration::from_millis(20);
 /// Of frames whose spacing is within [`BOUND`]: while an adaptation is on its way some are not.
-const WITHIN: f64 = 0.99;
+pub const WITHIN: f64 = 0.99;
 /// How much time the stretches of a figure have.
 const STRETCH: Duration = Duration::from_secs(1);
 /// After the fifth stream began: by then everything is adapted.
@@ -44,7 +43,7 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
             method(results),
         ],
         jobs: Vec::new(),
-        raw: raw(results),
+        raw: raw::raw(results),
     }
 }
 
@@ -61,7 +60,7 @@ fn command_line(args: &ExperimentArgs) -> String {
 
 impl Ran {
     /// All streams together, with four, with five, and when everything was adapted.
-    fn figures(&self) -> [Figures; 3] {
+    pub fn figures(&self) -> [Figures; 3] {
         let adapted = self.after.start + ADAPTED_AFTER..self.after.end;
         [self.before.clone(), self.after.clone(), adapted].map(|window| {
             let streams = self.courses.iter();
@@ -73,14 +72,15 @@ impl Ran {
     }
 
     /// When something was first adapted, counted from the beginning of the fifth stream.
-    fn adapted_after(&self, held: Held) -> Option<Duration> {
+    pub fn adapted_after(&self, held: Held) -> Option<Duration> {
         let first = self.adapted.iter().find(|one| one.held == held)?;
         Some(first.at.saturating_sub(self.after.start))
     }
 }
 
 impl Results {
-    fn of(&self, mode: Mode, adaptation: Adaptation) -> Option<&Ran> {
+    /// One scenario, if it was run.
+    pub fn of(&self, mode: Mode, adaptation: Adaptation) -> Option<&Ran> {
         let mut ran = self.ran.iter();
         ran.find(|ran| (ran.mode, ran.adaptation) == (mode, adaptation))
     }
@@ -90,7 +90,7 @@ impl Results {
     }
 
     /// How many more packets arrive with both adapted than with neither.
-    fn gain(&self) -> Option<f64> {
+    pub fn gain(&self) -> Option<f64> {
         let received =
             |adaptation| Some(self.of(Mode::Vtms, adaptation)?.figures()[1].received as f64);
         Some(received(Adaptation::Both)? / received(Adaptation::Neither)? - 1.0)
@@ -127,9 +127,9 @@ fn summary(results: &Results) -> String {
         )
     });
     format!(
-        "{FIRST_STREAMS} streams of ffmpeg on CPU {} and a link of 10 Mbit/s, then a fifth, beside transcoding and a flood. A stream \
-         needs {:.2} ms of CPU time for each frame ({}; {:.2} ms and 14.19 % in the paper) and {} kbit/s. With five streams, by who sends and \
-         what is adapted: {}.{gain} The VTMs rest on {}.",
+        "{FIRST_STREAMS} streams of ffmpeg on CPU {} and a link of 10 Mbit/s, then a fifth, beside transcoding and a flood. A \
+         stream needs {:.2} ms of CPU time for each frame ({}; {:.2} ms and 14.19 % in the paper) and {} kbit/s. With five \
+         streams, by who sends and what is adapted: {}.{gain} The VTMs rest on {}.",
         results.cpu,
         need.frame.as_secs_f64() * 1e3,
         percent(need.share()),
@@ -171,16 +171,17 @@ fn scenarios(results: &Results) -> Section {
     let not_run = results.not_run.iter();
     let not_run = not_run.map(|(what, why)| format!("Not run: {what}: {why}."));
     let mut prose = vec![
-            format!(
-                "Need: CPU time that a stream took for a frame, while there were four; what else the machine does changes it. Least and greatest: by how much the time between the last packets of two frames differs from what their timestamps \
-                 say. Jitter: the interarrival jitter of RFC 3550, its greatest value. With five streams everything counts from \
-                 when the fifth begins, what is lost until something is adapted too; \"adapted\" leaves out the first {} s.",
-                ADAPTED_AFTER.as_secs()
-            ),
-            "Five streams need a little more than the 6 Mbit/s that gold has in the end: with everything adapted \
-             1.2 % is lost when best effort takes all of its share."
-                .to_owned(),
-        ];
+        format!(
+            "Need: CPU time that a stream took for a frame, while there were four; what else the machine does changes it. Least \
+             and greatest: by how much the time between the last packets of two frames differs from what their timestamps say. \
+             Jitter: the interarrival jitter of RFC 3550, its greatest value. With five streams everything counts from when the \
+             fifth begins, what is lost until something is adapted too; \"adapted\" leaves out the first {} s.",
+            ADAPTED_AFTER.as_secs()
+        ),
+        "Five streams need a little more than the 6 Mbit/s that gold has in the end: with everything adapted \
+         1.2 % is lost when best effort takes all of its share."
+            .to_owned(),
+    ];
     prose.extend(not_run);
     Section {
         heading: "The four scenarios".to_owned(),
@@ -360,8 +361,8 @@ fn figure(ran: &Ran) -> Figure {
     };
     plot.figure(
         &format!("streams-{}-{}", ran.mode.key(), ran.adaptation.key()),
-        "Above: every frame of every stream, by how much the time since the one before differs from nominal; what is further off than the axis goes is drawn at \
-         its edge. Below: packets lost, and sent and received, of all streams.",
+        "Above: every frame of every stream, by how much the time since the one before differs from nominal; what is further \
+         off than the axis goes is drawn at its edge. Below: packets lost, and sent and received, of all streams.",
     )
 }
 
@@ -372,10 +373,11 @@ fn method(results: &Results) -> Section {
     let is_papers = (first, second) == (Duration::from_millis(24), Duration::from_millis(32));
     let prose = vec![
         format!(
-            "A stream is an ffmpeg that draws pictures of {} (testsrc2), encodes them (x264, one thread) and sends them as they are \
-             due, 25 in a second, as MPEG-TS over RTP at a constant rate of the multiplexer. The size of the pictures was searched for until a stream \
-             beside three others in a VTM needed about the paper's CPU time, and was corrected between scenarios: it needed {:.2} ms of every {} ms, so U = {} and C = U T / 100. In slots of {} ms gold \
-             gets {} ms for {FIRST_STREAMS} streams and {} ms for {STREAMS}{}.",
+            "A stream is an ffmpeg that draws pictures of {} (testsrc2), encodes them (x264, one thread) and sends them as they \
+             are due, 25 in a second, as MPEG-TS over RTP at a constant rate of the multiplexer. The size of the pictures was \
+             searched for until a stream beside three others in a VTM needed about the paper's CPU time, and was corrected between \
+             scenarios: it needed {:.2} ms of every {} ms, so U = {} and C = U T / 100. In slots of {} ms gold gets {} ms for \
+             {FIRST_STREAMS} streams and {} ms for {STREAMS}{}.",
             need.size,
             ms(need.frame),
             ms(FRAME),
@@ -385,23 +387,25 @@ fn method(results: &Results) -> Section {
             ms(second),
             if is_papers { ", as in the paper" } else { "; in the paper 24 and 32 ms" },
         ),
-        "Each stream is a job of the VTM gold as soon as it streams (what starting ffmpeg takes is not gold's), two endless transcoding ffmpeg \
-         are jobs of best effort. Source, edge, core and client are network namespaces; the edges mark packets by where they go, \
-         the core has a queue for each mark on a link of 10 Mbit/s, and a flood keeps best effort's queue full."
+        "Each stream is a job of the VTM gold as soon as it streams (what starting ffmpeg takes is not gold's), two endless \
+         transcoding ffmpeg are jobs of best effort. Source, edge, core and client are network namespaces; the edges mark \
+         packets by where they go, the core has a queue for each mark on a link of 10 Mbit/s, and a flood keeps best effort's \
+         queue full."
             .to_owned(),
         format!(
-            "Nothing is adapted by the clock. Where the CPU is adapted, a rule counts frames that left the source more than {} ms after their time: at \
-             the fifth within 0.4 s gold gets 8 ms of every 40 ms from best effort. Where the network is, a rule counts gaps in the sequence numbers at the \
-             client: at the fifth within 0.5 s gold gets 1 Mbit/s from best effort.",
+            "Nothing is adapted by the clock. Where the CPU is adapted, a rule counts frames that left the source more than {} ms \
+             after their time: at the fifth within 0.4 s gold gets 8 ms of every 40 ms from best effort. Where the network is, a \
+             rule counts gaps in the sequence numbers at the client: at the fifth within 0.5 s gold gets 1 Mbit/s from best \
+             effort.",
             ms(LATE)
         ),
-        "Packets are counted, and their times taken, by the kernel at both ends: loss is what was sent and did not arrive. The rate on the wire \
-         is what gold's class at the bottleneck has counted, link-layer headers included."
+        "Packets are counted, and their times taken, by the kernel at both ends: loss is what was sent and did not arrive. The \
+         rate on the wire is what gold's class at the bottleneck has counted, link-layer headers included."
             .to_owned(),
         format!(
-            "With guests gold is a VM whose tasks execute for {:.2} ms before they send a frame, in a reservation of 24, then 32 ms of every 40 ms, and best effort \
-             one that is busy, with 18, then 2 ms of every 80 ms; gold's packets leave by a virtio device, a bridge and the same routers. CPU time moves as \
-             `chronovisor adapt --from` moves it.",
+            "With guests gold is a VM whose tasks execute for {:.2} ms before they send a frame, in a reservation of 24, then 32 \
+             ms of every 40 ms, and best effort one that is busy, with 17, then 1 ms of every 80 ms; gold's packets leave by a \
+             virtio device, a bridge and the same routers. CPU time moves as `chronovisor adapt --from` moves it.",
             ms(PAPER)
         ),
         format!("VTMs and reservations rest on {}.", results.promise),
@@ -411,67 +415,4 @@ fn method(results: &Results) -> Section {
         prose,
         ..Section::default()
     }
-}
-
-fn raw(results: &Results) -> Value {
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let times = |times: &[Duration]| {
-        let times = Distribution::new(times.to_vec());
-        json!({
-            "count": times.count(),
-            "mean_ms": times.mean().map(ms),
-            "median_ms": times.quantile(Quantile::MEDIAN).map(ms),
-            "max_ms": times.max().map(ms),
-        })
-    };
-    let scenario = |ran: &Ran| {
-        let of = |figures: &Figures| {
-            json!({
-                "figures": figures,
-                "loss": figures.loss(),
-                "share_within": figures.share_within(),
-            })
-        };
-        let [before, after, adapted] = ran.figures();
-        json!({
-            "mode": ran.mode.key(),
-            "key": ran.adaptation.key(),
-            "four_streams": of(&before),
-            "five_streams": of(&after),
-            "five_streams_adapted": of(&adapted),
-            "need_ms": ms(ran.need),
-            "adaptations": ran.adapted.iter().map(|one| json!({
-                "of": format!("{:?}", one.held).to_lowercase(),
-                "at_ms": ms(one.at),
-                "took_ms": ms(one.took),
-            })).collect::<Vec<_>>(),
-            "wire_bits_per_second": [ran.wire.0, ran.wire.1],
-            "cpu_adapted_after_ms": ran.adapted_after(Held::Cpu).map(ms),
-            "network_adapted_after_ms": ran.adapted_after(Held::Link).map(ms),
-            "events": ran.events.iter().map(|(at, event)| json!({ "at_ms": ms(*at), "event": event })).collect::<Vec<_>>(),
-        })
-    };
-    let costs = |mode| results.of(mode, Adaptation::Both).map(|ran| &ran.costs);
-    let (vtms, guests) = (costs(Mode::Vtms), costs(Mode::Guests));
-    json!({
-        "experiment": "vod",
-        "cpu": results.cpu,
-        "promise": results.promise,
-        "need": {
-            "picture": results.need.size.to_string(),
-            "frame_ms": ms(results.need.frame),
-            "share": results.need.share(),
-            "paper_frame_ms": ms(PAPER),
-        },
-        "gold_ms": [ms(results.need.budgets().0), ms(results.need.budgets().1)],
-        "scenarios": results.ran.iter().map(scenario).collect::<Vec<_>>(),
-        "adaptation_cost": {
-            "local": vtms.map(|costs| times(&costs.local)),
-            "local_guests": guests.map(|costs| times(&costs.local)),
-            "remote": vtms.map(|costs| times(&costs.remote)),
-        },
-        "not_run": results.not_run,
-        "more_packets_than_with_neither": results.gain(),
-        "targets": { "loss": LOSS, "deviation_ms": ms(BOUND), "share_within": WITHIN },
-    })
 }
