@@ -360,6 +360,11 @@ fn vtms_have_shares_of_the_uplink_by_destination_and_by_user() {
     ])
     .expect(0);
 
+    packets_are_counted_where_they_belong(&host);
+    shares_change_and_end(&host, service);
+}
+
+fn packets_are_counted_where_they_belong(host: &Host<'_>) {
     host.send("192.0.2.1:9", 50);
     let status = host.status();
     assert_eq!(packets(&status, 0, 0), 50, "{status:#}");
@@ -379,7 +384,9 @@ fn vtms_have_shares_of_the_uplink_by_destination_and_by_user() {
         20,
         "by user before by destination"
     );
+}
 
+fn shares_change_and_end(host: &Host<'_>, service: Guest<'_>) {
     host.run(&["vtm", "network_adapt", "gold", "7Mbit/s", "rest", "3Mbit/s"])
         .expect(0);
     host.run(&["vtm", "network", "adapt", "gold", "8Mbit/s"])
