@@ -10,8 +10,14 @@ packages=(
     qemu-system-x86_64 qemu-system-x86
     chrt util-linux
     cpio cpio
+    ffmpeg ffmpeg
     git git
+    ip iproute2
     ldd libc-bin
+    nft nftables
+    nsenter util-linux
+    setpriv util-linux
+    tc iproute2
     timeout coreutils
     xz xz-utils
 )
@@ -25,7 +31,7 @@ missing_packages() {
 
 install_packages() {
     local missing
-    mapfile -t missing < <(missing_packages)
+    mapfile -t missing < <(missing_packages | sort -u)
     [ ${#missing[@]} -gt 0 ] || return 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "test.sh: installing ${missing[*]}"
@@ -41,6 +47,7 @@ install_packages() {
 traces() {
     find /sys/fs/cgroup -mindepth 1 -maxdepth 6 -type d -path '*/chronovisor*' -printf 'cgroup %p\n' 2>/dev/null || true
     find /run/netns -maxdepth 1 -name 'chronovisor*' -printf 'namespace %f\n' 2>/dev/null || true
+    find /sys/class/net -maxdepth 1 -name 'chronovisor*' -printf 'interface %f\n' 2>/dev/null || true
 }
 
 # A test that was ended in the middle may have left the host prepared; the record of that is in its folder.
@@ -61,6 +68,7 @@ clean_up() {
         case $kind in
         cgroup) rmdir "$name" || true ;;
         namespace) ip netns delete "$name" || true ;;
+        interface) ip link delete "$name" || true ;;
         esac
     done < <(comm -13 <(sort <<<"$before") <(traces | sort) | sort -r)
     rm -rf "$TMPDIR"

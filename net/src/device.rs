@@ -280,6 +280,19 @@ pub fn set_alias(link: &Link, alias: &str) -> Request {
     )
 }
 
+/// Writes on the interface of this name whose it is: together with what makes it, in one send, so that nobody who is killed
+/// leaves one without.
+#[must_use]
+pub fn claim(name: &str, alias: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::IfAlias(alias.to_owned()),
+    ];
+    let does = format!("write the alias {alias} on the interface {name}");
+    Request::new(does, RouteNetlinkMessage::SetLink(message))
+}
+
 /// Sets the hardware address.
 #[must_use]
 pub fn set_mac(link: &Link, mac: Mac) -> Request {

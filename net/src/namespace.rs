@@ -121,6 +121,14 @@ impl Namespace {
         })
     }
 
+    /// Deletes one that was left behind by a process that has died. One that is not there is no error; what still runs in it
+    /// keeps it alive without its name.
+    pub fn delete(name: &str) {
+        if let Ok(path) = path_of(name) {
+            remove(&path);
+        }
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -28,7 +28,7 @@ use crate::state::{Locked, State};
 use crate::tree::TreeError;
 
 pub use port::{Port, PortRequest};
-use queues::Queues;
+use queues::{Left, Queues};
 pub use status::{
     BridgeStatus, NetworkStatus, PortStatus, RouterStatus, ShareStatus, UplinkStatus,
 };
@@ -140,13 +140,29 @@ impl Network {
         Self::at(run_dir)?.begin(|session| {
             session.try_to_mend();
             if session.book == Book::default() {
-                session.locked.remove()?;
                 return Ok(false);
             }
             let after = session.book.cleared()?;
             session.replace(after)?;
-            session.locked.remove()?;
             Ok(true)
+        })
+    }
+
+    /// Removes what this plan made, where nobody knows any more that it was applied: its files are lost or damaged.
+    ///
+    /// # Errors
+    /// When something is known to be applied, or the kernel or a router refuses.
+    pub fn clear_lost(run_dir: &Path, plan: &NetworkPlan) -> Result<(), NetworkError> {
+        plan.check()?;
+        Self::at(run_dir)?.begin(|session| {
+            let lost = Book::default().applied(plan, now())?;
+            if session.book != Book::default() {
+                let dir = session.locked.dir().to_owned();
+                return Err(StateError::Known { dir }.into());
+            }
+            session
+                .queues
+                .reconcile(&Book::default(), &[&lost], Left::Broken)
         })
     }
 
@@ -282,7 +298,8 @@ impl Session<'_> {
         let mut book = self.book.clone();
         let pending = book.pending.take();
         let others = pending.as_deref().into_iter().chain([&book]);
-        self.queues.reconcile(&book, &others.collect::<Vec<_>>())?;
+        let others: Vec<_> = others.collect();
+        self.queues.reconcile(&book, &others, Left::Broken)?;
         self.book = book;
         self.write()?;
         Ok(self.locked.settle()?)
@@ -317,6 +334,7 @@ impl Session<'_> {
             true => {
                 self.book = after;
                 self.write()?;
+                self.locked.settle()?;
             }
             false => self.replace(after)?,
         }
@@ -363,18 +381,24 @@ impl Session<'_> {
 
     /// Puts another book in force, or leaves this one there.
     fn replace(&mut self, after: Book) -> Result<(), NetworkError> {
+        // Where mending failed before.
+        let left = match self.locked.was_broken_off() {
+            true => Left::Broken,
+            false => Left::Whole,
+        };
         self.queues.is_free(&after, &self.book)?;
-        self.locked.begin()?;
         let mut before = self.book.clone();
         let broken_off = before.pending.take();
         self.book.pending = Some(Box::new(after.clone()));
+        // Who finds this broken off knows what may be there in part.
         self.write()?;
+        self.locked.begin()?;
         let others = broken_off.as_deref().into_iter().chain([&before]);
         let others: Vec<_> = others.collect();
-        let replaced = self.queues.reconcile(&after, &others);
+        let replaced = self.queues.reconcile(&after, &others, left);
         if replaced.is_err() {
             let others = [&[&after], &others[..]].concat();
-            if let Err(error) = self.queues.reconcile(&before, &others) {
+            if let Err(error) = self.queues.reconcile(&before, &others, left) {
                 tracing::warn!(%error, "cannot take a change of the network back");
             }
         }

@@ -1,13 +1,13 @@
-//! What is promised of this host's links, in a file that all processes share: `network.json` in the run directory.
-//!
-//! The file is replaced as a whole (written aside, renamed), so that it is never torn. Beside it lies `network.lock`, which
-//! is locked (flock) for as long as somebody reads and changes, and says whether the kernel is being changed:
+//! What is promised of this host's links, in files that all processes share: two slots in the run directory, `network.json`
+//! and `network-1.json`, of which one counts. Which one is in `network.lock`, which is locked (flock) for as long as
+//! somebody reads and changes, and which also says whether the kernel is being changed:
 //!
 //! ```text
-//! lock -> read network.json -> mark "changing" -> change the kernel -> write network.json -> mark "settled" -> unlock
+//! lock -> read the slot -> "changing 0" -> change the kernel -> write the other slot -> "settled 1" -> unlock
 //! ```
 //!
-//! Who finds it "changing" under the lock knows that somebody died in between, and makes the kernel what the file says.
+//! So a write that is broken off spoils nothing, and nothing is renamed, for which some file systems wait. Who finds
+//! "changing" under the lock knows that somebody died in between, and makes the kernel what the slot says.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -20,9 +20,11 @@ use crate::book::Book;
 
 /// The version of the form.
 const VERSION: u32 = 1;
-/// What the lock file says while the kernel is being changed, and otherwise.
-const CHANGING: &[u8; 8] = b"changing";
-const SETTLED: &[u8; 8] = b"settled\n";
+/// What the lock file says while the kernel is being changed, and otherwise, before the number of the slot.
+const CHANGING: &str = "changing";
+const SETTLED: &str = "settled ";
+/// The files that are written in turn.
+const SLOTS: [&str; 2] = ["network.json", "network-1.json"];
 
 /// The state could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +46,18 @@ pub enum StateError {
         dir: PathBuf,
     },
     /// It is not what was written.
-    #[error("{} is damaged ({reason}): `chronovisor net clear` removes what it stood for", path.display())]
+    #[error("{} is damaged ({reason}): delete it, and remove what it stood for by `chronovisor net clear --lost FILE`", path.display())]
     Damaged {
         /// The path.
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// It is not lost.
+    #[error("what was applied with {} is known: `chronovisor net clear` removes it", dir.display())]
+    Known {
+        /// The run directory.
+        dir: PathBuf,
     },
     /// Of another network namespace.
     #[error(
@@ -100,41 +108,74 @@ struct Read {
 pub(crate) struct State {
     dir: PathBuf,
     lock: File,
+    slots: [File; 2],
+    /// Which slot counts.
+    slot: usize,
     /// Found when it was opened.
     place: Place,
     /// What was last read or written, so that it is not parsed again.
     known: Option<(Vec<u8>, Book)>,
+    /// What a slot is read into.
+    buffer: Vec<u8>,
 }
 
 impl State {
     /// Opens the files in `dir`, making the lock and the folder if need be.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
         fs::create_dir_all(dir).map_err(failed("create", dir))?;
-        let path = dir.join("network.lock");
-        let lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("open", &path))?;
+        let open = |name: &str| {
+            let path = dir.join(name);
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(failed("open", &path))
+        };
         Ok(Self {
             dir: dir.to_owned(),
-            lock,
+            lock: open("network.lock")?,
+            slots: [open(SLOTS[0])?, open(SLOTS[1])?],
+            slot: 0,
             place: Place::here().map_err(failed("read", Path::new("/proc")))?,
             known: None,
+            buffer: Vec::new(),
         })
     }
 
     /// Locks the state until the answer is dropped.
     pub(crate) fn lock(&mut self) -> Result<Locked<'_>, StateError> {
         self.lock.lock().map_err(failed("lock", &self.dir))?;
-        Ok(Locked { state: self })
+        let mut mark = [0; 16];
+        let length = self.lock.read_at(&mut mark, 0);
+        let length = length.map_err(failed("read the lock in", &self.dir))?;
+        let mark = std::str::from_utf8(&mark[..length]).unwrap_or_default();
+        self.slot = usize::from(mark.trim_end().ends_with('1'));
+        let was_broken_off = mark.starts_with(CHANGING);
+        Ok(Locked {
+            state: self,
+            was_broken_off,
+        })
     }
 
-    fn path(&self) -> PathBuf {
-        self.dir.join("network.json")
+    /// The slot that counts, whole; empty if nothing was ever written.
+    fn read(&mut self) -> Result<(), StateError> {
+        let file = &self.slots[self.slot];
+        let mut length = 0;
+        loop {
+            if length == self.buffer.len() {
+                self.buffer.resize((2 * length).max(4096), 0);
+            }
+            let read = file.read_at(&mut self.buffer[length..], length as u64);
+            match read.map_err(failed("read", &self.dir.join(SLOTS[self.slot])))? {
+                0 => break,
+                read => length += read,
+            }
+        }
+        self.buffer.truncate(length);
+        Ok(())
     }
 }
 
@@ -142,29 +183,45 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Locked<'a> {
     state: &'a mut State,
+    was_broken_off: bool,
 }
 
 impl Locked<'_> {
     /// Whether somebody died while the kernel was being changed.
     pub(crate) fn was_broken_off(&self) -> bool {
-        let mut mark = [0; CHANGING.len()];
-        let read = self.state.lock.read_at(&mut mark, 0);
-        read.is_ok_and(|length| length == mark.len()) && mark == *CHANGING
+        self.was_broken_off
     }
 
-    /// What is promised; nothing if nothing was applied since the host was started.
+    /// What is promised; nothing if nothing was applied since the host was started. Should the slot that counts be damaged,
+    /// which nothing here does, the one before counts, and the kernel is to be made what that says.
     pub(crate) fn read(&mut self) -> Result<Option<Book>, StateError> {
-        let path = self.state.path();
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed("read", &path)(error)),
-        };
-        if let Some((known, book)) = &self.state.known
-            && *known == bytes
+        match self.read_slot() {
+            Err(damaged @ StateError::Damaged { .. }) => {
+                self.state.slot = 1 - self.state.slot;
+                let Ok(Some(book)) = self.read_slot() else {
+                    return Err(damaged);
+                };
+                tracing::warn!(%damaged, "going back to what was promised before");
+                self.was_broken_off = true;
+                Ok(Some(book))
+            }
+            read => read,
+        }
+    }
+
+    fn read_slot(&mut self) -> Result<Option<Book>, StateError> {
+        self.state.read()?;
+        let State { buffer, known, .. } = &mut *self.state;
+        if let Some((known, book)) = known
+            && known == buffer
         {
             return Ok(Some(book.clone()));
         }
+        let bytes = std::mem::take(buffer);
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let path = self.state.dir.join(SLOTS[self.state.slot]);
         let Some(book) = self.parse(&path, &bytes)? else {
             return Ok(None);
         };
@@ -195,51 +252,52 @@ impl Locked<'_> {
         Ok(Some(read.book))
     }
 
-    /// Says that the kernel is being changed.
-    pub(crate) fn begin(&self) -> Result<(), StateError> {
+    /// Says that the kernel is being changed from what was last read or written.
+    pub(crate) fn begin(&mut self) -> Result<(), StateError> {
         self.mark(CHANGING)
     }
 
-    /// Says that the kernel is what the file says.
-    pub(crate) fn settle(&self) -> Result<(), StateError> {
+    /// Says that the kernel is what was last read or written.
+    pub(crate) fn settle(&mut self) -> Result<(), StateError> {
+        self.was_broken_off = false;
         self.mark(SETTLED)
     }
 
-    fn mark(&self, mark: &[u8]) -> Result<(), StateError> {
-        let path = &self.state.dir;
-        self.state
-            .lock
-            .write_all_at(mark, 0)
-            .map_err(failed("mark the state in", path))
+    fn mark(&self, what: &str) -> Result<(), StateError> {
+        let State {
+            dir, lock, slot, ..
+        } = &*self.state;
+        let mark = format!("{what} {slot}\n");
+        lock.write_all_at(mark.as_bytes(), 0)
+            .map_err(failed("mark the state in", dir))
     }
 
-    /// Replaces the file.
+    /// Writes the other slot, which counts from the next mark on.
     pub(crate) fn write(&mut self, book: &Book) -> Result<(), StateError> {
-        let path = self.state.path();
+        let slot = 1 - self.state.slot;
+        let path = self.state.dir.join(SLOTS[slot]);
         let written = Written {
             version: VERSION,
             place: &self.state.place,
             book,
         };
         let bytes = serde_json::to_vec(&written);
-        let bytes = bytes.map_err(|error| failed("write", &path)(error.into()))?;
-        let aside = self.state.dir.join("network.new");
-        fs::write(&aside, &bytes).map_err(failed("write", &aside))?;
-        fs::rename(&aside, &path).map_err(failed("replace", &path))?;
+        let mut bytes = bytes.map_err(|error| failed("write", &path)(error.into()))?;
+        bytes.push(b'\n');
+        let file = &self.state.slots[slot];
+        let length = bytes.len() as u64;
+        let replaced = file.write_all_at(&bytes, 0).and_then(|()| {
+            let is_longer = file.metadata()?.len() > length;
+            if is_longer {
+                file.set_len(length)
+            } else {
+                Ok(())
+            }
+        });
+        replaced.map_err(failed("write", &path))?;
+        self.state.slot = slot;
         self.state.known = Some((bytes, book.clone()));
         Ok(())
-    }
-
-    /// Removes the file: nothing is promised any more.
-    pub(crate) fn remove(&mut self) -> Result<(), StateError> {
-        self.state.known = None;
-        let path = self.state.path();
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("remove", &path)(error))
-            }
-            _ => self.settle(),
-        }
     }
 
     /// The run directory.
@@ -303,12 +361,13 @@ mod tests {
         );
         assert_eq!(other.lock().unwrap().read().unwrap(), None);
         for book in [book(&["a", "b"]), book(&["a"]), book(&[])] {
-            one.lock().unwrap().write(&book).unwrap();
+            let mut locked = one.lock().unwrap();
+            locked.write(&book).unwrap();
+            locked.settle().unwrap();
+            drop(locked);
             assert_eq!(one.lock().unwrap().read().unwrap(), Some(book.clone()));
             assert_eq!(other.lock().unwrap().read().unwrap(), Some(book));
         }
-        one.lock().unwrap().remove().unwrap();
-        assert_eq!(other.lock().unwrap().read().unwrap(), None);
     }
 
     #[test]
@@ -324,11 +383,53 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_was_broken_off_leaves_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::open(dir.path()).unwrap();
+        let mut locked = state.lock().unwrap();
+        locked.write(&book(&["a"])).unwrap();
+        locked.settle().unwrap();
+        locked.begin().unwrap();
+        locked.write(&book(&["a", "b"])).unwrap();
+        drop(locked);
+        for name in SLOTS {
+            let path = dir.path().join(name);
+            let bytes = fs::read(&path).unwrap();
+            if bytes.windows(3).any(|three| three == b"\"b\"") {
+                fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            }
+        }
+        let mut next = State::open(dir.path()).unwrap();
+        let mut locked = next.lock().unwrap();
+        assert!(locked.was_broken_off());
+        assert_eq!(locked.read().unwrap(), Some(book(&["a"])));
+    }
+
+    #[test]
+    fn where_the_last_state_is_damaged_the_one_before_counts_and_is_to_be_put_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::open(dir.path()).unwrap();
+        for vms in [&["a"][..], &["a", "b"]] {
+            let mut locked = state.lock().unwrap();
+            locked.write(&book(vms)).unwrap();
+            locked.settle().unwrap();
+        }
+        fs::write(dir.path().join(SLOTS[0]), "damaged").unwrap();
+        let mut locked = state.lock().unwrap();
+        assert_eq!(locked.read().unwrap(), Some(book(&["a"])));
+        assert!(locked.was_broken_off());
+    }
+
+    #[test]
     fn a_file_of_another_version_kernel_or_namespace_is_not_taken_for_the_state() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("network.json");
+        let path = dir.path().join(SLOTS[1]);
         let mut state = State::open(dir.path()).unwrap();
-        state.lock().unwrap().write(&book(&["a"])).unwrap();
+        fs::write(dir.path().join(SLOTS[0]), "damaged").unwrap();
+        let mut locked = state.lock().unwrap();
+        locked.write(&book(&["a"])).unwrap();
+        locked.settle().unwrap();
+        drop(locked);
         let text = fs::read_to_string(&path).unwrap();
         let mut with = |from: &str, to: &str| {
             let other = text.replace(from, to);

@@ -149,7 +149,7 @@ impl Host {
 /// The numbers of queues that the kernel gives out, in turn.
 fn without_numbers(line: &str) -> String {
     let words = line.split_whitespace();
-    let words = words.filter(|word| !(word.ends_with(':') && word.starts_with('8')));
+    let words = words.filter(|word| !(word.ends_with(':') && word.len() == 5 && *word != "4356:"));
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -191,6 +191,27 @@ fn what_was_applied_is_there_until_it_is_cleared_and_then_nothing_is_left() {
     );
     let none = host.open().expect_err("nothing is applied");
     assert!(none.to_string().contains("net apply"), "{none}");
+}
+
+#[test]
+fn what_nobody_knows_of_any_more_is_cleared_by_its_plan() {
+    requires!(NEEDS[0], NEEDS[1]);
+    let host = Host::new("network-lost");
+    let before = host.everything();
+    drop(host.apply(&plan()).expect("applied"));
+    let clear = || host.inside(|| Network::clear_lost(host.run_dir(), &plan()));
+    let known = clear().expect_err("it is known");
+    assert!(known.to_string().contains("net clear"), "{known}");
+    for file in ["network.json", "network-1.json"] {
+        std::fs::write(host.run_dir().join(file), "damaged").expect("written");
+    }
+    let damaged = host.open().expect_err("damaged");
+    assert!(damaged.to_string().contains("--lost"), "{damaged}");
+    for file in ["network.json", "network-1.json"] {
+        std::fs::remove_file(host.run_dir().join(file)).expect("removed");
+    }
+    clear().expect("cleared");
+    host.has_only(&before);
 }
 
 #[test]

@@ -246,6 +246,28 @@ fn a_donor_gives_down_to_its_bound_and_gets_everything_back_when_it_is_quiet() {
 }
 
 #[test]
+fn a_donor_of_two_rules_gets_everything_back_in_whatever_order() {
+    let mut world = World::of(&[("donor", 30, 50), ("gold", 10, 50), ("silver", 10, 50)]);
+    let second = Rule {
+        target: target("silver"),
+        ..rule("second", from_donor(4, 14, 10))
+    };
+    let mut watch = Watch::new([rule("first", from_donor(4, 14, 10)), second]);
+    let mut now = Duration::ZERO;
+    for missing in ["gold", "silver"] {
+        for _ in 0..40 {
+            now += TICK;
+            world.miss(missing, 1);
+            let seen = world.seen();
+            watch.step(now, &seen, &mut world);
+        }
+    }
+    assert_eq!(world.runtime("donor"), ms(22));
+    run(&mut watch, &mut world, &mut now, ms(60_000), 0);
+    assert_eq!(world.runtime("donor"), ms(30));
+}
+
+#[test]
 fn the_next_rule_acts_where_the_first_was_refused() {
     struct Full(World);
     impl Activator for Full {

@@ -436,12 +436,17 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     (
         &["network", "reserve", "gold", "6Mbit/s"],
         3,
-        "not configured",
+        "addresses of hosts",
+    ),
+    (
+        &["network", "reserve", "gold", "6Mbit/s", "192.0.2.1"],
+        3,
+        "net apply",
     ),
     (
         &["network_adapt", "gold", "6Mbit/s", "rest", "4Mbit/s"],
         3,
-        "not configured",
+        "net apply",
     ),
 ];
 

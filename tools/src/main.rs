@@ -10,6 +10,7 @@ mod experiment;
 mod failure;
 mod host_figures;
 mod report;
+mod traffic;
 mod warnings;
 mod written;
 

@@ -185,11 +185,19 @@ impl Queues {
     }
 
     /// Makes everything what `book` says; what the `others` may have made is removed where `book` does not have it.
-    pub(super) fn reconcile(&mut self, book: &Book, others: &[&Book]) -> Result<(), NetworkError> {
+    pub(super) fn reconcile(
+        &mut self,
+        book: &Book,
+        others: &[&Book],
+        left: Left,
+    ) -> Result<(), NetworkError> {
         self.ports = None;
         self.trees.clear();
         self.follow(book);
         let mut netlink = Netlink::open()?;
+        if left == Left::Broken {
+            remove_broken(&mut netlink, book, others)?;
+        }
         self.remove_others(&mut netlink, book, others)?;
         if let Some(bridge) = &book.plan.bridge {
             let known = others.iter().any(|other| other.plan.bridge.is_some());
@@ -304,6 +312,32 @@ impl Queues {
         self.trees.push(tree);
         Ok(())
     }
+}
+
+/// What a change before has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// All of it, or nothing.
+    Whole,
+    /// Perhaps a part: its process was killed.
+    Broken,
+}
+
+/// Removes what may have been made only in part. A bridge with ports was there before, and whole.
+fn remove_broken(netlink: &mut Netlink, book: &Book, others: &[&Book]) -> Result<(), NetworkError> {
+    let all = || others.iter().copied().chain([book]);
+    for interface in all().flat_map(|one| interfaces(&one.plan)) {
+        if device::find(netlink, interface)?.is_some() {
+            remove_tree(interface)?;
+        }
+    }
+    if book.ports.is_empty() {
+        let bridges = all().filter_map(|one| one.plan.bridge.as_ref());
+        for bridge in bridges {
+            remove_bridge(netlink, &bridge.name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where rates are changed.

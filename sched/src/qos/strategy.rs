@@ -203,10 +203,8 @@ impl Steps {
             Some((before, _)) if is_whole && before.period() == giver.period() => given,
             _ => scaled(back, own, *giver, Rounding::Down),
         };
-        let most = first
-            .given
-            .map_or(giver.runtime(), |(had, _)| had.runtime());
-        let runtime = (giver.runtime() + returned).min(most).min(giver.deadline());
+        // Not capped at what the donor had: another rule's loan may have come first, and be given back already.
+        let runtime = (giver.runtime() + returned).min(giver.deadline());
         if runtime <= giver.runtime() {
             return Some(Action::Adapt(less));
         }
@@ -228,9 +226,7 @@ impl Steps {
     pub(super) fn settle(&mut self, current: &Reservations) -> Option<Action> {
         let (had, given) = self.owed?;
         let (donor, giver) = current.get_key_value(self.donor()?)?;
-        let runtime = (giver.runtime() + given)
-            .min(had.runtime())
-            .min(giver.deadline());
+        let runtime = (giver.runtime() + given).min(giver.deadline());
         if giver.period() != had.period() || runtime <= giver.runtime() {
             self.owed = None;
             return None;

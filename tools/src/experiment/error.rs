@@ -103,6 +103,51 @@ pub enum ExperimentError {
     /// A VTM that cannot be had.
     #[error(transparent)]
     Vtm(#[from] sched::vtm::VtmError),
+    /// There is no ffmpeg, or not the one that is needed.
+    #[error("{why}: install it (on Debian: apt-get install ffmpeg)")]
+    Ffmpeg {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A stream that does not stream.
+    #[error("{name} sent no packet within {patience:?}: see {}", stderr.display())]
+    NoStream {
+        /// Which.
+        name: String,
+        /// How long was waited.
+        patience: Duration,
+        /// Where its standard error went.
+        stderr: PathBuf,
+    },
+    /// Shares of the network cannot be had.
+    #[error("cannot {action}: {why}")]
+    Shares {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        why: String,
+    },
+    /// An answer that did not come, or was wrong.
+    #[error(transparent)]
+    Client(#[from] super::web::ClientError),
+    /// A network namespace that cannot be had.
+    #[error(transparent)]
+    Namespace(#[from] net::namespace::NamespaceError),
+    /// An interface that cannot be set up.
+    #[error(transparent)]
+    Interface(#[from] net::netlink::NetlinkError),
+    /// A network that cannot be.
+    #[error(transparent)]
+    Plan(#[from] net::plan::PlanError),
+    /// A network that cannot be had.
+    #[error(transparent)]
+    Network(#[from] net::NetworkError),
+    /// A share of a link that cannot be.
+    #[error(transparent)]
+    Bandwidth(#[from] net::share::ShareError),
+    /// Ports that cannot be had.
+    #[error(transparent)]
+    Ports(#[from] net::ports::PortsError),
     /// The report could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),

@@ -1,10 +1,12 @@
 //! The parts of an experiment that are processes of their own: what each is given, and its life.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clap::Subcommand;
+use net::namespace::Namespace;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use vmm::units::Span;
@@ -54,6 +56,18 @@ pub enum PartCommand {
     Bomb(bomb::BombArgs),
     /// A busy process.
     Spin(spin::SpinArgs),
+    /// A program.
+    Program {
+        /// The network namespace that it is in.
+        #[arg(long)]
+        namespace: Option<String>,
+        /// The process it ends with.
+        #[arg(long)]
+        owner: i32,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        words: Vec<String>,
+    },
     /// Raises the limit of process ids while it runs.
     PidMax {
         /// The limit.
@@ -111,6 +125,14 @@ pub fn part(context: &Context, command: PartCommand) -> Result<u8, Failure> {
             end_with(args.owner)?;
             spin::run(&args)
         }
+        PartCommand::Program {
+            namespace,
+            owner,
+            words,
+        } => {
+            end_with(owner)?;
+            become_program(namespace.as_deref(), &words)
+        }
         PartCommand::PidMax { to, owner } => {
             end_with(owner)?;
             pid_max::run(to)
@@ -130,6 +152,19 @@ fn end_with(owner: i32) -> Result<(), Failure> {
         return Err(Failure::new("the experiment that started this is over"));
     }
     Ok(())
+}
+
+/// Goes on as another program, which still ends with the experiment (prctl(2), PR_SET_PDEATHSIG: kept over execve(2)).
+fn become_program(namespace: Option<&str>, words: &[String]) -> Result<u8, Failure> {
+    let (program, arguments) = words
+        .split_first()
+        .ok_or_else(|| Failure::new("no program was named"))?;
+    let mut command = match namespace {
+        Some(name) => Namespace::open(name)?.command(program)?,
+        None => Command::new(program),
+    };
+    let error = command.args(arguments).exec();
+    Err(Failure::new(format!("cannot start {program}: {error}")))
 }
 
 /// The option that names this process as the owner of a part.

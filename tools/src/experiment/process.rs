@@ -32,12 +32,18 @@ impl Part {
     ///
     /// Only from a thread that lives as long as the part is to: the kernel ties the part's life to it.
     pub fn spawn(name: &str, folder: &Path, arguments: &[String]) -> Result<Self, ExperimentError> {
+        // By this name it is the same executable also after a new one was installed.
+        let mut command = Command::new("/proc/self/exe");
+        command.args(arguments);
+        Self::start(name, folder, command)
+    }
+
+    /// As [`Part::spawn`], for a command that somebody else made of this program.
+    pub fn start(name: &str, folder: &Path, mut command: Command) -> Result<Self, ExperimentError> {
         let stderr = folder.join(format!("{}.stderr", name.replace(' ', "-")));
         let said = File::create(&stderr)
             .map_err(ExperimentError::io(format!("create {}", stderr.display())))?;
-        // By this name it is the same executable also after a new one was installed.
-        let mut child = Command::new("/proc/self/exe")
-            .args(arguments)
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(said)
@@ -56,6 +62,16 @@ impl Part {
             lines,
             stderr,
         })
+    }
+
+    /// Where its standard error goes.
+    pub fn stderr(&self) -> &Path {
+        &self.stderr
+    }
+
+    /// Whether it has ended, and why it failed then.
+    pub fn ended(&mut self) -> Option<ExperimentError> {
+        matches!(self.child.try_wait(), Ok(Some(_))).then(|| self.failed())
     }
 
     /// Its process.

@@ -48,7 +48,11 @@ pub enum NetCommand {
     /// Change the shares of one or several VMs and VTMs: all of them, or none.
     Adapt(AdaptArgs),
     /// Remove everything that was applied, here and on routers, and nothing else.
-    Clear,
+    Clear {
+        /// Remove what this plan made, where the run directory knows nothing of it any more.
+        #[arg(long, value_name = "FILE")]
+        lost: Option<PathBuf>,
+    },
     /// Take requests of another host on standard input, and answer on standard output: for routers, over ssh.
     Agent,
 }
@@ -60,8 +64,7 @@ pub struct AdaptArgs {
     #[arg(
         required = true,
         num_args = 2..,
-        value_names = ["NAME", "RATE"],
-        allow_hyphen_values = true
+        value_names = ["NAME", "RATE"]
     )]
     changes: Vec<String>,
     /// The most it may have, where one is named [default: as before].
@@ -82,7 +85,7 @@ pub fn net(context: &Context, command: NetCommand) -> Result<u8, Failure> {
         NetCommand::Apply { file } => apply(context, &file)?,
         NetCommand::Status { seconds } => status(context, seconds)?,
         NetCommand::Adapt(args) => adapt(context, &args)?,
-        NetCommand::Clear => clear(context)?,
+        NetCommand::Clear { lost } => clear(context, lost.as_deref())?,
         NetCommand::Agent => net::agent::serve(&context.run_dir, stdin().lock(), stdout().lock())?,
     }
     Ok(0)
@@ -254,12 +257,19 @@ fn rates(words: &[String]) -> Result<Vec<(String, BitRate)>, Failure> {
     pairs.iter().map(rate).collect()
 }
 
-fn clear(context: &Context) -> Result<(), Failure> {
+fn clear(context: &Context, lost: Option<&Path>) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Cleared {
         cleared: bool,
     }
-    let cleared = Network::clear(&context.run_dir).map_err(failure)?;
+    let cleared = match lost {
+        Some(file) => {
+            let plan = read(file)?;
+            Network::clear_lost(&context.run_dir, &plan).map_err(failure)?;
+            true
+        }
+        None => Network::clear(&context.run_dir).map_err(failure)?,
+    };
     context.print(&Cleared { cleared }, |cleared| {
         let done = if cleared.cleared {
             "cleared"

@@ -1,0 +1,82 @@
+//! Bulk transfer over TCP connections.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use super::Worker;
+
+/// How long a thread waits for the network before it looks whether it is to go on.
+const GLANCE: Duration = Duration::from_millis(20);
+/// What one call hands over.
+const CHUNK: usize = 64 << 10;
+
+/// Takes whatever arrives on all connections that `listener` accepts, until it is dropped.
+pub fn take(listener: TcpListener) -> io::Result<Worker> {
+    listener.set_nonblocking(true)?;
+    Worker::start("accept", move |run| {
+        // Ended with this one.
+        let mut readers = Vec::new();
+        while run.goes_on() {
+            match listener.accept() {
+                Ok((stream, _)) => readers.extend(read(stream)),
+                Err(_) => std::thread::sleep(GLANCE / 4),
+            }
+        }
+    })
+}
+
+/// Takes what arrives on a connection. Its count is that of bytes.
+pub fn read(mut stream: TcpStream) -> io::Result<Worker> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(GLANCE))?;
+    Worker::start("reader", move |run| {
+        let mut buffer = vec![0; CHUNK];
+        while run.goes_on() {
+            match stream.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => run.add(length as u64),
+                Err(error) if is_late(&error) => {}
+                Err(_) => return,
+            }
+        }
+    })
+}
+
+/// Sends on a connection as much as the network takes. Its count is that of bytes.
+pub fn write(mut stream: TcpStream) -> io::Result<Worker> {
+    stream.set_write_timeout(Some(GLANCE))?;
+    Worker::start("writer", move |run| {
+        let buffer = vec![0x5a; CHUNK];
+        while run.goes_on() {
+            match stream.write(&buffer) {
+                Ok(length) => run.add(length as u64),
+                Err(error) if is_late(&error) => {}
+                Err(_) => return,
+            }
+        }
+    })
+}
+
+fn is_late(error: &io::Error) -> bool {
+    let kind = error.kind();
+    kind == ErrorKind::WouldBlock || kind == ErrorKind::TimedOut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(at).unwrap();
+        let (other, _) = listener.accept().unwrap();
+        let reader = read(other).unwrap();
+        let writer = write(stream).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        drop(writer);
+        assert!(reader.count() > CHUNK as u64, "{}", reader.count());
+    }
+}
