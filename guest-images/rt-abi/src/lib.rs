@@ -7,6 +7,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod budget;
 pub mod clock;
 pub mod dirty;
 pub mod echo;

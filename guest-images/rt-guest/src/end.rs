@@ -92,7 +92,7 @@ fn summarise(system: &System, index: usize, task: &Task) {
         _ => {}
     }
     let state = task::state(index);
-    let jobs = state.done.load(Ordering::Relaxed);
+    let jobs = state.finished.load(Ordering::Relaxed);
     let late = |job: &u64| {
         !task.kind.is_service()
             && policy::deadline(task, next_release(task, *job, system.start)) <= system.end

@@ -32,6 +32,8 @@ pub struct State {
     woken: [AtomicU64; WAKE_UPS],
     /// Gaps seen.
     gaps: AtomicU64,
+    /// Jobs finished that were more than a service's setting itself up.
+    pub finished: AtomicU64,
     /// Jobs that finished late.
     pub misses: AtomicU64,
     /// Response times of finished jobs in nanoseconds.
@@ -50,6 +52,7 @@ static STATES: [State; MAX_TASKS] = [const {
         alarm: AtomicU64::new(u64::MAX),
         woken: [const { AtomicU64::new(0) }; WAKE_UPS],
         gaps: AtomicU64::new(0),
+        finished: AtomicU64::new(0),
         misses: AtomicU64::new(0),
         least: AtomicU64::new(u64::MAX),
         most: AtomicU64::new(0),
@@ -126,6 +129,7 @@ impl State {
         self.least.fetch_min(response, Ordering::Relaxed);
         self.most.fetch_max(response, Ordering::Relaxed);
         self.sum.fetch_add(response, Ordering::Relaxed);
+        self.finished.fetch_add(1, Ordering::Relaxed);
         if record.finish > record.deadline {
             self.misses.fetch_add(1, Ordering::Relaxed);
         }

@@ -27,6 +27,8 @@ pub struct NetSpec {
     pub gateway: Option<Ipv4Addr>,
     /// The period of the task that runs the network, for its place among the tasks.
     pub period: Option<Span>,
+    /// How much of each period this task runs at most; those below it wait while frames come if left out.
+    pub execution: Option<Span>,
     /// Its priority among tasks that have one; under fixed priorities.
     pub priority: Option<u8>,
     /// Port of UDP echo with times.
@@ -121,8 +123,10 @@ impl NetSpec {
         let gateway = self.gateway.map(|gateway| format!(",{gateway}"));
         let place_of_net = place(self.period, self.priority);
         let place_of_http = place(self.http_period, self.http_priority);
+        let budget = self.execution.map(|execution| format!(",c={execution}"));
+        let budget = budget.unwrap_or_default();
         let mut words = vec![format!(
-            "net={}{}{place_of_net}",
+            "net={}{}{budget}{place_of_net}",
             self.address,
             gateway.unwrap_or_default()
         )];
@@ -203,9 +207,9 @@ mod tests {
 
     #[test]
     fn a_network_with_services_becomes_words_of_the_command_line() {
-        let guest = "memory = \"32MiB\"\n[guest.net]\naddress = \"10.77.0.2/24\"\ngateway = \"10.77.0.1\"\necho = 7\nhttp = 80\nhttp_period = \"2s\"\nsource = 19\n[[guest.rtp]]\nto = \"10.77.0.1:5004\"\nexecution = \"5.68ms\"\n[[guest.rtp]]\nto = \"10.77.0.1:5006\"\nrate = \"2Mbit/s\"\nperiod = \"20ms\"";
+        let guest = "memory = \"32MiB\"\n[guest.net]\naddress = \"10.77.0.2/24\"\ngateway = \"10.77.0.1\"\nexecution = \"500us\"\necho = 7\nhttp = 80\nhttp_period = \"2s\"\nsource = 19\n[[guest.rtp]]\nto = \"10.77.0.1:5004\"\nexecution = \"5.68ms\"\n[[guest.rtp]]\nto = \"10.77.0.1:5006\"\nrate = \"2Mbit/s\"\nperiod = \"20ms\"";
         let plan = plan(guest).unwrap();
-        let words = "net=10.77.0.2/24,10.77.0.1 http=80,t=2s echo=7 source=19 rtp=10.77.0.1:5004,c=5680us,rate=1214000 rtp=10.77.0.1:5006,rate=2000000,t=20ms";
+        let words = "net=10.77.0.2/24,10.77.0.1,c=500us http=80,t=2s echo=7 source=19 rtp=10.77.0.1:5004,c=5680us,rate=1214000 rtp=10.77.0.1:5006,rate=2000000,t=20ms";
         assert_eq!(plan.command_line, words);
         let tasks = plan.tasks.unwrap();
         let streams = tasks.tasks().iter().filter_map(|task| task.stream);

@@ -1,7 +1,7 @@
 //! The guest's network: its interface, its services, and where its virtio devices are.
 //!
 //! ```text
-//! net=10.77.0.2/24[,10.77.0.1][,t=1ms][,prio=N]      address and prefix, gateway; the task that runs the network
+//! net=10.77.0.2/24[,10.77.0.1][,t=1ms][,c=TIME][,prio=N]      address and prefix, gateway; the task that runs the network
 //! echo=7 sink=9 source=19                            UDP echo (see [`crate::echo`]); TCP that takes, and gives, without end
 //! http=80[,t=1s][,prio=N]                            HTTP whose requests rotate an image (see [`crate::image`])
 //! rtp=10.77.0.1:5004[,c=5.68ms][,t=40ms][,rate=1214000][,o=TIME][,prio=N]    streams (see [`crate::rtp`]), any number
@@ -10,6 +10,7 @@
 //!
 //! The network task runs on vCPU 0 whenever there is something to do, one bounded piece after the other; `t` gives it its
 //! place among the tasks: its period for rate monotonic priorities, and how long after its release its deadline is under EDF.
+//! With `c` it runs for so much of each `t` at most (see [`crate::budget`]); else those below it wait while frames come.
 //! The same holds for the task that serves HTTP requests. Streams are periodic tasks that send a frame at the end of each job.
 
 use core::fmt;
@@ -120,7 +121,12 @@ impl Task {
     /// The task without what may be different from one of its kind to the next.
     const fn plain(&self) -> Option<Self> {
         let mut plain = match (self.kind, self.stream) {
-            (Kind::Network(interface), None) => Self::network(interface, self.period),
+            (Kind::Network(interface), None) => {
+                let mut plain = Self::network(interface, self.period);
+                plain.c_max = self.c_max;
+                plain.c_min = self.c_max;
+                plain
+            }
             (Kind::Web(port), None) => Self::web(port, self.period),
             (Kind::Periodic, Some(stream)) => {
                 let mut plain = Self::streaming(0, stream, (self.c_min, self.period));
@@ -204,7 +210,8 @@ fn port(item: &Item<'_>) -> Result<u16, ParseError> {
 }
 
 fn network(item: &Item<'_>) -> Result<Task, ParseError> {
-    let expected = "ADDRESS/PREFIX[,GATEWAY][,t=TIME][,prio=N], such as 10.77.0.2/24,10.77.0.1";
+    let expected =
+        "ADDRESS/PREFIX[,GATEWAY][,t=TIME][,c=TIME][,prio=N], such as 10.77.0.2/24,10.77.0.1";
     let malformed = || item.error(Problem::Malformed(expected));
     let mut words = item.value.split(',').peekable();
     let (address, prefix) = words
@@ -220,7 +227,11 @@ fn network(item: &Item<'_>) -> Result<Task, ParseError> {
     if let Some(gateway) = words.next_if(|word| !word.contains('=')) {
         interface.gateway = Some(gateway.parse().map_err(|_| malformed())?);
     }
-    place(Task::network(interface, Task::NETWORK_PERIOD), words)
+    place(
+        Task::network(interface, Task::NETWORK_PERIOD),
+        words,
+        "t, c, prio",
+    )
 }
 
 fn web(item: &Item<'_>) -> Result<Task, ParseError> {
@@ -229,20 +240,30 @@ fn web(item: &Item<'_>) -> Result<Task, ParseError> {
         value: words.next().unwrap_or_default(),
         ..*item
     };
-    place(Task::web(port.number()?, Task::WEB_PERIOD), words)
+    place(
+        Task::web(port.number()?, Task::WEB_PERIOD),
+        words,
+        "t, prio",
+    )
 }
 
-/// `task` with the period and priority that `words` say.
-fn place<'a>(mut task: Task, words: impl Iterator<Item = &'a str>) -> Result<Task, ParseError> {
+/// `task` with the period and priority that `words` say; `keys` are those they may have.
+fn place<'a>(
+    mut task: Task,
+    words: impl Iterator<Item = &'a str>,
+    keys: &'static str,
+) -> Result<Task, ParseError> {
     let mut seen = Seen::default();
     for word in words {
         let item = Item::new(Some(task.name), word)?;
-        seen.once(&item, "t, prio")?;
+        seen.once(&item, keys)?;
         match item.key {
             "t" => task.period = item.time()?,
+            "c" => task.c_max = item.time()?,
             _ => task.priority = Some(item.number()?),
         }
     }
+    task.c_min = task.c_max;
     task.deadline = task.period;
     Ok(task)
 }
@@ -430,6 +451,9 @@ pub(super) fn display(task: &Task, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "net={}/{}", interface.address, interface.prefix)?;
             if let Some(gateway) = interface.gateway {
                 write!(f, ",{gateway}")?;
+            }
+            if task.c_max != 0 {
+                write!(f, ",c={}", Time(task.c_max))?;
             }
             Task::NETWORK_PERIOD
         }

@@ -12,6 +12,7 @@ mod streams;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use rt_abi::budget::Budget;
 use rt_abi::taskset::{Interface as Settings, Kind, TaskSet};
 use smoltcp::iface::{
     Config, Interface, PollIngressSingleResult, PollResult, SocketSet, SocketStorage,
@@ -94,9 +95,13 @@ pub fn needed(set: &TaskSet) -> u64 {
     (STACK + device::MEMORY + sockets + sum).next_multiple_of(4096)
 }
 
-/// Releases the network task. With the scheduler kept out.
+/// Until when the network task has used up its budget.
+static HELD_UNTIL: AtomicU64 = AtomicU64::new(0);
+
+/// Releases the network task, unless it has no budget left. With the scheduler kept out.
 pub fn wake(system: &System, now: u64) {
-    if let Some(index) = system.network_task {
+    let has_budget = HELD_UNTIL.load(Ordering::Relaxed) <= now;
+    if let (Some(index), true) = (system.network_task, has_budget) {
         // One may be under way that has looked already.
         task::state(index).wake(now, 2);
     }
@@ -112,14 +117,18 @@ pub extern "C" fn main(index: u64) -> ! {
         Err(why) => crate::fail(Exit::Machine, format_args!("{why}")),
     };
     console::line(format_args!("rt-guest: net {}", network.device));
+    let task = system.set.tasks().get(index);
+    let mut budget = task.map_or(Budget::new(0, 0), |t| Budget::new(t.c_max, t.period));
     loop {
+        let begin = system.clock.now();
         let next = network.job(system);
         cpu.undisturbed(|| {
             let (state, now) = (task::state(index), system.clock.now());
             state.done_with(now);
-            match next {
-                Next::Now => state.wake(now, 1),
-                Next::At(time) => sleep_until(state, time, now),
+            match (budget.charge(begin, now), next) {
+                (Some(again), _) => hold(state, again),
+                (None, Next::Now) => state.wake(now, 1),
+                (None, Next::At(time)) => sleep_until(state, time, now),
             }
             // The scheduler is to look, as if the timer had gone off.
             cpu.pending.fetch_or(PENDING_DONE, Ordering::Relaxed);
@@ -132,6 +141,12 @@ pub extern "C" fn main(index: u64) -> ! {
 enum Next {
     Now,
     At(u64),
+}
+
+/// Lets the network task rest until it has a budget again.
+fn hold(state: &task::State, until: u64) {
+    HELD_UNTIL.store(until, Ordering::Relaxed);
+    state.alarm.store(until, Ordering::Relaxed);
 }
 
 /// Sets the alarm, unless it goes off earlier already: to move it costs more than to be woken for nothing once.

@@ -67,7 +67,8 @@ fn what_cannot_be_is_refused_with_what_to_change() {
         ("net=10.77.0.2/24,10.78.0.1", &["10.78.0.1", "outside"]),
         ("net=10.77.0.2/24,10.77.0.2", &["gateway"]),
         ("net=10.77.0.2/24,t=1us", &["net", "t=1us", "100us"]),
-        ("net=10.77.0.2/24,c=1ms", &["`c`", "t, prio"]),
+        ("net=10.77.0.2/24,c=2ms", &["c=2ms", "1ms"]),
+        ("net=10.77.0.2/24 http=80,c=1ms", &["`c`", "t, prio"]),
         ("net=10.77.0.2/24 net=10.77.0.3/24", &["second time"]),
         ("sched=edf net=10.77.0.2/24,prio=1", &["prio", "edf"]),
         ("echo=7", &["net=ADDRESS/PREFIX"]),
@@ -159,6 +160,8 @@ fn with_network() -> impl Strategy<Value = TaskSet> {
             };
             let mut network = Task::network(interface, places.0);
             network.priority = places.2;
+            network.c_max = places.1 % places.0;
+            network.c_min = network.c_max;
             set.add(network).unwrap();
             if let Some(port) = web {
                 set.add(Task::web(port, places.1)).unwrap();
