@@ -154,7 +154,7 @@ impl Ready {
 enum Next {
     /// When somebody says so.
     Wait,
-    /// Soon: traffic is dense, and a short sleep lets more of it come together.
+    /// Soon: the guest sends much, and a short sleep lets more of it come together.
     Soon,
     /// Now.
     Now,

@@ -23,9 +23,6 @@ const NUM_BUFFERS: usize = 10;
 /// So many stretches are read into at once, and no more need be ready.
 const AT_ONCE: usize = 1024;
 
-/// After a stretch of so many bytes more is expected soon: no single datagram is as long.
-const BULK: usize = 16 << 10;
-
 /// How a stretch of work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pause {
@@ -33,21 +30,10 @@ pub(super) enum Pause {
     Budget,
     /// The tap has no frame.
     Empty,
-    /// There is none at the moment, but so much went through that there soon will be.
+    /// The guest has no frame at the moment, but has just sent so much that it soon will have.
     Soon,
     /// The guest has no room; it has been asked to notify.
     Starved,
-}
-
-impl Pause {
-    /// What it is that nothing is left after so many bytes.
-    pub(super) fn when_empty(moved: usize) -> Self {
-        if moved >= BULK {
-            Self::Soon
-        } else {
-            Self::Empty
-        }
-    }
 }
 
 /// A chain that was taken from the guest and waits for a frame.
@@ -68,8 +54,6 @@ pub(super) struct Receiver {
     /// A frame that waits for room, in so many bytes of `memory`.
     held: Option<usize>,
     memory: Box<[u8]>,
-    /// Bytes handed over in this stretch of work.
-    moved: usize,
     /// The most bytes that ever were available when a frame had to wait.
     most: usize,
 }
@@ -86,7 +70,6 @@ impl Receiver {
             longest: LONGEST,
             held: None,
             memory: vec![0; LONGEST].into_boxed_slice(),
-            moved: 0,
             most: 0,
         }
     }
@@ -122,7 +105,6 @@ impl Receiver {
         counters: &Counters,
         budget: usize,
     ) -> Result<Pause, Fault> {
-        self.moved = 0;
         for _ in 0..budget {
             if self.held.is_none() {
                 self.post(ram)?;
@@ -131,9 +113,7 @@ impl Receiver {
                 }
                 match self.read(ram, tap, counters) {
                     Ok(placed) => placed?,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        return Ok(Pause::when_empty(self.moved));
-                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Pause::Empty),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(_) => {
                         counters.tap_errors.add(1);
@@ -285,7 +265,6 @@ impl Receiver {
             ring.used(ram, posted.head, u32::try_from(here).unwrap_or(u32::MAX))?;
             self.buffers.drop_front(posted.stretches);
         }
-        self.moved += length;
         counters.received.add(1);
         counters.received_bytes.add((length - HEADER) as u64);
         // All buffers of a frame at once: a driver takes those missing for lost.

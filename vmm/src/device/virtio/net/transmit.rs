@@ -17,6 +17,10 @@ const LONGEST: usize = HEADER + 14 + 4 + 65_535;
 /// Header and Ethernet header.
 const SHORTEST: usize = HEADER + 14;
 
+/// After so many bytes in a stretch more is expected soon: no single datagram is as long. Frames to the guest are not
+/// waited for so: a guest's receive window is short, and waiting lengthens the round trip that it has to last for.
+const BULK: usize = 16 << 10;
+
 /// The transmit queue at work.
 pub(super) struct Transmitter {
     ring: Option<Ring>,
@@ -61,16 +65,16 @@ impl Transmitter {
         let (mut pause, mut moved) = (Pause::Budget, 0);
         for _ in 0..budget {
             let Some(chain) = ring.take(ram)? else {
-                pause = Pause::when_empty(moved);
-                if pause == Pause::Soon {
+                if moved >= BULK {
                     // It need not notify of what is looked for anyway.
+                    pause = Pause::Soon;
                     break;
                 }
                 if ring.listen(ram)? {
                     ring.stop_listening(ram)?;
-                    pause = Pause::Budget;
                     continue;
                 }
+                pause = Pause::Empty;
                 break;
             };
             let head = chain.head_index();

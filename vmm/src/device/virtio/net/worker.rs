@@ -28,8 +28,7 @@ const KICK_RECEIVE: u64 = RECEIVE as u64;
 const KICK_TRANSMIT: u64 = TRANSMIT as u64;
 const TAP: u64 = 2;
 const OWNER: u64 = 3;
-/// How long the thread sleeps when traffic is dense: what comes meanwhile is carried together, with one interrupt and
-/// without a notification.
+/// How long the thread sleeps when the guest sends much: what comes meanwhile is carried together, without a notification.
 const MODERATION: Duration = Duration::from_micros(50);
 /// How long the owner waits for the thread to stand still; longer than the longest period of SCHED_DEADLINE (4.19 s).
 const PATIENCE: Duration = Duration::from_secs(6);
