@@ -274,7 +274,8 @@ mod tests {
         let link = (Held::Link, pair((6, 4), (10, 10)));
         assert_eq!(two_seconds(rules(), (1, 0)), (vec![cpu], 0));
         assert_eq!(two_seconds(rules(), (0, 1)), (vec![link], 0));
-        assert_eq!(two_seconds(rules(), (1, 1)), (vec![cpu, link], 0));
+        // Fewer lost packets than late frames are needed.
+        assert_eq!(two_seconds(rules(), (1, 1)), (vec![link, cpu], 0));
         assert_eq!(two_seconds(rules(), (0, 0)), (Vec::new(), 0));
         assert_eq!(two_seconds(Vec::new(), (1, 1)), (Vec::new(), 0));
     }
