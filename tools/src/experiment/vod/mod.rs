@@ -132,7 +132,7 @@ pub struct Timing {
 const FULL: Timing = Timing {
     listen: Duration::from_secs(2),
     need: (Duration::from_secs(4), 4),
-    settling: Duration::from_secs(1),
+    settling: Duration::from_secs(2),
     before: Duration::from_secs(10),
     after: Duration::from_secs(40),
     all_with_guests: true,
@@ -141,8 +141,8 @@ const QUICK: Timing = Timing {
     listen: Duration::from_millis(500),
     need: (Duration::from_millis(1_400), 2),
     settling: Duration::from_millis(500),
-    before: Duration::from_secs(2),
-    after: Duration::from_secs(8),
+    before: Duration::from_millis(1_500),
+    after: Duration::from_secs(6),
     all_with_guests: false,
 };
 /// What a run takes beyond its stretches: processes that start and end.

@@ -71,8 +71,8 @@ impl Held {
     /// When its quality is not kept.
     fn condition(self) -> Condition {
         let (within, count) = match self {
-            // A frame has gone out late; one that is late alone may be the noise of the host.
-            Self::Cpu => (Duration::from_millis(400), 5),
+            // Frames have gone out late; a few may be the noise of a host that was busy elsewhere for a moment.
+            Self::Cpu => (Duration::from_secs(1), 10),
             // A packet has not come; at full queues some are lost in vain.
             Self::Link => (Duration::from_millis(500), 5),
         };
@@ -274,7 +274,8 @@ mod tests {
         let link = (Held::Link, pair((6, 4), (10, 10)));
         assert_eq!(two_seconds(rules(), (1, 0)), (vec![cpu], 0));
         assert_eq!(two_seconds(rules(), (0, 1)), (vec![link], 0));
-        assert_eq!(two_seconds(rules(), (1, 1)), (vec![cpu, link], 0));
+        // Fewer lost packets than late frames are needed.
+        assert_eq!(two_seconds(rules(), (1, 1)), (vec![link, cpu], 0));
         assert_eq!(two_seconds(rules(), (0, 0)), (Vec::new(), 0));
         assert_eq!(two_seconds(Vec::new(), (1, 1)), (Vec::new(), 0));
     }

@@ -46,8 +46,8 @@ pub fn raw(results: &Results) -> Value {
                 "took_ms": ms(one.took),
             })).collect::<Vec<_>>(),
             "wire_bits_per_second": [ran.wire.0, ran.wire.1],
-            "cpu_adapted_after_ms": ran.adapted_after(Held::Cpu).map(ms),
-            "network_adapted_after_ms": ran.adapted_after(Held::Link).map(ms),
+            "cpu_adapted_after_ms": ran.adapted_after(Held::Cpu).map(|after| after * 1e3),
+            "network_adapted_after_ms": ran.adapted_after(Held::Link).map(|after| after * 1e3),
             "events": ran.events.iter().map(|(at, event)| json!({ "at_ms": ms(*at), "event": event })).collect::<Vec<_>>(),
         })
     };
