@@ -103,6 +103,9 @@ pub enum ExperimentError {
     /// A VTM that cannot be had.
     #[error(transparent)]
     Vtm(#[from] sched::vtm::VtmError),
+    /// An answer that did not come, or was wrong.
+    #[error(transparent)]
+    Client(#[from] super::web::ClientError),
     /// The report could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),

@@ -8,6 +8,8 @@ use net::mac::Mac;
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const UDP: usize = 8;
+/// An ARP packet for Ethernet and IPv4.
+const ARP: usize = 28;
 /// RFC 894.
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
@@ -79,6 +81,26 @@ pub fn announcement(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
+/// The answer of who has this address to an ARP request for it; nothing to any other frame.
+pub fn reply(request: &[u8], mac: Mac, address: Ipv4Addr) -> Option<Vec<u8>> {
+    let body = request.get(ETHERNET..ETHERNET + ARP)?;
+    // Ethernet, IPv4, lengths of their addresses, request.
+    let asks = request[12..14] == ETHERTYPE_ARP && body[..8] == [0, 1, 8, 0, 6, 4, 0, 1];
+    if !asks || body[24..28] != address.octets() {
+        return None;
+    }
+    let sender = &body[8..18];
+    let mut frame = Vec::with_capacity(ETHERNET + ARP);
+    frame.extend(&sender[..6]);
+    frame.extend(mac.octets());
+    frame.extend(ETHERTYPE_ARP);
+    frame.extend([0, 1, 8, 0, 6, 4, 0, 2]);
+    frame.extend(mac.octets());
+    frame.extend(address.octets());
+    frame.extend(sender);
+    Some(frame)
+}
+
 /// The Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes
@@ -115,6 +137,25 @@ mod tests {
             prop_assert_eq!(checksum(&frame[14..34]), 0);
             let length = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
             prop_assert_eq!((length(16), length(38)), (28 + payload, 8 + payload));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn who_has_an_address_says_so_and_nobody_else(asker: [u8; 4], asked: [u8; 4], own: [u8; 4], same: bool, junk in prop::collection::vec(any::<u8>(), 0..80)) {
+            let mac = |last| Mac::new([2, 0, 0, 0, 0, last]).unwrap();
+            let own = if same { asked } else { own };
+            let mut request = announcement(mac(1), asker.into());
+            request[38..42].copy_from_slice(&asked);
+            let answer = reply(&request, mac(2), own.into());
+            prop_assert_eq!(answer.is_some(), own == asked);
+            if let Some(answer) = answer {
+                prop_assert_eq!(&answer[..6], &mac(1).octets()[..]);
+                prop_assert_eq!(&answer[22..32], &[&mac(2).octets()[..], &own[..]].concat()[..]);
+                prop_assert_eq!(&answer[38..42], &asker[..]);
+                prop_assert_eq!(reply(&answer, mac(2), own.into()), None);
+            }
+            prop_assert_eq!(reply(&junk, mac(2), own.into()), None);
         }
     }
 

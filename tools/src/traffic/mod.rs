@@ -8,6 +8,7 @@ pub mod echo;
 pub mod flood;
 pub mod frame;
 pub mod pace;
+pub mod played;
 pub mod stream;
 
 use std::io;

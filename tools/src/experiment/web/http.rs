@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 const HEAD: usize = 8 << 10;
 /// The longest body that is taken.
 const BODY: usize = 64 << 20;
+/// How long a read waits before it is asked whether to go on.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// What a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +41,19 @@ pub enum HttpError {
     },
 }
 
-/// Asks `server` for `path` on a connection of its own; connecting is part of it, and all of it ends within `patience`.
-pub fn get(server: SocketAddr, path: &str, patience: Duration) -> Result<Answer, HttpError> {
+/// How long an answer is waited for.
+#[derive(Clone, Copy)]
+pub struct Wait<'a> {
+    /// At most this long.
+    pub patience: Duration,
+    /// And no longer when this is so.
+    pub is_over: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Asks `server` for `path` on a connection of its own; connecting is part of it.
+pub fn get(server: SocketAddr, path: &str, wait: Wait) -> Result<Answer, HttpError> {
     let failed = |source| HttpError::Connection { server, source };
+    let patience = wait.patience;
     let begin = Instant::now();
     let mut stream = TcpStream::connect_timeout(&server, patience).map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
@@ -53,16 +65,14 @@ pub fn get(server: SocketAddr, path: &str, patience: Duration) -> Result<Answer,
         if let Some(answer) = whole(&received).map_err(|text| HttpError::Form { server, text })? {
             return Ok(answer);
         }
-        let left = patience.saturating_sub(begin.elapsed());
-        let late = || failed(io::ErrorKind::TimedOut.into());
-        if left.is_zero() {
-            return Err(late());
+        if begin.elapsed() > patience || (wait.is_over)() {
+            return Err(failed(io::ErrorKind::TimedOut.into()));
         }
-        stream.set_read_timeout(Some(left)).map_err(failed)?;
+        stream.set_read_timeout(Some(GLANCE)).map_err(failed)?;
         match stream.read(&mut buffer) {
             Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
             Ok(length) => received.extend(&buffer[..length]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(failed(error)),
         }
     }

@@ -1,0 +1,93 @@
+//! Network namespaces as hosts of an experiment: they go with it, and those of experiments that were killed go with the
+//! next one.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use net::device;
+use net::mac::Mac;
+use net::namespace::Namespace;
+use net::netlink::NetlinkError;
+use nix::mount::{MntFlags, umount2};
+
+use super::ExperimentError;
+
+/// Where they have names (ip-netns(8)).
+const FOLDER: &str = "/run/netns";
+/// All of them begin so; the process's number follows, and what it is.
+const PREFIX: &str = "chronovisor-experiment-";
+
+/// Makes the namespace of `host` for this process.
+pub fn create(host: &str) -> Result<Namespace, ExperimentError> {
+    Ok(Namespace::create(&format!(
+        "{PREFIX}{}-{host}",
+        std::process::id()
+    ))?)
+}
+
+/// Removes those of processes that are gone.
+pub fn sweep() {
+    for entry in fs::read_dir(FOLDER).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(owner) else {
+            continue;
+        };
+        if Path::new(&format!("/proc/{pid}")).exists() {
+            continue;
+        }
+        // Somebody else may be at it: what is gone need not be removed.
+        let _ = umount2(&entry.path(), MntFlags::MNT_DETACH);
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
+/// The process whose namespace is called so.
+fn owner(name: &str) -> Option<u32> {
+    let (pid, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    pid.parse().ok()
+}
+
+/// The end of a cable in a namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Plug<'a> {
+    /// Its name there.
+    pub device: &'a str,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its address, and how many of its bits are the network's.
+    pub address: (Ipv4Addr, u8),
+}
+
+/// Lays a cable from `device` in this thread's namespace to `plug` in another one, and sets the far end up.
+pub fn connect(device: &str, far: &Namespace, plug: &Plug) -> Result<(), ExperimentError> {
+    let mut netlink = net::netlink::Netlink::open()?;
+    netlink.apply(&[device::add_veth(device, plug.device, Some(far))])?;
+    far.run(|| set_up(plug))??;
+    Ok(())
+}
+
+fn set_up(plug: &Plug) -> Result<(), NetlinkError> {
+    let mut netlink = net::netlink::Netlink::open()?;
+    let link = device::get(&mut netlink, plug.device)?;
+    let (address, prefix) = plug.address;
+    netlink.apply(&[
+        device::without_ipv6_address(&link),
+        device::set_mac(&link, plug.mac),
+        device::add_address(&link, IpAddr::V4(address), prefix),
+        device::set_up(&link, true),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_known_by_its_name() {
+        assert_eq!(owner("chronovisor-experiment-123-gold"), Some(123));
+        for other in ["chronovisor-experiment-123", "chronovisor-x-1-y", "vm", "chronovisor-experiment-a-b"] {
+            assert_eq!(owner(other), None);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A guest that is played: frames of any kind written to its tap, those that come for it taken, and ARP answered, so that
+//! others can talk to it.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddrV4;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use net::mac::Mac;
+use net::tap::Tap;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmm::units::BitRate;
+
+use super::flood::{FRAME_BITS, PAYLOAD};
+use super::frame::{self, End};
+use super::pace::Pace;
+use super::{Run, Worker};
+
+/// Before every frame there is a header that says what is left to do with it (VIRTIO 1.2, 5.1.6): nothing.
+const HEADER: [u8; 12] = [0; 12];
+/// How long the reader waits before it looks whether it is to go on.
+const GLANCE: u16 = 20;
+const NAP: Duration = Duration::from_micros(200);
+/// What one read takes at most: nothing is left to the reader, so frames are no longer than the link's.
+const LONGEST: usize = 16 << 10;
+
+/// A guest behind a tap. Dropping it ends its loads and its reader.
+#[derive(Debug)]
+pub struct Played {
+    tap: Arc<Tap>,
+    end: End,
+    _reader: Worker,
+}
+
+impl Played {
+    /// A guest with this address behind `tap`.
+    pub fn new(tap: Arc<Tap>, mac: Mac, at: SocketAddrV4) -> io::Result<Self> {
+        let own = Arc::clone(&tap);
+        let reader = Worker::start("guest", move |run| read(&own, (mac, at), run))?;
+        // The bridge may want to know where it is.
+        write(&tap, &frame::announcement(mac, *at.ip()));
+        Ok(Self {
+            tap,
+            end: End::new(mac, at),
+            _reader: reader,
+        })
+    }
+
+    /// Sends datagrams to `to` at `rate`, as from this guest or from `claimed`. The count is that of frames handed over.
+    pub fn flood(&self, to: End, rate: BitRate, claimed: Option<Mac>) -> io::Result<Worker> {
+        let mut from = self.end;
+        if let Some(mac) = claimed {
+            from.mac = mac.octets();
+        }
+        let frame = frame::datagram((from, to), PAYLOAD);
+        let tap = Arc::clone(&self.tap);
+        Worker::start("guest's flood", move |run| send(&tap, &frame, rate, run))
+    }
+}
+
+fn send(tap: &Tap, frame: &[u8], rate: BitRate, run: &Run) {
+    let mut pace = Pace::new(rate, FRAME_BITS);
+    let begin = Instant::now();
+    while run.goes_on() {
+        let due = pace.due(begin.elapsed());
+        for _ in 0..due {
+            if write(tap, frame) {
+                run.add(1);
+            }
+        }
+        if due == 0 {
+            std::thread::sleep(NAP);
+        }
+    }
+}
+
+/// Writes a frame; whether it was taken.
+fn write(mut tap: &Tap, frame: &[u8]) -> bool {
+    tap.write(&[&HEADER, frame].concat()).is_ok()
+}
+
+fn read(tap: &Tap, (mac, at): (Mac, SocketAddrV4), run: &Run) {
+    let mut buffer = vec![0; LONGEST];
+    while run.goes_on() {
+        let mut wanted = [PollFd::new(tap.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut wanted, PollTimeout::from(GLANCE)), Ok(1..)) {
+            continue;
+        }
+        let mut from = tap;
+        while let Ok(length) = from.read(&mut buffer) {
+            run.add(1);
+            let received = buffer.get(HEADER.len()..length).unwrap_or_default();
+            if let Some(reply) = frame::reply(received, mac, *at.ip()) {
+                write(tap, &reply);
+            }
+        }
+    }
+}
