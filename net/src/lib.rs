@@ -2,5 +2,13 @@
 //!
 //! Knows nothing of KVM or of CPU scheduling.
 
+pub mod class;
+pub mod device;
+mod kernel;
 pub mod mac;
+pub mod namespace;
+pub mod netlink;
+pub mod ports;
 pub mod share;
+pub mod tap;
+pub mod tree;

@@ -1,0 +1,549 @@
+//! Requests to the kernel's network configuration (rtnetlink(7)), without an async runtime: several requests go in one
+//! send, every answer is read, and what the kernel says about a refusal is in the error.
+//!
+//! A socket belongs to the network namespace it was opened in, whatever thread uses it later.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+    NetlinkPayload, NlasIterator,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+
+use crate::kernel;
+
+/// The answers to so many requests fit a socket's receive buffer of the default size.
+const AT_ONCE: usize = 64;
+/// No answer is longer (NLMSG_GOODSIZE and dumps of 32 KiB, `netlink_dump` in net/netlink/af_netlink.c).
+const ANSWER: usize = 1 << 16;
+/// Bytes of an error code.
+const CODE: usize = 4;
+/// Bytes of a message's header.
+const HEADER: usize = 16;
+/// Flags of an answer: only the request's header is repeated; attributes follow (linux/netlink.h).
+const CAPPED: u16 = 0x100;
+const ATTRIBUTES: u16 = 0x200;
+const ATTRIBUTE_TEXT: u16 = 1;
+
+/// Why the kernel's network configuration could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No socket.
+    #[error("cannot open a socket to the kernel's network configuration: enable CONFIG_NET")]
+    Open {
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The socket failed.
+    #[error("cannot {action} the kernel's network configuration: try again")]
+    Socket {
+        /// What was tried.
+        action: &'static str,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The kernel said no.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// There is none of that name in this network namespace.
+    #[error("there is no interface {name}: see `ip link` for those there are")]
+    NoInterface {
+        /// The name asked for.
+        name: String,
+    },
+    /// Not what the kernel takes for a name (`dev_valid_name` in net/core/dev.c).
+    #[error(
+        "`{name}` is no name for an interface: write 1 to {} characters without spaces, `/` and `:`",
+        kernel::NAME
+    )]
+    Name {
+        /// What was asked for.
+        name: String,
+    },
+    /// An answer of the kernel that is not understood.
+    #[error(
+        "the kernel's answer to `{does}` is not understood ({reason}): report this with the kernel's version"
+    )]
+    Garbled {
+        /// What was asked for.
+        does: String,
+        /// Where understanding ended.
+        reason: String,
+    },
+}
+
+impl NetlinkError {
+    /// The error number with which the kernel refused, if it did.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.errno),
+            Self::NoInterface { .. } => Some(Errno::ENODEV),
+            _ => None,
+        }
+    }
+}
+
+/// A request that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the request was to do, as in "cannot ...".
+    pub does: String,
+    /// Why not.
+    pub errno: Errno,
+    /// The kernel's own words; empty when it said nothing.
+    pub text: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { does, errno, text } = self;
+        write!(f, "cannot {does}: {}", errno.desc())?;
+        if !text.is_empty() {
+            write!(f, " ({})", text.trim_end_matches('.'))?;
+        }
+        match errno {
+            Errno::EPERM => f.write_str("; give the process CAP_NET_ADMIN"),
+            Errno::ENODEV => f.write_str(
+                "; the interface is gone or never was: see `ip link` for those there are",
+            ),
+            Errno::EOPNOTSUPP | Errno::ENOENT if text.contains("nknown") => {
+                f.write_str("; the kernel lacks an option: see net::probe")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One change, and what it does in words.
+#[derive(Debug, Clone)]
+pub struct Request {
+    message: RouteNetlinkMessage,
+    flags: u16,
+    does: String,
+}
+
+impl Request {
+    /// A change of what exists, or a removal. `does` completes the sentence "cannot ...".
+    pub fn new(does: impl Into<String>, message: RouteNetlinkMessage) -> Self {
+        Self {
+            message,
+            flags: 0,
+            does: does.into(),
+        }
+    }
+
+    /// Something new, refused when it exists.
+    #[must_use]
+    pub fn creating(mut self) -> Self {
+        self.flags |= NLM_F_CREATE | NLM_F_EXCL;
+        self
+    }
+
+    /// With more `NLM_F_` flags.
+    #[must_use]
+    pub fn with(mut self, flags: u16) -> Self {
+        self.flags |= flags;
+        self
+    }
+
+    /// What it does.
+    #[must_use]
+    pub fn does(&self) -> &str {
+        &self.does
+    }
+}
+
+/// A step of a transaction: a change, and the change that takes it back.
+#[derive(Debug, Clone)]
+pub struct Step {
+    request: Request,
+    undo: Option<Request>,
+}
+
+impl Step {
+    /// A change that `undo` takes back.
+    #[must_use]
+    pub fn new(request: Request, undo: Request) -> Self {
+        Self {
+            request,
+            undo: Some(undo),
+        }
+    }
+
+    /// A change that goes away together with what an earlier step made.
+    #[must_use]
+    pub fn dependent(request: Request) -> Self {
+        Self {
+            request,
+            undo: None,
+        }
+    }
+}
+
+/// A blocking socket to the network configuration of one network namespace.
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+}
+
+impl fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Netlink")
+            .field("descriptor", &self.socket.as_raw_fd())
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Netlink {
+    /// Opens a socket to the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left, or the kernel no network.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let open = || {
+            let socket = Socket::new(NETLINK_ROUTE)?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            socket.set_ext_ack(true)?;
+            socket.set_cap_ack(true)?;
+            Ok(socket)
+        };
+        Ok(Self {
+            socket: open().map_err(|source| NetlinkError::Open { source })?,
+            sequence: 0,
+            outgoing: Vec::new(),
+            incoming: Vec::with_capacity(ANSWER),
+        })
+    }
+
+    /// Its descriptor, for whoever must close or keep it.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// Sends the requests in one message and reads every answer. The kernel takes them in order and goes on after a refusal.
+    ///
+    /// # Errors
+    /// When the socket fails, or an answer is not understood. A refusal is an answer.
+    pub fn send(&mut self, requests: &[Request]) -> Result<Vec<Result<(), Refusal>>, NetlinkError> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for some in requests.chunks(AT_ONCE) {
+            let first = self.sequence.wrapping_add(1);
+            self.outgoing.clear();
+            for request in some {
+                self.put(&request.message, request.flags | NLM_F_ACK);
+            }
+            self.write()?;
+            for (number, request) in (0u32..).zip(some) {
+                answers.push(self.answer(first.wrapping_add(number), request)?);
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Sends the requests as [`send`](Self::send) does; the first refusal is the error.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and refusals. What was not refused is done: a [`Transaction`] takes it back.
+    pub fn apply(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
+        let answers = self.send(requests)?;
+        answers
+            .into_iter()
+            .collect::<Result<(), _>>()
+            .map_err(NetlinkError::Refused)
+    }
+
+    /// Begins changes that are taken back unless they are committed.
+    pub fn transaction(&mut self) -> Transaction<'_> {
+        Transaction {
+            netlink: self,
+            undo: Vec::new(),
+        }
+    }
+
+    /// Everything of a kind that the kernel has.
+    ///
+    /// # Errors
+    /// When the socket fails, the kernel refuses, or an answer is not understood.
+    pub fn list(
+        &mut self,
+        does: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.ask(does, message, NLM_F_DUMP)
+    }
+
+    /// The one thing that `message` describes.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list); the kernel refuses with ENODEV or ENOENT when there is no such thing.
+    pub fn get(
+        &mut self,
+        does: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<RouteNetlinkMessage, NetlinkError> {
+        let answers = self.ask(does, message, NLM_F_ACK)?;
+        answers
+            .into_iter()
+            .next()
+            .ok_or_else(|| garbled(does, "no answer"))
+    }
+
+    fn ask(
+        &mut self,
+        does: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.outgoing.clear();
+        self.put(&message, flags);
+        self.write()?;
+        let mut answers = Vec::new();
+        while self.read_part(does, &mut answers)? {}
+        Ok(answers)
+    }
+
+    /// Reads one datagram of an answer that has several messages; whether more will come.
+    fn read_part(
+        &mut self,
+        does: &str,
+        answers: &mut Vec<RouteNetlinkMessage>,
+    ) -> Result<bool, NetlinkError> {
+        self.read()?;
+        let mut rest = self.incoming.as_slice();
+        while rest.len() >= HEADER {
+            let (length, flags, sequence) = header(rest, does)?;
+            let (this, after) = rest.split_at(aligned(length).min(rest.len()));
+            rest = after;
+            if sequence != self.sequence {
+                continue;
+            }
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(this)
+                .map_err(|error| garbled(does, &error.to_string()))?;
+            match message.payload {
+                NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                NetlinkPayload::Error(_) => {
+                    let refusal = refusal(&this[HEADER..length], flags, does);
+                    return refusal
+                        .map_or(Ok(false), |refusal| Err(NetlinkError::Refused(refusal)));
+                }
+                NetlinkPayload::Done(_) => return Ok(false),
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
+
+    fn put(&mut self, message: &RouteNetlinkMessage, flags: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(message.clone());
+        message.header.sequence_number = self.sequence;
+        message.header.flags = flags | NLM_F_REQUEST;
+        message.finalize();
+        let at = aligned(self.outgoing.len());
+        self.outgoing.resize(at + aligned(message.buffer_len()), 0);
+        message.serialize(&mut self.outgoing[at..]);
+    }
+
+    fn write(&self) -> Result<(), NetlinkError> {
+        self.socket
+            .send(&self.outgoing, 0)
+            .map(drop)
+            .map_err(|source| NetlinkError::Socket {
+                action: "write to",
+                source,
+            })
+    }
+
+    fn read(&mut self) -> Result<(), NetlinkError> {
+        loop {
+            self.incoming.clear();
+            match self.socket.recv(&mut self.incoming, 0) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    let action = "read from";
+                    return Err(NetlinkError::Socket { action, source });
+                }
+            }
+        }
+    }
+
+    /// The kernel's answer to the request with this number; answers to earlier ones, left behind by an error, are passed over.
+    fn answer(
+        &mut self,
+        number: u32,
+        request: &Request,
+    ) -> Result<Result<(), Refusal>, NetlinkError> {
+        loop {
+            self.read()?;
+            let (length, flags, sequence) = header(&self.incoming, &request.does)?;
+            if sequence == number && kind(&self.incoming) == libc::NLMSG_ERROR.unsigned_abs() {
+                let refusal = refusal(&self.incoming[HEADER..length], flags, &request.does);
+                return Ok(refusal.map_or(Ok(()), Err));
+            }
+        }
+    }
+}
+
+/// Changes that belong together: dropped without [`commit`](Self::commit) they are taken back, the last first.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    netlink: &'a mut Netlink,
+    undo: Vec<Request>,
+}
+
+impl Transaction<'_> {
+    /// Does these steps in one send.
+    ///
+    /// # Errors
+    /// The first refusal, or a failing socket; dropping the transaction then takes back what was done.
+    pub fn apply(&mut self, steps: Vec<Step>) -> Result<(), NetlinkError> {
+        let (requests, undo): (Vec<_>, Vec<_>) = steps
+            .into_iter()
+            .map(|step| (step.request, step.undo))
+            .unzip();
+        let answers = self.netlink.send(&requests)?;
+        let mut first = None;
+        for (answer, undo) in answers.into_iter().zip(undo) {
+            match answer {
+                Ok(()) => self.undo.extend(undo),
+                Err(refusal) => first = first.or(Some(refusal)),
+            }
+        }
+        first.map_or(Ok(()), |refusal| Err(NetlinkError::Refused(refusal)))
+    }
+
+    /// The socket, to read what steps depend on.
+    pub fn netlink(&mut self) -> &mut Netlink {
+        self.netlink
+    }
+
+    /// Lets the changes stand.
+    pub fn commit(mut self) {
+        self.undo.clear();
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        self.undo.reverse();
+        let answers = self.netlink.send(&self.undo);
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => return tracing::warn!("changes of the network stay half done: {error}"),
+        };
+        // What vanished meanwhile has taken its parts with it.
+        let gone = [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL];
+        for refusal in answers.into_iter().filter_map(Result::err) {
+            if !gone.contains(&refusal.errno) {
+                tracing::warn!("a change of the network stays half done: {refusal}");
+            }
+        }
+    }
+}
+
+fn garbled(does: &str, reason: &str) -> NetlinkError {
+    NetlinkError::Garbled {
+        does: does.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+const fn aligned(length: usize) -> usize {
+    length.next_multiple_of(4)
+}
+
+/// Length, flags and sequence number of the message at the beginning of `bytes`.
+fn header(bytes: &[u8], does: &str) -> Result<(usize, u16, u32), NetlinkError> {
+    let message = NetlinkBuffer::new_checked(bytes).map_err(|e| garbled(does, &e.to_string()))?;
+    let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
+    Ok((length, message.flags(), message.sequence_number()))
+}
+
+fn kind(bytes: &[u8]) -> u32 {
+    u32::from(NetlinkBuffer::new(bytes).message_type())
+}
+
+/// What an error message says; nothing if it is an acknowledgement.
+fn refusal(payload: &[u8], flags: u16, does: &str) -> Option<Refusal> {
+    let (code, rest) = payload.split_first_chunk::<CODE>()?;
+    let code = i32::from_ne_bytes(*code);
+    if code == 0 {
+        return None;
+    }
+    let repeated = if flags & CAPPED != 0 {
+        HEADER
+    } else {
+        let length = rest
+            .first_chunk::<4>()
+            .map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+        aligned(usize::try_from(length).unwrap_or(0))
+    };
+    let attributes = rest.get(repeated..).filter(|_| flags & ATTRIBUTES != 0);
+    let text = NlasIterator::new(attributes.unwrap_or_default())
+        .filter_map(Result::ok)
+        .find(|attribute| attribute.kind() == ATTRIBUTE_TEXT)
+        .map(|attribute| text(attribute.value()));
+    Some(Refusal {
+        does: does.to_owned(),
+        errno: Errno::from_raw(code.wrapping_neg()),
+        text: text.unwrap_or_default(),
+    })
+}
+
+/// A C string as text.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_answer_is_read_without_panic(bytes: Vec<u8>, flags: u16) {
+            let _ = refusal(&bytes, flags, "do anything");
+            let _ = header(&bytes, "do anything");
+        }
+    }
+
+    #[test]
+    fn the_kernels_own_words_are_in_the_error() {
+        let mut payload = (-libc::EINVAL).to_ne_bytes().to_vec();
+        payload.extend([0; HEADER]);
+        payload.extend([12u8, 0, 1, 0]);
+        payload.extend(b"too big\0");
+        let refusal = refusal(&payload, CAPPED | ATTRIBUTES, "add a class").unwrap();
+        assert_eq!(
+            refusal.to_string(),
+            "cannot add a class: Invalid argument (too big)"
+        );
+    }
+
+    #[test]
+    fn a_lack_of_privilege_names_the_capability() {
+        let refusal = Refusal {
+            does: "add a bridge".to_owned(),
+            errno: Errno::EPERM,
+            text: String::new(),
+        };
+        assert!(refusal.to_string().contains("CAP_NET_ADMIN"), "{refusal}");
+    }
+}
