@@ -9,7 +9,12 @@ extern crate std;
 
 pub mod clock;
 pub mod dirty;
+pub mod echo;
+pub mod frame;
+pub mod http;
+pub mod image;
 pub mod policy;
 pub mod random;
 pub mod record;
+pub mod rtp;
 pub mod taskset;

@@ -20,7 +20,12 @@ impl JobView {
     /// Job number `job` of `task`, which is at place `index`, in a run that starts at `start`.
     #[must_use]
     pub fn new(index: usize, task: &Task, job: u64, start: u64) -> Self {
-        let release = next_release(task, job, start);
+        Self::released(index, task, next_release(task, job, start))
+    }
+
+    /// A job of `task`, which is at place `index`, that was released at `release`.
+    #[must_use]
+    pub fn released(index: usize, task: &Task, release: u64) -> Self {
         Self {
             task: index,
             release,
@@ -31,9 +36,13 @@ impl JobView {
 
 /// When job number `job` (from 0) of `task` is released, in nanoseconds: start + offset + job * period.
 ///
-/// A hog is released once: each of its jobs is released with its first. Times past 64 bits are the end of time.
+/// A hog is released once: each of its jobs is released with its first. Times past 64 bits are the end of time, which is
+/// also the answer for services: time does not release them.
 #[must_use]
 pub fn next_release(task: &Task, job: u64, start: u64) -> u64 {
+    if task.kind.is_service() {
+        return u64::MAX;
+    }
     start
         .saturating_add(task.offset)
         .saturating_add(job.saturating_mul(task.period))
@@ -43,8 +52,8 @@ pub fn next_release(task: &Task, job: u64, start: u64) -> u64 {
 #[must_use]
 pub fn deadline(task: &Task, release: u64) -> u64 {
     match task.kind {
-        Kind::Periodic => release.saturating_add(task.deadline),
         Kind::Hog => u64::MAX,
+        _ => release.saturating_add(task.deadline),
     }
 }
 
@@ -57,9 +66,9 @@ pub fn ranks(policy: Policy, tasks: &[Task]) -> [u8; MAX_TASKS] {
     let key = |place: usize, task: &Task| -> (u8, u64, usize) {
         match (task.kind, policy, task.priority) {
             (Kind::Hog, _, _) => (2, 0, place),
-            (Kind::Periodic, Policy::Edf, _) => (0, 0, place),
-            (Kind::Periodic, Policy::RateMonotonic, Some(priority)) => (0, priority.into(), place),
-            (Kind::Periodic, Policy::RateMonotonic, None) => (1, task.period, place),
+            (_, Policy::Edf, _) => (0, 0, place),
+            (_, Policy::RateMonotonic, Some(priority)) => (0, priority.into(), place),
+            (_, Policy::RateMonotonic, None) => (1, task.period, place),
         }
     };
     let tasks = tasks.get(..MAX_TASKS).unwrap_or(tasks);

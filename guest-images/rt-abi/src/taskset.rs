@@ -7,6 +7,7 @@
 //! task=NAME,c=8ms,t=40ms,s=2ms            the last 2 ms of each job are a critical section: see [`Task::critical`]
 //! task=NAME,t=10ms,dirty=PAGES[,region=16M][,pattern=seq|random|hot]      touches memory, with or without c
 //! hog=CPU                                                                 busy below every task
+//! net=ADDRESS/PREFIX echo=PORT http=PORT rtp=ADDRESS:PORT ...           a network and services: see [`network`]
 //! bench=pio[,n=20000][,port=0x80] | storm=pio|mmio | fault=triple|ud|hang|wild|memory    instead of tasks
 //! ```
 //!
@@ -17,12 +18,14 @@
 mod check;
 mod display;
 mod error;
+pub mod network;
 mod parse;
 #[cfg(test)]
 mod tests;
 mod units;
 
 pub use error::{Limit, ParseError, Problem, Text};
+pub use network::{Interface, Services, Stream, Transport};
 pub use units::{Size, Time};
 
 use core::fmt;
@@ -51,6 +54,33 @@ impl Name {
         bytes: *b"hog\0\0\0\0\0\0\0\0\0\0\0\0",
         len: 3,
     };
+    /// The name of the network task.
+    pub const NETWORK: Self = Self {
+        bytes: *b"net\0\0\0\0\0\0\0\0\0\0\0\0",
+        len: 3,
+    };
+    /// The name of the task that serves HTTP.
+    pub const WEB: Self = Self {
+        bytes: *b"http\0\0\0\0\0\0\0\0\0\0\0",
+        len: 4,
+    };
+
+    /// The name of stream `number`: `rtp0`, `rtp1` and so on; at most two digits are kept.
+    #[must_use]
+    pub const fn stream(number: u8) -> Self {
+        let mut bytes = *b"rtp\0\0\0\0\0\0\0\0\0\0\0\0";
+        let (tens, ones) = (number / 10 % 10, number % 10);
+        if tens > 0 {
+            bytes[3] = b'0' + tens;
+            bytes[4] = b'0' + ones;
+        } else {
+            bytes[3] = b'0' + ones;
+        }
+        Self {
+            bytes,
+            len: if tens > 0 { 5 } else { 4 },
+        }
+    }
 
     /// The name `text`.
     ///
@@ -141,6 +171,18 @@ pub enum Kind {
     Periodic,
     /// A busy loop below all other tasks of its vCPU that records when it did not run.
     Hog,
+    /// What runs the network, whenever there is something to do.
+    Network(Interface),
+    /// What serves HTTP requests to this port, one job each.
+    Web(u16),
+}
+
+impl Kind {
+    /// Whether its jobs are released by what happens rather than by time.
+    #[must_use]
+    pub const fn is_service(self) -> bool {
+        matches!(self, Self::Network(_) | Self::Web(_))
+    }
 }
 
 /// One task. Times in nanoseconds.
@@ -175,6 +217,8 @@ pub struct Task {
     /// The lock is given in the order of asking (a ticket lock), and from asking for it to giving it back a job is not
     /// preempted by others of its vCPU, as under MSRP (Gai, Lipari and Di Natale, RTSS 2001). Spinning is no execution.
     pub critical: u64,
+    /// The stream that its jobs send the frames of.
+    pub stream: Option<Stream>,
 }
 
 impl Task {
@@ -195,6 +239,7 @@ impl Task {
             dirty: None,
             step: None,
             critical: 0,
+            stream: None,
         }
     }
 
@@ -292,6 +337,9 @@ pub struct TaskSet {
     pub vcpus: u16,
     /// Tasks, or something else.
     pub mode: Mode,
+    /// Services of the network task.
+    pub services: Services,
+    transports: [Option<Transport>; network::MAX_TRANSPORTS],
     tasks: Tasks,
 }
 
@@ -307,6 +355,8 @@ impl Default for TaskSet {
             tsc_khz: None,
             vcpus: 1,
             mode: Mode::Tasks,
+            services: Services::default(),
+            transports: [None; network::MAX_TRANSPORTS],
             tasks: Tasks {
                 slots: [Task::hog(0); MAX_TASKS],
                 count: 0,

@@ -3,6 +3,7 @@
 use core::fmt::Display;
 
 use super::error::{Limit, Problem, Text};
+use super::network;
 use super::units::{Size, Time};
 use super::{
     Dirty, Kind, LEAST_PERIOD, LONGEST, MAX_VCPUS, Mode, Name, PAGE, ParseError, Policy, Task,
@@ -21,10 +22,13 @@ pub(super) fn check(set: &TaskSet) -> Result<(), ParseError> {
         vcpu(set, task)?;
         match task.kind {
             Kind::Hog => hog(task, before)?,
-            Kind::Periodic => periodic(set.policy, task, before)?,
+            Kind::Periodic | Kind::Network(_) | Kind::Web(_) => {
+                periodic(set.policy, task, before)?;
+            }
         }
     }
     options(set)?;
+    network::check(set)?;
     mode(set)
 }
 
@@ -110,6 +114,9 @@ fn periodic(policy: Policy, task: &Task, before: &[Task]) -> Result<(), ParseErr
         return Err(of.conflict("prio", priority, why));
     }
     times(task)?;
+    if task.kind.is_service() || task.stream.is_some() {
+        network::check_task(task, before)?;
+    }
     task.dirty.map_or(Ok(()), |dirty| memory(of, &dirty))
 }
 
@@ -133,7 +140,8 @@ fn times(task: &Task) -> Result<(), ParseError> {
         of.at_least("step", Time(step.every), ("its period", period))?;
         of.at_most("step", Time(step.every), LONGEST_TIME)?;
     }
-    if task.dirty.is_none() {
+    let works = task.dirty.is_none() && task.stream.is_none() && !task.kind.is_service();
+    if works {
         of.at_least("c", most, ("the least execution time", Time(1)))?;
     }
     of.at_most(
@@ -165,7 +173,7 @@ fn memory(of: Of, dirty: &Dirty) -> Result<(), ParseError> {
 }
 
 /// A quantity that can be compared and written.
-trait Quantity: Display + Copy {
+pub(super) trait Quantity: Display + Copy {
     fn amount(self) -> u64;
 }
 
@@ -189,10 +197,10 @@ impl From<Size> for u64 {
 
 /// The task that an error is about, if it is about one.
 #[derive(Clone, Copy)]
-struct Of(Option<Name>);
+pub(super) struct Of(pub(super) Option<Name>);
 
 impl Of {
-    fn at_least<T: Quantity>(
+    pub(super) fn at_least<T: Quantity>(
         self,
         key: &str,
         value: T,
@@ -209,7 +217,7 @@ impl Of {
         Err(ParseError::new(self.0, key, value, Problem::Below(limit)))
     }
 
-    fn at_most<T: Quantity>(
+    pub(super) fn at_most<T: Quantity>(
         self,
         key: &str,
         value: T,
@@ -226,7 +234,7 @@ impl Of {
         Err(ParseError::new(self.0, key, value, Problem::Above(limit)))
     }
 
-    fn conflict(self, key: &str, value: impl Display, why: &'static str) -> ParseError {
+    pub(super) fn conflict(self, key: &str, value: impl Display, why: &'static str) -> ParseError {
         ParseError::new(self.0, key, value, Problem::Conflict(why))
     }
 }

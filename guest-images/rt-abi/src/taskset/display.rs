@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use super::network;
 use super::units::{Size, Time};
 use super::{Dirty, Fault, Kind, Mode, Pattern, Policy, Storm, Task, TaskSet};
 
@@ -51,6 +52,9 @@ impl fmt::Display for TaskSet {
         self.tasks()
             .iter()
             .try_for_each(|task| write!(f, " {task}"))?;
+        self.services.fmt(f)?;
+        self.transports()
+            .try_for_each(|transport| write!(f, " virtio_mmio.device={transport}"))?;
         self.mode.fmt(f)
     }
 }
@@ -59,6 +63,9 @@ impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.kind == Kind::Hog {
             return write!(f, "hog={}", self.vcpu);
+        }
+        if self.kind.is_service() || self.stream.is_some() {
+            return network::display(self, f);
         }
         write!(f, "task={}", self.name)?;
         if self.c_min != self.c_max {

@@ -136,8 +136,8 @@ impl ParseError {
     /// There is no room for `task`.
     pub(super) fn full(task: &Task) -> Self {
         let (key, value): (_, Text<15>) = match task.kind {
-            Kind::Periodic => ("task", Text::new(task.name)),
             Kind::Hog => ("hog", Text::new(task.vcpu)),
+            _ => ("task", Text::new(task.name)),
         };
         let most = Limit {
             what: "the greatest number of tasks",

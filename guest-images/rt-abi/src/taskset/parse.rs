@@ -1,11 +1,11 @@
 //! From words to values. Ranges and contradictions are left to `check`.
 
 use super::display::{FAULTS, PATTERNS, POLICIES, STORMS};
+use super::network;
 use super::units::{self, Size, Time};
 use super::{Dirty, Mode, Name, ParseError, Pattern, Problem, Step, Task, TaskSet};
 
-const SET_KEYS: &str =
-    "sched, duration, seed, gap, start, stream, tsc_khz, vcpus, task, hog, bench, storm, fault";
+const SET_KEYS: &str = "sched, duration, seed, gap, start, stream, tsc_khz, vcpus, task, hog, bench, storm, fault, net, http, echo, sink, source, rtp, virtio_mmio.device";
 const TASK_KEYS: &str = "c, t, d, o, cpu, prio, gaps, s, dirty, region, pattern, c2, step";
 const BENCH_KEYS: &str = "n, port";
 
@@ -19,6 +19,7 @@ pub(super) fn parse(line: &str) -> Result<TaskSet, ParseError> {
         match item.key {
             "task" => set.add(task(item.value)?)?,
             "hog" => set.add(Task::hog(item.number()?))?,
+            "rtp" | "virtio_mmio.device" => {}
             _ => seen.once(&item, SET_KEYS)?,
         }
         match item.key {
@@ -26,6 +27,7 @@ pub(super) fn parse(line: &str) -> Result<TaskSet, ParseError> {
             "bench" | "storm" | "fault" => set_mode(&mut set, &item)?,
             _ => set_option(&mut set, &item)?,
         }
+        network::set(&mut set, &item)?;
     }
     set.vcpus = vcpus.unwrap_or(set.vcpus);
     set.check()?;
@@ -175,21 +177,21 @@ impl Draft {
 }
 
 /// One `key=value`.
-struct Item<'a> {
-    task: Option<Name>,
-    key: &'a str,
-    value: &'a str,
+pub(super) struct Item<'a> {
+    pub(super) task: Option<Name>,
+    pub(super) key: &'a str,
+    pub(super) value: &'a str,
 }
 
 impl<'a> Item<'a> {
-    fn new(task: Option<Name>, word: &'a str) -> Result<Self, ParseError> {
+    pub(super) fn new(task: Option<Name>, word: &'a str) -> Result<Self, ParseError> {
         match word.split_once('=') {
             Some((key, value)) => Ok(Self { task, key, value }),
             None => Err(ParseError::new(task, word, "", Problem::NoValue)),
         }
     }
 
-    fn error(&self, problem: Problem) -> ParseError {
+    pub(super) fn error(&self, problem: Problem) -> ParseError {
         ParseError::new(self.task, self.key, self.value, problem)
     }
 
@@ -197,7 +199,7 @@ impl<'a> Item<'a> {
         self.error(Problem::Malformed(expected))
     }
 
-    fn time(&self) -> Result<u64, ParseError> {
+    pub(super) fn time(&self) -> Result<u64, ParseError> {
         let expected = "a time in whole nanoseconds with unit ns, us, ms or s, such as 2.5ms";
         Time::parse(self.value)
             .map(|time| time.0)
@@ -220,7 +222,7 @@ impl<'a> Item<'a> {
             .ok_or_else(|| self.malformed("a size, such as 64K, 16M or 1G"))
     }
 
-    fn number<T: TryFrom<u64> + Width>(&self) -> Result<T, ParseError> {
+    pub(super) fn number<T: TryFrom<u64> + Width>(&self) -> Result<T, ParseError> {
         units::number(self.value)
             .and_then(|number| T::try_from(number).ok())
             .ok_or_else(|| self.malformed(T::EXPECTED))
@@ -244,7 +246,7 @@ impl<'a> Item<'a> {
 }
 
 /// How to name the range of an integer type in an error.
-trait Width {
+pub(super) trait Width {
     const EXPECTED: &'static str;
 }
 
@@ -266,11 +268,11 @@ impl Width for u64 {
 
 /// The keys that were given, by their place in a list of keys.
 #[derive(Default)]
-struct Seen(u32);
+pub(super) struct Seen(u32);
 
 impl Seen {
     /// Notes the key of `item`, which must be among `keys` and new.
-    fn once(&mut self, item: &Item<'_>, keys: &'static str) -> Result<(), ParseError> {
+    pub(super) fn once(&mut self, item: &Item<'_>, keys: &'static str) -> Result<(), ParseError> {
         let Some(place) = keys.split(", ").position(|key| key == item.key) else {
             return Err(item.error(Problem::UnknownKey(keys)));
         };
