@@ -241,12 +241,17 @@ pub enum ExperimentCommand {
     Feedback(ExperimentArgs),
     /// Tasks on two vCPUs that share a spin lock: time spun away and uneven progress, with and without aligned budgets.
     LockHolder(ExperimentArgs),
+    /// Shares of a link under floods, many flows, spoofed addresses and broadcast storms; gold's round trips; changes.
+    NetIsolation(ExperimentArgs),
     /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.
     Schedulability(SchedulabilityArgs),
     /// What dispatching and adapting VTMs costs, beside the tables of Duran-Limon et al.
     VtmOverhead(ExperimentArgs),
     /// The same computation as a VTM, as a guest, as a plain process and under a quota, undisturbed and disturbed.
     VtmVsGuest(ExperimentArgs),
+    /// Response times of a CPU-bound web service on the host, in a guest, loaded, and in a reservation (Cucinotta, Anastasi,
+    /// Abeni).
+    Web(ExperimentArgs),
     /// A process of an experiment.
     #[command(subcommand, hide = true)]
     Part(crate::experiment::part::PartCommand),

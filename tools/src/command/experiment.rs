@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
 use crate::experiment::{
-    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, part, schedulability,
-    vtm_overhead, vtm_vs_guest,
+    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, net_isolation, part, schedulability,
+    vtm_overhead, vtm_vs_guest, web,
 };
 use crate::failure::Failure;
 use crate::report::Report;
@@ -34,6 +34,9 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
         ExperimentCommand::LockHolder(args) => {
             report(context, &args, "lock-holder", lock_holder::run)
         }
+        ExperimentCommand::NetIsolation(args) => {
+            report(context, &args, "net-isolation", net_isolation::run)
+        }
         ExperimentCommand::Schedulability(args) => schedulability(context, &args),
         ExperimentCommand::VtmOverhead(args) => {
             report(context, &args, "vtm-overhead", vtm_overhead::run)
@@ -41,6 +44,7 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
         ExperimentCommand::VtmVsGuest(args) => {
             report(context, &args, "vtm-vs-guest", vtm_vs_guest::run)
         }
+        ExperimentCommand::Web(args) => report(context, &args, "web", web::run),
         ExperimentCommand::Part(command) => part::part(context, command),
     }
 }

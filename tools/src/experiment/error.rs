@@ -106,6 +106,15 @@ pub enum ExperimentError {
     /// An answer that did not come, or was wrong.
     #[error(transparent)]
     Client(#[from] super::web::ClientError),
+    /// A network namespace that cannot be had.
+    #[error(transparent)]
+    Namespace(#[from] net::namespace::NamespaceError),
+    /// An interface that cannot be set up.
+    #[error(transparent)]
+    Interface(#[from] net::netlink::NetlinkError),
+    /// Ports that cannot be had.
+    #[error(transparent)]
+    Ports(#[from] net::ports::PortsError),
     /// The report could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),

@@ -54,6 +54,11 @@ impl Flood {
         })
     }
 
+    /// Tells it to end, without waiting for that.
+    pub fn end(&self) {
+        self.worker.end();
+    }
+
     /// What was offered to the network so far, per second, as HTB counts it.
     pub fn offered(&self) -> f64 {
         let bits = self.worker.count() as f64 * FRAME_BITS as f64;

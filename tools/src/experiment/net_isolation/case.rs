@@ -13,7 +13,7 @@ pub const NAMES: [&str; 2] = ["gold", "best effort"];
 /// A link and what is promised of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// What both share; what the class for broadcast is assured comes on top.
+    /// What both share; what all may send to everybody comes on top.
     pub capacity: BitRate,
     /// How far a share may be off, percent.
     pub allowed: u32,
@@ -52,14 +52,22 @@ impl Link {
         [share(6, Priority::Gold), share(4, Priority::BestEffort)]
     }
 
+    /// What all may send to everybody, on top of the capacity: two thousandths of it.
+    pub fn broadcast(&self) -> BitRate {
+        BitRate::new(self.capacity.bits_per_second() / 500)
+    }
+
+    /// The capacity with what goes to everybody.
+    pub fn whole(&self) -> BitRate {
+        let all = self.capacity.bits_per_second() + self.broadcast().bits_per_second();
+        BitRate::new(all)
+    }
+
     /// So many tenths.
     pub fn part(&self, tenths: u64) -> BitRate {
         BitRate::new(self.capacity.bits_per_second() / 10 * tenths)
     }
 
-    fn bits(&self) -> f64 {
-        self.capacity.bits_per_second() as f64
-    }
 }
 
 /// The direction, as the VMs see it.
@@ -183,14 +191,14 @@ impl Case {
         tenths.map(|tenths| self.link.part(tenths))
     }
 
-    /// What HTB's rule gives them, bits per second. What `others` (the class for broadcast) passed is not theirs.
+    /// What HTB's rule gives them, bits per second, when `others` (what goes to everybody) pass so much.
     pub fn expected(&self, others: f64) -> Vec<f64> {
         let demands = self.link.shares().map(|share| Demand {
             share,
             offered: f64::INFINITY,
         });
-        // What is assured to others came on top of the capacity: only what they borrowed is missing.
-        shared(self.link.bits() - others.max(0.0), &demands)
+        let whole = self.link.whole().bits_per_second() as f64;
+        shared(whole - others, &demands)
     }
 
     /// How far what was measured is from what was promised, percent.
@@ -281,7 +289,7 @@ mod tests {
     #[test]
     fn everybody_offers_more_than_is_expected() {
         for case in Case::all() {
-            let expected = case.expected(0.0);
+            let expected = case.expected(case.link.broadcast().bits_per_second() as f64);
             for (offered, expected) in case.offered().iter().zip(expected) {
                 let offered = offered.bits_per_second() as f64;
                 assert!(offered >= expected * 1.15, "{}", case.name());
@@ -296,7 +304,8 @@ mod tests {
             load: Load::Udp,
             direction: Direction::In,
         };
-        assert_eq!(case(Link::SMALL).expected(0.0), [6e6, 4e6]);
-        assert_eq!(case(Link::SMALL.with_spare()).expected(0.0), [7e6, 3e6]);
+        assert_eq!(case(Link::SMALL).expected(20e3), [6e6, 4e6]);
+        assert_eq!(case(Link::SMALL).expected(0.0), [6.02e6, 4e6]);
+        assert_eq!(case(Link::SMALL.with_spare()).expected(20e3), [7e6, 3e6]);
     }
 }

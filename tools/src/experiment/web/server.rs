@@ -71,11 +71,11 @@ mod tests {
     use super::*;
     use sched::cpus;
 
-    fn job(listener: &TcpListener, body: &[u8]) -> Job {
+    fn job(listener: &TcpListener, is_right: fn(&[u8]) -> bool) -> Job {
         Job {
             server: listener.local_addr().unwrap(),
             path: "/".to_owned(),
-            body: body.to_vec(),
+            is_right,
             clients: 3,
             requests: 4,
         }
@@ -84,7 +84,8 @@ mod tests {
     #[test]
     fn every_client_gets_every_answer_and_a_wrong_one_is_noticed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (right, wrong) = (job(&listener, b"right"), job(&listener, b"wrong"));
+        let right = job(&listener, |body| body == b"right");
+        let wrong = job(&listener, |body| body == b"wrong");
         let cpu = cpus::online()[0];
         let server = serve(listener, cpu, || b"right".to_vec()).unwrap();
         assert_eq!(right.run(|| {}).unwrap().len(), 12);

@@ -1,0 +1,208 @@
+//! The hosts: one with the bridge, its two trees and its ports, and two VMs. The VMs are network namespaces at the end of a
+//! cable, or guests that are played through their taps.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+
+use net::mac::Mac;
+use net::namespace::Namespace;
+use net::ports::{PortCounters, PortSpec, Ports, PortsConfig};
+
+use super::case::{Link, NAMES};
+use crate::experiment::ExperimentError;
+use crate::experiment::namespaces::{self, Plug};
+use crate::traffic::frame::End;
+use crate::traffic::played::Played;
+
+/// The bridge.
+pub const BRIDGE: &str = "isolation0";
+const PREFIX: u8 = 24;
+const MTU: u16 = 1500;
+/// The host's own address on the bridge.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// Where nobody listens but sinks of this experiment.
+pub const SINK: u16 = 9;
+/// Where echoes listen.
+pub const ECHO: u16 = 7;
+
+/// A VM: gold or best effort.
+pub struct Machine {
+    /// Its port's name.
+    pub port: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// What it is made of.
+    pub kind: Kind,
+}
+
+/// What a VM is made of.
+pub enum Kind {
+    /// A namespace with the kernel's own network.
+    Namespace(Namespace),
+    /// A program behind a tap.
+    Played(Played),
+}
+
+/// The fabric of one link. Dropping it takes everything away but the namespace of the host.
+pub struct Fabric {
+    ports: Ports,
+    /// Gold and best effort.
+    pub machines: [Machine; 2],
+}
+
+/// The hardware address of VM `index`.
+fn mac(index: usize) -> Mac {
+    Mac::of_name(NAMES[index % NAMES.len()])
+}
+
+fn address(index: usize) -> Ipv4Addr {
+    // There are two of them.
+    Ipv4Addr::new(10, 77, 0, if index == 0 { 2 } else { 3 })
+}
+
+impl Fabric {
+    /// Builds it in the calling thread's namespace; `is_played` says whether best effort is a played guest.
+    pub fn build(link: &Link, is_played: bool) -> Result<Self, ExperimentError> {
+        let mut ports = Ports::create(&PortsConfig {
+            bridge: BRIDGE.to_owned(),
+            capacity: link.whole(),
+            broadcast: link.broadcast(),
+            mtu: MTU,
+            address: Some((IpAddr::V4(HOST), PREFIX)),
+        })?;
+        let machines = machines(&mut ports, link, is_played);
+        match machines {
+            Ok(machines) => Ok(Self { ports, machines }),
+            Err(error) => {
+                // The first error is the one that tells something.
+                let _ = ports.delete();
+                Err(error)
+            }
+        }
+    }
+
+    /// What each VM's port has counted.
+    pub fn counters(&mut self) -> Result<[PortCounters; 2], ExperimentError> {
+        let states = self.ports.list()?;
+        let of = |machine: &Machine| {
+            let state = states.iter().find(|state| state.name == machine.port);
+            state.map(|state| state.counters).unwrap_or_default()
+        };
+        let [gold, other] = &self.machines;
+        Ok([of(gold), of(other)])
+    }
+
+    /// The ports, and the names of the VMs'.
+    pub fn ports(&mut self) -> (&mut Ports, [String; 2]) {
+        let names = [0, 1].map(|index: usize| self.machines[index].port.clone());
+        (&mut self.ports, names)
+    }
+
+    /// Takes it down.
+    pub fn remove(self) -> Result<(), ExperimentError> {
+        let Self { ports, machines } = self;
+        drop(machines);
+        Ok(ports.delete()?)
+    }
+}
+
+fn machines(
+    ports: &mut Ports,
+    link: &Link,
+    is_played: bool,
+) -> Result<[Machine; 2], ExperimentError> {
+    let shares = link.shares();
+    let spec = |index: usize| PortSpec {
+        mac: mac(index),
+        share: shares[index],
+    };
+    let gold = in_namespace(ports, 0, &spec(0))?;
+    let other = if is_played {
+        played(ports, 1, &spec(1))?
+    } else {
+        in_namespace(ports, 1, &spec(1))?
+    };
+    Ok([gold, other])
+}
+
+fn in_namespace(
+    ports: &mut Ports,
+    index: usize,
+    spec: &PortSpec,
+) -> Result<Machine, ExperimentError> {
+    let namespace = namespaces::create(["gold", "best"][index])?;
+    let port = ["port-gold", "port-best"][index].to_owned();
+    let plug = Plug {
+        device: "eth0",
+        mac: spec.mac,
+        address: (address(index), PREFIX),
+    };
+    namespaces::connect(&port, &namespace, &plug)?;
+    ports.attach_interface(&port, spec)?;
+    Ok(Machine {
+        port,
+        address: address(index),
+        mac: spec.mac,
+        kind: Kind::Namespace(namespace),
+    })
+}
+
+fn played(ports: &mut Ports, index: usize, spec: &PortSpec) -> Result<Machine, ExperimentError> {
+    let tap = Arc::new(ports.attach(spec)?);
+    let port = tap.name().to_owned();
+    let at = SocketAddrV4::new(address(index), SINK);
+    let guest =
+        Played::new(tap, spec.mac, at).map_err(ExperimentError::io("play a guest behind a tap"))?;
+    Ok(Machine {
+        port,
+        address: address(index),
+        mac: spec.mac,
+        kind: Kind::Played(guest),
+    })
+}
+
+impl Machine {
+    /// Its end of a flow.
+    pub fn end(&self) -> End {
+        End::new(self.mac, SocketAddrV4::new(self.address, SINK))
+    }
+
+    /// Makes something in the VM, if it is a namespace: sockets stay there.
+    pub fn inside<T: Send>(
+        &self,
+        make: impl FnOnce() -> io::Result<T> + Send,
+    ) -> Result<Option<T>, ExperimentError> {
+        let Kind::Namespace(namespace) = &self.kind else {
+            return Ok(None);
+        };
+        let made = namespace.run(make)?;
+        Ok(Some(made.map_err(ExperimentError::io(
+            "make a socket in a namespace",
+        ))?))
+    }
+}
+
+/// A datagram socket of the calling thread's namespace that talks to `to`.
+pub fn to(to: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(to)?;
+    Ok(socket)
+}
+
+/// Connections of the calling thread's namespace to `to`.
+pub fn connections(to: SocketAddrV4, count: usize) -> io::Result<Vec<TcpStream>> {
+    (0..count).map(|_| TcpStream::connect(to)).collect()
+}
+
+/// Listens in the calling thread's namespace.
+pub fn listen(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+}
+
+/// A datagram socket that others send to.
+pub fn receive(port: u16) -> io::Result<UdpSocket> {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
+}
