@@ -6,6 +6,7 @@ use net::share::{Priority, Share};
 use vmm::units::BitRate;
 
 use super::sharing::{Demand, shared};
+use crate::traffic::flood::{FRAME_BITS, batch};
 
 /// Whose traffic.
 pub const NAMES: [&str; 2] = ["gold", "best effort"];
@@ -199,6 +200,19 @@ impl Case {
         });
         let whole = self.link.whole().bits_per_second() as f64;
         shared(whole - others, &demands)
+    }
+
+    /// A flood that takes what the whole link has, and more where two processors can make it.
+    pub fn flood(link: &Link) -> BitRate {
+        link.part(if *link == Link::LARGE { 11 } else { 12 })
+    }
+
+    /// How long the datagrams of one call take at so many tenths of the link.
+    pub fn grain(link: &Link, tenths: u64) -> Duration {
+        let offered = link.part(12);
+        let bits = FRAME_BITS as f64 * batch(offered) as f64;
+        let rate = link.part(tenths).bits_per_second() as f64;
+        Duration::from_secs_f64(bits / rate.max(1.0))
     }
 
     /// How far what was measured is from what was promised, percent.
