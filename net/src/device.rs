@@ -194,12 +194,6 @@ pub fn add_ifb(name: &str) -> Request {
     new_link(InfoKind::Ifb, name, None)
 }
 
-/// Makes a dummy interface, which drops what is sent by it.
-#[must_use]
-pub fn add_dummy(name: &str) -> Request {
-    new_link(InfoKind::Dummy, name, None)
-}
-
 /// Makes two interfaces joined by a cable, the second in the namespace `other` if one is given. The namespace must
 /// live until the request is applied.
 #[must_use]
