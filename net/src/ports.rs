@@ -155,6 +155,14 @@ impl Ports {
         todo!()
     }
 
+    /// x
+    ///
+    /// # Errors
+    /// x
+    pub fn attach_interface(&mut self, _name: &str, _port: &PortSpec) -> Result<(), PortsError> {
+        todo!()
+    }
+
     /// Removes a port's classes; its tap goes when it is dropped.
     ///
     /// # Errors

@@ -29,8 +29,8 @@ impl Sending {
         for (machine, rate) in fabric.machines.iter().zip(case.offered()) {
             match (case.load, case.direction) {
                 (Load::Tcp, direction) => sending.streams(machine, direction)?,
-                (_, Direction::Out) => sending.out_of(machine, rate)?,
-                (_, Direction::In) => sending.into(machine, rate)?,
+                (_, Direction::Out) => sending.outward(machine, rate)?,
+                (_, Direction::In) => sending.inward(machine, rate)?,
             }
         }
         let [gold, other] = &fabric.machines;
@@ -46,14 +46,14 @@ impl Sending {
     /// A flood out of one VM only.
     pub fn flood_out(machine: &Machine, rate: BitRate) -> Result<Self, ExperimentError> {
         let mut sending = Self::default();
-        sending.out_of(machine, rate)?;
+        sending.outward(machine, rate)?;
         Ok(sending)
     }
 
     /// A flood into one VM only.
     pub fn flood_in(machine: &Machine, rate: BitRate) -> Result<Self, ExperimentError> {
         let mut sending = Self::default();
-        sending.into(machine, rate)?;
+        sending.inward(machine, rate)?;
         Ok(sending)
     }
 
@@ -62,7 +62,7 @@ impl Sending {
         self.floods.iter().map(Flood::offered).collect()
     }
 
-    fn out_of(&mut self, machine: &Machine, rate: BitRate) -> Result<(), ExperimentError> {
+    fn outward(&mut self, machine: &Machine, rate: BitRate) -> Result<(), ExperimentError> {
         // Taken by a bound socket, so that no answer says that nobody is there.
         let to = SocketAddrV4::new(HOST, SINK);
         if self.workers.is_empty() {
@@ -74,7 +74,7 @@ impl Sending {
         }
     }
 
-    fn into(&mut self, machine: &Machine, rate: BitRate) -> Result<(), ExperimentError> {
+    fn inward(&mut self, machine: &Machine, rate: BitRate) -> Result<(), ExperimentError> {
         if let Some(socket) = machine.inside(|| fabric::receive(SINK))? {
             self.sink(Ok(socket))?;
         }
