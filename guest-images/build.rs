@@ -53,7 +53,7 @@ fn build_guest(source: &Path, target_dir: &Path) -> Result<PathBuf, Box<dyn Erro
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(source)
-        .args(["build", "--release", "--locked", "--offline"])
+        .args(["build", "--release", "--locked"])
         .args(["--target", TARGET])
         .arg("--target-dir")
         .arg(target_dir);

@@ -3,16 +3,22 @@
 //! Knows nothing of KVM or of CPU scheduling.
 
 pub mod admission;
+pub mod agent;
+mod book;
 pub mod class;
 pub mod device;
 mod kernel;
 pub mod mac;
+pub mod marks;
 pub mod namespace;
 pub mod netlink;
 pub mod network;
 pub mod plan;
 pub mod ports;
+pub mod process;
+pub mod router;
 pub mod share;
+mod state;
 pub mod tap;
 pub mod tree;
 

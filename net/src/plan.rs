@@ -202,10 +202,34 @@ impl NetworkPlan {
 }
 
 impl SharePlan {
+    /// Whether its name, rates and packets can be a share's.
+    ///
+    /// # Errors
+    /// As [`NetworkPlan::parse`].
+    pub fn check(&self) -> Result<(), PlanError> {
+        check::check_share(self)
+    }
+
     /// Whether routers can tell its packets.
     #[must_use]
     pub fn is_known_to_routers(&self) -> bool {
         matches!(self.traffic, Traffic::Destinations(_))
+    }
+}
+
+impl Traffic {
+    /// Its parts, in words. Two shares cannot have the same one.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<String> {
+        match self {
+            Self::Destinations(hosts) => {
+                let kind = |host: &IpAddr| format!("destination {host}");
+                hosts.iter().map(kind).collect()
+            }
+            Self::Uid(uid) => vec![format!("uid {uid}")],
+            Self::Cgroup(path) => vec![format!("cgroup {path:?}")],
+            Self::Dscp(dscp) => vec![format!("dscp {dscp}")],
+        }
     }
 }
 

@@ -67,6 +67,8 @@ pub enum Match {
         /// How many bits are the network's.
         prefix: u8,
     },
+    /// They have this mark (the upper six bits of IPv4's type of service and of IPv6's traffic class, RFC 2474).
+    Dscp(u8),
 }
 
 /// A class to be added.

@@ -112,6 +112,8 @@ pub enum Decision<'a> {
     MmioRead(u64, &'a mut [u8]),
     /// Device memory is written.
     MmioWrite(u64, &'a [u8]),
+    /// The guest has ended a level-triggered interrupt with this vector.
+    EndOfInterrupt(u8),
     /// Nothing to serve: enter the guest again.
     Resume,
     /// The guest is over.
@@ -129,9 +131,8 @@ pub fn decide(exit: VcpuExit<'_>) -> Decision<'_> {
         VcpuExit::MmioRead(address, data) => Decision::MmioRead(address, data),
         VcpuExit::MmioWrite(address, data) => Decision::MmioWrite(address, data),
         // With the local APICs in the kernel HLT does not come here; signals and windows just mean "again".
-        VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt | VcpuExit::IoapicEoi(_) => {
-            Decision::Resume
-        }
+        VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt => Decision::Resume,
+        VcpuExit::IoapicEoi(vector) => Decision::EndOfInterrupt(vector),
         VcpuExit::Shutdown => Decision::End(End::TripleFault),
         VcpuExit::SystemEvent(kind, _) => Decision::End(system_event(kind)),
         VcpuExit::InternalError => Decision::InternalError,
@@ -219,12 +220,8 @@ mod tests {
 
     #[test]
     fn signals_and_interrupt_windows_enter_the_guest_again() {
-        for exit in [
-            VcpuExit::Intr,
-            VcpuExit::IrqWindowOpen,
-            VcpuExit::Hlt,
-            VcpuExit::IoapicEoi(3),
-        ] {
+        assert_eq!(decide(VcpuExit::IoapicEoi(3)), Decision::EndOfInterrupt(3));
+        for exit in [VcpuExit::Intr, VcpuExit::IrqWindowOpen, VcpuExit::Hlt] {
             assert_eq!(decide(exit), Decision::Resume);
         }
     }

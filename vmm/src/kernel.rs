@@ -3,14 +3,15 @@
 //! Nothing is decided here. Each function is the smallest safe wrapper of one call.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::thread::JoinHandle;
 
-use kvm_bindings::{kvm_userspace_memory_region, kvm_xsave};
+use kvm_bindings::{kvm_coalesced_mmio, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sched::CpuSet;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
+use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 /// Kind of the ioctls of KVM (`KVMIO` in linux/kvm.h).
@@ -139,6 +140,13 @@ pub fn internal_error(vcpu: &mut VcpuFd) -> (u32, Vec<u64>) {
     (internal.suberror, internal.data[..count].to_vec())
 }
 
+/// Whether a write that KVM has held back is one to a port, and not to device memory.
+#[must_use]
+pub fn is_port(entry: &kvm_coalesced_mmio) -> bool {
+    // SAFETY: both fields of this union are plain integers, for which any content is valid.
+    unsafe { entry.__bindgen_anon_1.pio != 0 }
+}
+
 /// The time-stamp counter of the processor that runs this.
 #[must_use]
 pub fn rdtsc() -> u64 {
@@ -152,6 +160,13 @@ pub fn rdtsc() -> u64 {
 pub fn vcpu_descriptor(vcpu: &VcpuFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open for as long as `vcpu` is borrowed.
     unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) }
+}
+
+/// The descriptor of an eventfd, for calls that take a plain descriptor.
+#[must_use]
+pub fn descriptor(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open for as long as `event` is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// A second [`VcpuFd`] of the same vCPU, with mappings of its own.
@@ -172,6 +187,170 @@ pub fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), kvm_ioctls::Err
     // SAFETY: no feature with state beyond the 4096 bytes of `kvm_xsave` is enabled for this process (that takes an
     // explicit arch_prctl(ARCH_REQ_XCOMP_GUEST_PERM)), so KVM reads no further than the structure.
     unsafe { vcpu.set_xsave(xsave) }
+}
+
+/// Stretches of guest memory that a frame is scattered over or gathered from, in order. Those at the front are used up
+/// while others are added at the back; there is room for a number that is fixed when it is made.
+pub struct Stretches {
+    /// Keeps the memory mapped that `list` points into.
+    ram: GuestMemoryMmap,
+    list: Vec<libc::iovec>,
+    /// Before this, `list` is used up.
+    first: usize,
+    room: usize,
+    bytes: usize,
+}
+
+// SAFETY: the pointers lead into mappings that `ram` keeps alive on whichever thread this is, and whose contents anybody,
+// the guest included, may change at any time.
+unsafe impl Send for Stretches {}
+
+/// A stretch does not lie in guest memory, or there is no room for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoStretch;
+
+/// The kernel takes so many stretches at once (`UIO_MAXIOV`).
+const MOST_AT_ONCE: usize = 1024;
+
+impl Stretches {
+    /// None yet, of this memory, with room for `room`.
+    #[must_use]
+    pub fn new(ram: GuestMemoryMmap, room: usize) -> Self {
+        Self {
+            ram,
+            list: Vec::with_capacity(2 * room),
+            first: 0,
+            room,
+            bytes: 0,
+        }
+    }
+
+    /// Bytes of all stretches.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Number of stretches.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len() - self.first
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds a stretch, unless it is empty.
+    ///
+    /// # Errors
+    /// [`NoStretch`]; nothing was added then.
+    pub fn push(&mut self, start: GuestAddress, length: usize) -> Result<(), NoStretch> {
+        if length == 0 {
+            return Ok(());
+        }
+        if self.len() == self.room {
+            return Err(NoStretch);
+        }
+        let total = self.bytes.checked_add(length).ok_or(NoStretch)?;
+        let slice = self.ram.get_slice(start, length).map_err(|_| NoStretch)?;
+        if self.list.len() == self.list.capacity() {
+            // Moves at most `room` stretches once per `room` of them.
+            self.list.drain(..self.first);
+            self.first = 0;
+        }
+        self.list.push(libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: length,
+        });
+        self.bytes = total;
+        Ok(())
+    }
+
+    /// Takes the first `count` stretches away.
+    pub fn drop_front(&mut self, count: usize) {
+        let end = (self.first + count).min(self.list.len());
+        self.bytes -= lengths(&self.list[self.first..end]);
+        self.first = end;
+    }
+
+    /// Takes the last stretches away, so that `count` are left.
+    pub fn truncate(&mut self, count: usize) {
+        let end = (self.first + count).min(self.list.len());
+        self.bytes -= lengths(&self.list[end..]);
+        self.list.truncate(end);
+    }
+
+    /// Takes all away.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        (self.first, self.bytes) = (0, 0);
+    }
+
+    /// Reads from `file` into the first `count` stretches (readv(2)).
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn read_from(&mut self, file: impl AsFd, count: usize) -> io::Result<usize> {
+        let list = self.head(count);
+        // SAFETY:
+        // - every element was made in `push` from a slice that lies in `ram`, whose mapping is writable and alive;
+        // - nobody holds a Rust reference into guest memory, which others may write at the same time;
+        // - the count is that of the slice, at most UIO_MAXIOV.
+        let read = unsafe {
+            let file = file.as_fd().as_raw_fd();
+            libc::readv(file, list.as_ptr(), i32::try_from(list.len()).unwrap_or(0))
+        };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Writes all stretches to `file` (writev(2)).
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn write_to(&self, file: impl AsFd) -> io::Result<usize> {
+        let list = self.head(self.len());
+        // SAFETY: as for `read_from`; the kernel only reads.
+        let written = unsafe {
+            let file = file.as_fd().as_raw_fd();
+            libc::writev(file, list.as_ptr(), i32::try_from(list.len()).unwrap_or(0))
+        };
+        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Copies `bytes` into the stretches, from `offset` on. Returns how many found room.
+    pub fn put(&mut self, offset: usize, bytes: &[u8]) -> usize {
+        let (mut skip, mut rest) = (offset, bytes);
+        for stretch in &self.list[self.first..] {
+            if rest.is_empty() {
+                break;
+            }
+            let here = stretch.iov_len.saturating_sub(skip).min(rest.len());
+            if here > 0 {
+                // SAFETY:
+                // - `skip + here` is at most the length of the stretch, which lies in `ram`, mapped, writable and alive;
+                // - `rest` is at least `here` long, and no Rust object lies in guest memory.
+                unsafe {
+                    let to = stretch.iov_base.cast::<u8>().add(skip);
+                    std::ptr::copy_nonoverlapping(rest.as_ptr(), to, here);
+                }
+                rest = &rest[here..];
+            }
+            skip = skip.saturating_sub(stretch.iov_len);
+        }
+        bytes.len() - rest.len()
+    }
+
+    fn head(&self, count: usize) -> &[libc::iovec] {
+        let count = count.min(self.len()).min(MOST_AT_ONCE);
+        &self.list[self.first..self.first + count]
+    }
+}
+
+fn lengths(list: &[libc::iovec]) -> usize {
+    list.iter().map(|stretch| stretch.iov_len).sum()
 }
 
 /// Gives back the pages of the executable's code and constants that were used so far. What is needed again comes back

@@ -14,17 +14,18 @@ use vm_memory::{
 
 use crate::boot::{self, BootError, BootLayout};
 use crate::cpu;
+use crate::device::virtio::net::{Card, Desk as NetDesk};
 use crate::device::{
-    Bus, BusError, DEBUG_EXIT_PORT, DebugExit, Effect, KEYBOARD_PORTS, Reset, SERIAL_PORT,
-    SERIAL_PORTS, SerialOutput, serial,
+    Bus, BusError, DEBUG_EXIT_PORT, DebugExit, Effect, IOAPIC_PINS, KEYBOARD_PORTS, Reset,
+    SERIAL_PORT, SERIAL_PORTS, SerialOutput, serial,
 };
 use crate::kernel;
 use crate::memory::{self, MemoryError, MemoryPlan, Population};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::units::ByteSize;
 
-/// Pins of the I/O APIC that a split irqchip reserves routes for.
-const IOAPIC_PINS: u64 = 24;
+mod devices;
+
 /// Entries that KVM's CPUID table may have.
 const MAX_CPUID_ENTRIES: usize = 256;
 /// Memory up to this size is populated by two threads.
@@ -82,8 +83,8 @@ pub struct MachinePlan {
 
 /// A guest's machine, shared by its vCPU threads.
 pub struct Machine {
-    // Dropped first: the memory slots of the VM point into `ram`.
-    vm: VmFd,
+    // Dropped before `ram`, into which its memory slots point, and with it the bus whose I/O APIC has the other hold on it.
+    vm: Arc<VmFd>,
     /// A second view of vCPU 0 that only reads the ring of coalesced writes, which all vCPUs share.
     coalesced: Option<Mutex<VcpuFd>>,
     ports: Bus,
@@ -91,6 +92,8 @@ pub struct Machine {
     ram: GuestMemoryMmap,
     layout: BootLayout,
     tsc_hz: u64,
+    /// What the guest's command line says of its devices.
+    announcement: String,
 }
 
 /// A machine just built, with what leaves it.
@@ -101,17 +104,20 @@ pub struct Built {
     pub machine: Machine,
     /// Output of its serial port.
     pub output: SerialOutput,
+    /// The network device's side towards its thread, if there is one.
+    pub network: Option<Arc<NetDesk>>,
 }
 
 /// Builds a machine without an image: memory is zero, vCPUs are in reset.
 ///
-/// `elsewhere` runs a closure on another thread, on another CPU if there is one, in the order they are given: making
+/// With a `card` it has a network device. `elsewhere` runs a closure on another thread, on another CPU if there is one, in the order they are given: making
 /// memory takes longest, and what KVM can tell of CPUID is slow to collect.
 ///
 /// # Errors
 /// [`MachineError`]; everything made so far is gone again.
 pub fn build(
     plan: MachinePlan,
+    card: Option<Card>,
     elsewhere: impl Fn(Box<dyn FnOnce() + Send>),
 ) -> Result<Built, MachineError> {
     let kvm = open()?;
@@ -129,7 +135,7 @@ pub fn build(
         .map_err(|_| MachineError::Missing("CPUID table"))?;
     let cpuid = cpuid.map_err(call("tell its CPUID"))?;
     let vcpus = create_vcpus(&vm, &cpuid, plan.vcpus)?;
-    assemble(plan, vm, vcpus, ram)
+    assemble(plan, (vm, vcpus), ram, card)
 }
 
 /// Populates memory on this thread and, if it is little, on the other too. A vCPU's thread waits with real-time priority,
@@ -158,10 +164,11 @@ fn populate(
 /// Puts VM, vCPUs and memory together and adds the devices.
 fn assemble(
     plan: MachinePlan,
-    vm: VmFd,
-    vcpus: Vec<VcpuFd>,
+    (vm, vcpus): (VmFd, Vec<VcpuFd>),
     ram: GuestMemoryMmap,
+    card: Option<Card>,
 ) -> Result<Built, MachineError> {
+    let vm = Arc::new(vm);
     let layout = BootLayout::new(plan.memory.size.bytes(), u64::from(plan.vcpus))?;
     kernel::register_memory(&vm, &ram).map_err(call("register guest memory"))?;
     let tsc_khz = vcpus[0]
@@ -169,31 +176,37 @@ fn assemble(
         .map_err(call("tell the TSC frequency"))?;
     let (ports, output) = port_bus()?;
     let coalesced = coalesce_serial(&vm, &vcpus[0])?;
+    let (mmio, network) = devices::memory_bus(&vm, &ram, card)?;
     let machine = Machine {
         vm,
         coalesced,
         ports,
-        mmio: Bus::default(),
+        mmio,
         ram,
         layout,
         tsc_hz: u64::from(tsc_khz) * 1000,
+        announcement: network
+            .as_ref()
+            .map_or_else(String::new, |_| devices::announcement()),
     };
     Ok(Built {
         machine,
         vcpus,
         output,
+        network,
     })
 }
 
 impl Built {
-    /// Loads an image and points vCPU 0 at its PVH entry.
+    /// Loads an image and points vCPU 0 at its PVH entry. The command line goes on with what is to be said of devices.
     ///
     /// # Errors
     /// [`MachineError::Boot`], [`MachineError::Call`].
     pub fn load(&self, image: &[u8], command_line: &str) -> Result<(), MachineError> {
         let machine = &self.machine;
         let entry = boot::load_image(&machine.ram, image, &machine.layout)?;
-        boot::write_boot_data(&machine.ram, &machine.layout, command_line)?;
+        let command_line = format!("{command_line}{}", machine.announcement);
+        boot::write_boot_data(&machine.ram, &machine.layout, &command_line)?;
         let boot_cpu = &self.vcpus[0];
         let reset = boot_cpu
             .get_sregs()
@@ -286,8 +299,11 @@ impl Machine {
         let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
         while let Ok(Some(entry)) = ring.coalesced_mmio_read() {
             let length = usize::try_from(entry.len).map_or(0, |n| n.min(entry.data.len()));
-            // Only the serial transmit register is coalesced, and writing there has no effect beyond the port.
-            let _: Effect = self.ports.write(entry.phys_addr, &entry.data[..length]);
+            let data = &entry.data[..length];
+            let is_port = kernel::is_port(&entry);
+            let bus = if is_port { &self.ports } else { &self.mmio };
+            // What is coalesced, serial output and acknowledged interrupts, has no effect beyond the device.
+            let _: Effect = bus.write(entry.phys_addr, data);
         }
     }
 }
@@ -330,7 +346,8 @@ fn create_vm(kvm: &Kvm, vcpus: u32) -> Result<VmFd, MachineError> {
         });
     }
     let vm = kvm.create_vm().map_err(call("create a VM"))?;
-    enable(&vm, KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS).map_err(call("split the interrupt chips"))?;
+    enable(&vm, KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS as u64)
+        .map_err(call("split the interrupt chips"))?;
     // Polling for wake-ups would be charged to the guest's reservation.
     enable(&vm, KVM_CAP_HALT_POLL, 0).map_err(call("switch off halt polling"))?;
     Ok(vm)

@@ -5,10 +5,12 @@
 
 mod alignment;
 mod feedback;
+mod network;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use net::share::ShareError;
 use rt_abi::taskset::TaskSet;
 use sched::feedback::{Envelope, EnvelopeError};
 use sched::request::{BackendKind, Enforcement, VcpuRequest};
@@ -20,6 +22,7 @@ use crate::speed::SpeedFigures;
 use crate::units::{ByteSize, Span};
 
 pub use feedback::FeedbackSpec;
+pub use network::{NetworkPlan, NetworkSpec};
 
 /// Name of the image that comes with the program.
 pub const BUILT_IN_IMAGE: &str = "rt-guest";
@@ -39,6 +42,8 @@ pub struct VmSpec {
     /// What CPU time it gets.
     #[serde(default)]
     pub cpu: CpuSpec,
+    /// Its share of the network, if it has any.
+    pub network: Option<NetworkSpec>,
 }
 
 /// What runs in a VM.
@@ -178,6 +183,9 @@ pub enum SpecError {
     /// An envelope that cannot be.
     #[error("cpu.feedback: {0}")]
     Feedback(#[from] EnvelopeError),
+    /// A share of the network that cannot be.
+    #[error("network: {0}")]
+    Share(ShareError),
     /// A key that is missing.
     #[error("{key} is missing: {fits}")]
     Missing {
@@ -228,6 +236,17 @@ pub struct VmPlan {
     pub phases: Option<Vec<Duration>>,
     /// When silence counts as a hang.
     pub watchdog: Option<Duration>,
+    /// Its network device, if it has one.
+    pub network: Option<NetworkPlan>,
+}
+
+impl VmPlan {
+    /// What is asked of the host's CPUs: by every vCPU, and behind them by the network device's thread, if there is one.
+    #[must_use]
+    pub fn threads(&self) -> Vec<VcpuRequest> {
+        let network = self.network.iter().map(|network| &network.thread);
+        self.requests.iter().chain(network).cloned().collect()
+    }
 }
 
 fn built_in() -> String {
@@ -279,6 +298,10 @@ impl VmSpec {
             requests,
             feedback,
             watchdog: self.guest.watchdog.map(Span::duration),
+            network: match &self.network {
+                Some(network) => Some(network.plan(&self.name)?),
+                None => None,
+            },
         })
     }
 }

@@ -27,7 +27,7 @@ use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::desk::{Desk, Order};
-use crate::device::Effect;
+use crate::device::{Effect, IOAPIC_EOI};
 use crate::exit::{Decision, End, decide};
 use crate::kernel;
 use crate::machine::Machine;
@@ -424,6 +424,7 @@ pub fn serve(machine: &Machine, exit: VcpuExit<'_>) -> Option<Effect> {
             Effect::None
         }
         Decision::MmioWrite(address, data) => machine.mmio().write(address, data),
+        Decision::EndOfInterrupt(vector) => machine.mmio().write(IOAPIC_EOI, &[vector]),
         Decision::Resume => Effect::None,
         Decision::End(end) => Effect::End(end),
         Decision::InternalError => return None,

@@ -33,6 +33,8 @@ const MXCSR: u32 = 0x1f80;
 
 /// [`Cpu::pending`]: a job ended; the timer is as it was.
 pub const PENDING_DONE: u8 = 4;
+/// [`Cpu::pending`]: a device interrupted; the timer is as it was.
+pub const PENDING_DEVICE: u8 = 8;
 
 /// A stopped flow of CPL 3: its registers as asm/user.S saves and restores them.
 #[repr(C, align(16))]
@@ -136,18 +138,30 @@ impl Context {
     };
 }
 
-/// Makes context `slot` start at `main` with `argument`, on `cpu`. Before that vCPU schedules.
-pub fn prepare(slot: usize, cpu: &'static Cpu, main: extern "C" fn(u64) -> !, argument: u64) {
+/// What a context runs.
+#[derive(Clone, Copy)]
+pub struct Start {
+    /// Where it starts.
+    pub main: extern "C" fn(u64) -> !,
+    /// With which argument.
+    pub argument: u64,
+    /// End of its stack, if not its own small one.
+    pub stack_end: Option<u64>,
+}
+
+/// Makes context `slot` start so, on `cpu`. Before that vCPU schedules.
+pub fn prepare(slot: usize, cpu: &'static Cpu, start: Start) {
     let Some(entry) = SLOTS.get(slot) else { return };
-    let top = entry.stack.get().addr() + CONTEXT_STACK_SIZE;
+    let own = (entry.stack.get().addr() + CONTEXT_STACK_SIZE) as u64;
+    let top = start.stack_end.unwrap_or(own);
     let mut context = Context {
-        rip: main as *const () as u64,
-        rdi: argument,
+        rip: start.main as *const () as u64,
+        rdi: start.argument,
         cs: USER_CODE,
         rflags: FLAGS,
         ss: USER_DATA,
         // As after a call.
-        rsp: (top - 8) as u64,
+        rsp: top - 8,
         cpu: (&raw const *cpu).addr() as u64,
         ..Context::ZERO
     };
@@ -223,6 +237,7 @@ const _: () = {
     assert!(offset_of!(Context, rflags) == 648 && offset_of!(Context, rsp) == 656);
     assert!(offset_of!(Context, rax) == 512 && offset_of!(Context, r8_to_r15) == 568);
     assert!(offset_of!(Context, rip) == 632 && offset_of!(Context, cpu) == 672);
+    assert!(PENDING_DEVICE == 8);
     assert!(MAX_VCPUS == 16 && STACK_SIZE == 8192 && PENDING_REARMED == 1 && PENDING_SPENT == 2);
 };
 

@@ -7,7 +7,7 @@ use rt_abi::record::{Kind, Record};
 use rt_abi::taskset::{self, Task};
 
 use crate::system::{System, system};
-use crate::{console, hw, scheduler, smp, task};
+use crate::{console, hw, network, scheduler, smp, task};
 
 /// What the guest writes to the debug-exit port. QEMU's `isa-debug-exit` ends with the status `value * 2 + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,13 +83,18 @@ fn push_end(system: &System) {
 
 /// Prints a task's line of the summary.
 fn summarise(system: &System, index: usize, task: &Task) {
-    if task.kind == taskset::Kind::Hog {
-        return;
+    match task.kind {
+        taskset::Kind::Hog => return,
+        taskset::Kind::Network(_) => {
+            console::line(format_args!("{}", network::COUNTERS));
+            return;
+        }
+        _ => {}
     }
     let state = task::state(index);
     let jobs = state.done.load(Ordering::Relaxed);
     let late =
-        |job: &u64| policy::deadline(task, next_release(task, *job, system.start)) <= system.end;
+        |job: &u64| !task.kind.is_service() && policy::deadline(task, next_release(task, *job, system.start)) <= system.end;
     // Jobs that never finished missed the deadlines that have passed.
     let unfinished = (jobs..state.released.load(Ordering::Relaxed)).filter(late);
     let misses = state.misses.load(Ordering::Relaxed) + unfinished.count() as u64;

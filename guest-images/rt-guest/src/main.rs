@@ -17,8 +17,10 @@ mod cpu;
 mod end;
 mod fault;
 mod hw;
+mod io_apic;
 mod lock;
 mod memory;
+mod network;
 mod ring;
 mod scheduler;
 mod smp;
@@ -27,6 +29,8 @@ mod storm;
 mod system;
 mod task;
 mod timer;
+mod virtio;
+mod web;
 
 use core::fmt::Arguments;
 use core::panic::PanicInfo;
@@ -91,11 +95,9 @@ fn run(set: &TaskSet, clock: Clock, info: &StartInfo, boot_tsc: u64) -> ! {
     timer::choose();
     timer::set_up();
     timer::calibrate(&clock);
-    let Some(mut system) = System::new(set, clock, info) else {
-        fail(
-            Exit::Machine,
-            format_args!("not enough memory for the regions of the dirtying tasks"),
-        )
+    let mut system = match System::new(set, clock, info) {
+        Ok(system) => system,
+        Err(shortage) => fail(Exit::Machine, format_args!("{shortage}")),
     };
     scheduler::prepare(&system);
     if let Err(vcpu) = smp::start_others(set.vcpus, &clock) {

@@ -3,7 +3,7 @@
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// What is mapped: one to one, by asm/tables.S.
 const MAPPED_END: u64 = 1 << 32;
@@ -55,6 +55,16 @@ pub fn words(address: u64, count: u64) -> Option<&'static [AtomicU64]> {
     atomics(address, count)
 }
 
+/// `count` 32-bit words at `address`.
+pub fn half_words(address: u64, count: u64) -> Option<&'static [AtomicU32]> {
+    atomics(address, count)
+}
+
+/// `count` 16-bit words at `address`.
+pub fn quarter_words(address: u64, count: u64) -> Option<&'static [AtomicU16]> {
+    atomics(address, count)
+}
+
 /// A device register.
 pub fn register(address: u64) -> Option<&'static AtomicU32> {
     atomics(address, 1)?.first()
@@ -68,6 +78,67 @@ pub fn samples(address: u64, count: u64) -> Option<&'static mut [u32]> {
     // - valid for `words.len()` integers as shown by `words`, which is not used any more;
     // - called once, for RAM without boot data, which the VMM leaves alone.
     Some(unsafe { core::slice::from_raw_parts_mut(start, words.len()) })
+}
+
+/// A piece of RAM that is the guest's own: no boot data, and nothing that another part of the guest uses.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+}
+
+/// RAM given out piece by piece and never taken back.
+#[derive(Debug)]
+pub struct Arena(Range);
+
+impl Arena {
+    /// Gives out `range`.
+    ///
+    /// # Safety
+    /// The range is as [`Range`] says, and only one arena is ever made of it.
+    pub const unsafe fn new(range: Range) -> Self {
+        Self(range)
+    }
+
+    /// The address of `size` bytes that start at a multiple of `align`, a power of two.
+    pub fn take(&mut self, size: u64, align: u64) -> Option<u64> {
+        let start = self.0.start.checked_next_multiple_of(align)?;
+        let end = start.checked_add(size).filter(|end| *end <= self.0.end)?;
+        self.0.start = end;
+        Some(start)
+    }
+
+    /// `count` values, each made by `make`.
+    pub fn values<T>(
+        &mut self,
+        count: usize,
+        mut make: impl FnMut(usize) -> T,
+    ) -> Option<&'static mut [T]> {
+        let size = size_of::<T>().checked_mul(count)?;
+        let start = self.take(size as u64, align_of::<T>() as u64)?;
+        let first = bytes(start, size as u64)?.as_ptr().cast_mut().cast::<T>();
+        for i in 0..count {
+            // SAFETY:
+            // - in bounds of what `bytes` has shown to be mapped, and aligned by `take`;
+            // - given out once, and the arena is nobody else's (see `new`).
+            unsafe { first.add(i).write(make(i)) };
+        }
+        // SAFETY:
+        // - all `count` values were written above; otherwise as there.
+        Some(unsafe { core::slice::from_raw_parts_mut(first, count) })
+    }
+
+    /// `size` bytes.
+    pub fn bytes(&mut self, size: usize) -> Option<&'static mut [u8]> {
+        let start = self.take(size as u64, 64)?;
+        let bytes = bytes(start, size as u64)?.as_ptr().cast_mut().cast::<u8>();
+        // SAFETY:
+        // - valid for `size` bytes as shown by `bytes`;
+        // - given out once, and the arena is nobody else's (see `new`).
+        Some(unsafe { core::slice::from_raw_parts_mut(bytes, size) })
+    }
 }
 
 /// A value set once, while only the first vCPU runs, and read by all later.

@@ -6,10 +6,10 @@ use rt_abi::clock::ClockPage;
 use rt_abi::policy::{JobView, next_release, pick};
 use rt_abi::taskset::{Kind, MAX_TASKS, Task};
 
-use crate::cpu::{self, CONTEXTS, Context, Cpu, MAX_VCPUS, PENDING_DONE};
+use crate::cpu::{self, CONTEXTS, Context, Cpu, MAX_VCPUS, PENDING_DEVICE, PENDING_DONE, Start};
 use crate::ring::Stream;
 use crate::system::{System, system};
-use crate::{clock, end, task, timer};
+use crate::{clock, end, network, task, timer, web};
 
 /// The context that prints records, on vCPU 0.
 const PRINTER: usize = CONTEXTS - 1;
@@ -23,12 +23,31 @@ static PROGRAMMED: [AtomicU64; MAX_VCPUS] = [const { AtomicU64::new(0) }; MAX_VC
 /// Prepares the contexts of every task, and the one that prints.
 pub fn prepare(system: &System) {
     for (index, t) in system.set.tasks().iter().enumerate() {
+        let (main, stack_end): (extern "C" fn(u64) -> !, _) = match t.kind {
+            Kind::Periodic | Kind::Hog => (task::main, None),
+            Kind::Network(_) => (network::main, system.network.map(|range| range.end)),
+            Kind::Web(_) => (web::main, None),
+        };
+        let start = Start {
+            main,
+            argument: index as u64,
+            stack_end,
+        };
         if let Some(cpu) = Cpu::get(t.vcpu.into()) {
-            cpu::prepare(index, cpu, task::main, index as u64);
+            cpu::prepare(index, cpu, start);
+        }
+        if t.kind.is_service() {
+            // Services set themselves up in a first job.
+            task::state(index).wake(0, 1);
         }
     }
     if let Some(cpu) = Cpu::get(0) {
-        cpu::prepare(PRINTER, cpu, print, 0);
+        let start = Start {
+            main: print,
+            argument: 0,
+            stack_end: None,
+        };
+        cpu::prepare(PRINTER, cpu, start);
     }
 }
 
@@ -52,7 +71,8 @@ extern "C" fn schedule(cpu: &'static Cpu) -> *mut Context {
     let vcpu = cpu.index();
     let programmed = &PROGRAMMED[vcpu];
     loop {
-        let pending = cpu.pending.swap(0, Ordering::Relaxed) & !PENDING_DONE;
+        let flags = cpu.pending.swap(0, Ordering::Relaxed);
+        let pending = flags & !(PENDING_DONE | PENDING_DEVICE);
         let before = timer::programmed(cpu, pending, programmed.load(Ordering::Relaxed));
         let page = system.clock.page();
         let now = page.ns_at(crate::hw::rdtsc());
@@ -66,6 +86,9 @@ extern "C" fn schedule(cpu: &'static Cpu) -> *mut Context {
             page.ns_at(cpu.stamp.load(Ordering::Relaxed))
         };
         release(system, vcpu, now, woken);
+        if flags & PENDING_DEVICE != 0 {
+            network::wake(system, now);
+        }
         let wanted = plan(system, cpu, &page, now);
         programmed.store(wanted, Ordering::Relaxed);
         let choice = choose(system, vcpu, now);
@@ -97,8 +120,12 @@ fn tasks_of(system: &System, vcpu: usize) -> impl Iterator<Item = (usize, &Task)
 
 /// Releases every job whose time has come; `woken` is when the last timer interrupt came, or 0.
 fn release(system: &System, vcpu: usize, now: u64, woken: u64) {
-    for (index, task) in tasks_of(system, vcpu).filter(|(_, t)| t.kind == Kind::Periodic) {
+    for (index, task) in tasks_of(system, vcpu).filter(|(_, t)| t.kind != Kind::Hog) {
         let state = task::state(index);
+        if task.kind.is_service() {
+            release_service(state, now);
+            continue;
+        }
         loop {
             let release = upcoming(system, index, task);
             if release > now {
@@ -110,8 +137,20 @@ fn release(system: &System, vcpu: usize, now: u64, woken: u64) {
     }
 }
 
+/// Releases a service whose alarm went off.
+fn release_service(state: &task::State, now: u64) {
+    if state.alarm.load(Ordering::Relaxed) <= now {
+        state.alarm.store(u64::MAX, Ordering::Relaxed);
+        state.wake(now, 1);
+    }
+}
+
 /// When the next job of a task is released; the end of the run if that comes first.
 fn upcoming(system: &System, index: usize, task: &Task) -> u64 {
+    if task.kind.is_service() {
+        let alarm = &task::state(index).alarm;
+        return alarm.load(Ordering::Relaxed).min(system.end);
+    }
     let job = task::state(index).released.load(Ordering::Relaxed);
     next_release(task, job, system.start).min(system.end)
 }
@@ -123,13 +162,13 @@ fn plan(system: &System, cpu: &Cpu, page: &ClockPage, now: u64) -> u64 {
     let mut following = system.end;
     for (index, task) in tasks_of(system, vcpu) {
         let first = match task.kind {
-            Kind::Periodic => upcoming(system, index, task),
             // A hog starts with the run and then needs no timer.
             Kind::Hog => first_time_after(now, next_release(task, 0, system.start), system.end),
+            _ => upcoming(system, index, task),
         };
         let second = match task.kind {
             Kind::Periodic => first.saturating_add(task.period),
-            Kind::Hog => system.end,
+            _ => system.end,
         };
         (next, following) = earliest_two([next, following, first, second]);
     }
@@ -159,6 +198,11 @@ fn choose(system: &System, vcpu: usize, now: u64) -> Option<usize> {
         Kind::Periodic => {
             let job = task::state(index).ready()?;
             Some(JobView::new(index, task, job, system.start))
+        }
+        Kind::Network(_) | Kind::Web(_) => {
+            let state = task::state(index);
+            let view = JobView::released(index, task, state.since());
+            state.ready().map(|_| view)
         }
         Kind::Hog => None,
     });

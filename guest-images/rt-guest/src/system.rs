@@ -1,15 +1,17 @@
 //! What is set up once, at boot, and then only read.
 
+use core::fmt;
 use core::sync::atomic::AtomicU64;
 
 use rt_abi::policy;
-use rt_abi::taskset::{MAX_TASKS, PAGE, TaskSet};
+use rt_abi::taskset::{MAX_TASKS, PAGE, Task, TaskSet};
 
 use crate::clock::{self, Clock};
 use crate::cpu::MAX_VCPUS;
 use crate::ring::Ring;
+use crate::memory::Range;
 use crate::start_info::StartInfo;
-use crate::{hw, memory};
+use crate::{hw, memory, network, web};
 
 /// Steps of a busy loop that are timed to learn how long one takes.
 const STEPS: usize = 255;
@@ -33,6 +35,14 @@ pub struct System {
     pub interruption: u64,
     /// Where records go, for each vCPU of the set.
     rings: [Option<Ring>; MAX_VCPUS],
+    /// Place of the network task in the set.
+    pub network_task: Option<usize>,
+    /// Place of the task that serves HTTP in the set.
+    pub web_task: Option<usize>,
+    /// What the network has for itself; its end is that of its task's stack.
+    pub network: Option<Range>,
+    /// What the task that serves HTTP has for itself.
+    pub web: Option<Range>,
     /// The memory that each task dirties.
     regions: [Option<&'static [AtomicU64]>; MAX_TASKS],
 }
@@ -47,14 +57,18 @@ pub fn system() -> &'static System {
 }
 
 impl System {
-    /// Everything for `set`, but for when it starts. `None` if the memory for its dirtying tasks is not there.
-    pub fn new(set: &TaskSet, clock: Clock, info: &StartInfo) -> Option<Self> {
+    /// Everything for `set`, but for when it starts.
+    ///
+    /// # Errors
+    /// If the memory for it is not there.
+    pub fn new(set: &TaskSet, clock: Clock, info: &StartInfo) -> Result<Self, Shortage> {
         let mut rings = [None; MAX_VCPUS];
         let vcpus = usize::from(set.vcpus);
         for (vcpu, ring) in rings.iter_mut().enumerate().take(vcpus) {
             *ring = Ring::for_vcpu(info, vcpu, vcpus);
         }
-        Some(Self {
+        let memory = Memory::divide(set, info)?;
+        Ok(Self {
             set: *set,
             ranks: policy::ranks(set.policy, set.tasks()),
             clock,
@@ -62,7 +76,11 @@ impl System {
             end: 0,
             interruption: interruption(&clock),
             rings,
-            regions: regions(set, info)?,
+            network_task: network::task(set),
+            web_task: web::task(set),
+            network: memory.network,
+            web: memory.web,
+            regions: memory.regions,
         })
     }
 
@@ -87,24 +105,77 @@ impl System {
     }
 }
 
-/// Regions from the top of RAM downwards, in the order of the tasks.
-fn regions(set: &TaskSet, info: &StartInfo) -> Option<[Option<&'static [AtomicU64]>; MAX_TASKS]> {
-    let mut regions = [None; MAX_TASKS];
-    let sizes = || set.tasks().iter().map(|t| t.dirty.map_or(0, |d| d.region));
-    let total: u64 = sizes().sum();
-    if total == 0 {
-        return Some(regions);
+/// Memory that is needed and not there.
+#[derive(Debug, Clone, Copy)]
+pub enum Shortage {
+    /// Of the dirtying tasks.
+    Regions,
+    /// Of the network and its services: so many bytes are needed in all, dirtying tasks included.
+    Services(u64),
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Regions => {
+                f.write_str("not enough memory for the regions of the dirtying tasks")
+            }
+            Self::Services(bytes) => write!(
+                f,
+                "not enough memory: the network and its services need {} KiB in one piece; give the guest more",
+                bytes.div_ceil(1024)
+            ),
+        }
     }
-    let mut top = info.free_ram(total)?;
-    for (region, size) in regions
-        .iter_mut()
-        .zip(sizes())
-        .filter(|(_, size)| *size > 0)
-    {
-        top -= size.next_multiple_of(PAGE);
-        *region = Some(memory::words(top, size / 8)?);
+}
+
+/// The RAM that is left, divided from the top downwards.
+struct Memory {
+    regions: [Option<&'static [AtomicU64]>; MAX_TASKS],
+    network: Option<Range>,
+    web: Option<Range>,
+}
+
+impl Memory {
+    /// Divides the RAM that is left after image and boot data.
+    fn divide(set: &TaskSet, info: &StartInfo) -> Result<Self, Shortage> {
+        let region = |task: &Task| {
+            let size = task.dirty.map_or(0, |dirty| dirty.region);
+            size.next_multiple_of(PAGE)
+        };
+        let regions: u64 = set.tasks().iter().map(region).sum();
+        let (network, web) = (network::needed(set), web::needed(set));
+        let total = regions + network + web;
+        let mut memory = Self {
+            regions: [None; MAX_TASKS],
+            network: None,
+            web: None,
+        };
+        if total == 0 {
+            return Ok(memory);
+        }
+        let shortage = match network {
+            0 => Shortage::Regions,
+            _ => Shortage::Services(total),
+        };
+        let mut top = info.free_ram(total).ok_or(shortage)?;
+        let slots = memory.regions.iter_mut().zip(set.tasks());
+        for (slot, task) in slots.filter(|(_, task)| task.dirty.is_some()) {
+            let range = below(&mut top, region(task));
+            let words = memory::words(range.start, (range.end - range.start) / 8);
+            *slot = Some(words.ok_or(shortage)?);
+        }
+        memory.network = (network > 0).then(|| below(&mut top, network));
+        memory.web = (web > 0).then(|| below(&mut top, web));
+        Ok(memory)
     }
-    Some(regions)
+}
+
+/// The `size` bytes below `top`, which becomes their start.
+fn below(top: &mut u64, size: u64) -> Range {
+    let end = *top;
+    *top -= size;
+    Range { start: *top, end }
 }
 
 /// How many ticks a step of a busy loop takes at least when it was interrupted.

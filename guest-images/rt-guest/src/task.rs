@@ -24,6 +24,10 @@ pub struct State {
     pub released: AtomicU64,
     /// See `released`.
     pub done: AtomicU64,
+    /// Of a service: when its job became the first to be done, in nanoseconds.
+    since: AtomicU64,
+    /// Of a service: when it is to be released even if nothing happens, in nanoseconds.
+    pub alarm: AtomicU64,
     /// When the interrupt for a release came, by job number.
     woken: [AtomicU64; WAKE_UPS],
     /// Gaps seen.
@@ -42,6 +46,8 @@ static STATES: [State; MAX_TASKS] = [const {
     State {
         released: AtomicU64::new(0),
         done: AtomicU64::new(0),
+        since: AtomicU64::new(0),
+        alarm: AtomicU64::new(u64::MAX),
         woken: [const { AtomicU64::new(0) }; WAKE_UPS],
         gaps: AtomicU64::new(0),
         misses: AtomicU64::new(0),
@@ -64,6 +70,36 @@ impl State {
         self.released.store(job + 1, Ordering::Relaxed);
     }
 
+    /// Releases one more job of a service, unless `most` wait already. With the scheduler kept out.
+    pub fn wake(&self, now: u64, most: u64) {
+        let (released, done) = (
+            self.released.load(Ordering::Relaxed),
+            self.done.load(Ordering::Relaxed),
+        );
+        if released == done {
+            self.since.store(now, Ordering::Relaxed);
+        }
+        if released - done < most {
+            self.released.store(released + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that a service's job is done. With the scheduler kept out.
+    pub fn done_with(&self, now: u64) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.since.store(now, Ordering::Relaxed);
+    }
+
+    /// Jobs done.
+    pub fn jobs_done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Since when the first job of a service that is not done could have been.
+    pub fn since(&self) -> u64 {
+        self.since.load(Ordering::Relaxed)
+    }
+
     /// The first job that is released and not finished.
     pub fn ready(&self) -> Option<u64> {
         let job = self.done.load(Ordering::Relaxed);
@@ -84,7 +120,8 @@ impl State {
         self.wake_up(job).load(Ordering::Relaxed)
     }
 
-    fn finish(&self, record: &Record) {
+    /// Notes that a job is done.
+    pub fn finish(&self, record: &Record) {
         let response = record.finish.saturating_sub(record.release);
         self.least.fetch_min(response, Ordering::Relaxed);
         self.most.fetch_max(response, Ordering::Relaxed);
@@ -109,14 +146,17 @@ pub extern "C" fn main(index: u64) -> ! {
     loop {
         let job = state(index).done.load(Ordering::Relaxed);
         let budget = match task.kind {
-            taskset::Kind::Periodic => execution(system.set.seed, index, task, job),
             taskset::Kind::Hog => u64::MAX,
+            _ => execution(system.set.seed, index, task, job),
         };
         let run = Run::new(system, cpu, index, task);
         let record = run.job(job, budget);
         cpu.undisturbed(|| {
             state(index).finish(&record);
             push(system, cpu, &record);
+            if task.stream.is_some() {
+                crate::network::wake(system, record.finish);
+            }
             // The scheduler is to look, as if the timer had gone off.
             cpu.pending
                 .fetch_or(crate::cpu::PENDING_DONE, Ordering::Relaxed);
@@ -124,7 +164,8 @@ pub extern "C" fn main(index: u64) -> ! {
     }
 }
 
-fn push(system: &System, cpu: &Cpu, record: &Record) {
+/// Records what `cpu` did. With the scheduler kept out.
+pub fn push(system: &System, cpu: &Cpu, record: &Record) {
     if let Some(ring) = system.ring(cpu.index()) {
         ring.push(record);
     }

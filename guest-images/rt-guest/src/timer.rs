@@ -58,7 +58,7 @@ pub fn choose() {
     IS_DEADLINE.store(u8::from(features & both == both), Ordering::Relaxed);
 }
 
-/// Sets up this vCPU's local APIC: nothing but the timer interrupts.
+/// Sets up this vCPU's local APIC: nothing but the timer interrupts, and devices where the I/O APIC lets them.
 pub fn set_up() {
     if is_deadline() {
         let base = hw::read_msr(MSR_APIC_BASE) | APIC_ENABLE;
@@ -166,7 +166,7 @@ fn read(offset: u32) -> u32 {
     memory::register(XAPIC + u64::from(offset)).map_or(0, |r| r.load(Ordering::Relaxed))
 }
 
-/// What a timer interrupt programmed by itself, given the `PENDING_` flags of `cpu` and what was programmed before.
+/// What a timer interrupt programmed by itself, given the timer's `PENDING_` flags of `cpu` and what was programmed before.
 pub fn programmed(cpu: &Cpu, pending: u8, before: u64) -> u64 {
     match pending {
         0 => before,

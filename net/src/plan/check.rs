@@ -169,7 +169,7 @@ fn check_routers(plan: &NetworkPlan) -> Result<(), PlanError> {
 fn check_shares(plan: &NetworkPlan) -> Result<(), PlanError> {
     let mut owners = BTreeMap::new();
     for (index, share) in plan.shares.iter().enumerate() {
-        name("share.name", &share.name)?;
+        check_share(share)?;
         if plan.shares[..index]
             .iter()
             .any(|other| other.name == share.name)
@@ -181,13 +181,8 @@ fn check_shares(plan: &NetworkPlan) -> Result<(), PlanError> {
             ));
         }
         let key = format!("share {:?}", share.name);
-        share.share.check().map_err(|source| PlanError::Share {
-            key: key.clone(),
-            source,
-        })?;
-        check_traffic(&key, share)?;
         check_place(&key, plan, share)?;
-        for packets in kinds(&share.traffic) {
+        for packets in share.traffic.kinds() {
             if let Some(owner) = owners.insert(packets.clone(), &share.name) {
                 let fits = format!("share {owner:?} has it already; packets belong to one share");
                 return Err(value(key, packets, fits));
@@ -197,17 +192,15 @@ fn check_shares(plan: &NetworkPlan) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// What two shares cannot both have.
-fn kinds(traffic: &Traffic) -> Vec<String> {
-    match traffic {
-        Traffic::Destinations(hosts) => hosts
-            .iter()
-            .map(|host| format!("destination {host}"))
-            .collect(),
-        Traffic::Uid(uid) => vec![format!("uid {uid}")],
-        Traffic::Cgroup(path) => vec![format!("cgroup {path:?}")],
-        Traffic::Dscp(dscp) => vec![format!("dscp {dscp}")],
-    }
+/// A share by itself.
+pub(super) fn check_share(share: &SharePlan) -> Result<(), PlanError> {
+    name("share.name", &share.name)?;
+    let key = format!("share {:?}", share.name);
+    share.share.check().map_err(|source| PlanError::Share {
+        key: key.clone(),
+        source,
+    })?;
+    check_traffic(&key, share)
 }
 
 fn check_traffic(key: &str, share: &SharePlan) -> Result<(), PlanError> {

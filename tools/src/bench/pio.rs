@@ -88,6 +88,7 @@ fn serve_exits() -> Result<Duration, Failure> {
             },
             vcpus: 1,
         },
+        None,
         |errand| errand(),
     )?;
     let machine = &built.machine;

@@ -3,6 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use net::mac::Mac;
+use net::share::Share;
+use net::{Network, PortRequest};
 use sched::feedback::Envelope;
 use sched::framework::Manager;
 use sched::ledger::Ledger;
@@ -23,19 +26,50 @@ struct Answer {
     design: Option<DesignAnswer>,
     /// Where budgets follow the need.
     feedback: Option<Envelope>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<NetworkAnswer>,
+}
+
+/// The network device.
+#[derive(Serialize)]
+struct NetworkAnswer {
+    share: Share,
+    mac: Mac,
+    mtu: u16,
+    thread: Granted,
+}
+
+impl NetworkAnswer {
+    fn new(port: &PortRequest, thread: Granted) -> Self {
+        Self {
+            share: port.share,
+            mac: port.mac,
+            mtu: port.mtu,
+            thread,
+        }
+    }
 }
 
 /// Says what would be reserved, and whether it fits.
 pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
     let planned = read_plan(context, spec)?;
     let ledger = Ledger::open(&context.run_dir)?;
-    let checked = ledger.admit(&planned.plan.name, &planned.plan.requests);
+    let checked = ledger.admit(&planned.plan.name, &planned.plan.threads());
     let vcpus = checked.map_err(|refusal| {
         planned.tell();
         Failure::from(refusal).refused()
     })?;
     let Planned { plan, design } = planned;
     super::host::admits(context, &vcpus)?;
+    let mut vcpus = vcpus;
+    let network = match plan.network {
+        Some(network) => {
+            Network::open(&context.run_dir)?.admit(&network.port)?;
+            let thread = vcpus.pop();
+            thread.map(|thread| NetworkAnswer::new(&network.port, thread))
+        }
+        None => None,
+    };
     let answer = Answer {
         name: plan.name,
         memory: plan.memory.size.to_string(),
@@ -43,6 +77,7 @@ pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
         vcpus,
         design,
         feedback: plan.feedback,
+        network,
     };
     context.print(&answer, text)?;
     Ok(0)
@@ -62,6 +97,16 @@ fn text(answer: &Answer) -> String {
     }
     for granted in &answer.vcpus {
         let _ = writeln!(text, "  vCPU {}: {}", granted.vcpu, describe(granted));
+    }
+    if let Some(network) = &answer.network {
+        let NetworkAnswer {
+            share, mac, mtu, ..
+        } = network;
+        let _ = writeln!(
+            text,
+            "  network: {share}, {mac}, packets of up to {mtu} bytes"
+        );
+        let _ = writeln!(text, "  network thread: {}", describe(&network.thread));
     }
     if let Some(design) = &answer.design {
         text += "designed:\n";

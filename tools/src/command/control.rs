@@ -9,7 +9,7 @@ use sched::feedback::Standing;
 use sched::ledger::Ledger;
 use serde::Serialize;
 use vmm::control::{ControlError, Reply, Request, client};
-use vmm::guest::{GuestStatus, TaskStatistics, VcpuStatus};
+use vmm::guest::{GuestStatus, NetworkStatus, TaskStatistics, VcpuStatus};
 
 use super::Context;
 use super::check::describe;
@@ -109,6 +109,9 @@ fn status_text(status: &GuestStatus) -> String {
     for vcpu in &status.vcpus {
         text.push_str(&vcpu_text(vcpu));
     }
+    if let Some(network) = &status.network {
+        text.push_str(&network_text(network));
+    }
     for (number, task) in &status.records.tasks {
         text.push_str(&task_text(*number, task));
     }
@@ -119,6 +122,50 @@ fn status_text(status: &GuestStatus) -> String {
             "  lost: {} records overwritten, {} senseless, {} bytes of output",
             lost.overwritten, lost.senseless, status.serial_lost
         );
+    }
+    text
+}
+
+/// The network device in a few lines.
+fn network_text(network: &NetworkStatus) -> String {
+    let NetworkStatus {
+        port, mac, share, ..
+    } = network;
+    let mut text = format!("  network {port} ({mac}): {share}\n");
+    let _ = writeln!(
+        text,
+        "    thread {}: {}",
+        network.tid,
+        describe(&network.granted)
+    );
+    if let Err(reason) = &network.in_force {
+        let _ = writeln!(text, "    its reservation is not in force: {reason}");
+    }
+    let counted = &network.counters;
+    let _ = writeln!(
+        text,
+        "    received {} frames, {} bytes; sent {} frames, {} bytes; {} interrupts",
+        counted.received,
+        counted.received_bytes,
+        counted.sent,
+        counted.sent_bytes,
+        counted.interrupts
+    );
+    let _ = writeln!(
+        text,
+        "    waited {} times for the guest's buffers, {} for the tap, {} for the thread's next period",
+        counted.waits_for_buffers, counted.waits_for_tap, counted.used_up
+    );
+    let lost = counted.too_long + counted.refused + counted.tap_errors;
+    if lost + counted.faults > 0 {
+        let _ = writeln!(
+            text,
+            "    lost: {} frames too long for the guest's buffers, {} of the guest's refused, {} reads failed, {} faults of its queues",
+            counted.too_long, counted.refused, counted.tap_errors, counted.faults
+        );
+    }
+    if network.needs_reset {
+        text.push_str("    stands still until the guest resets it\n");
     }
     text
 }

@@ -5,13 +5,16 @@
 
 mod bus;
 mod debug_exit;
+mod ioapic;
 mod reset;
 mod serial;
+pub mod virtio;
 
 use serde::{Deserialize, Serialize};
 
 pub use bus::{Bus, BusError};
 pub use debug_exit::{DEBUG_EXIT_PORT, DebugExit};
+pub use ioapic::{IOAPIC, IOAPIC_EOI, IOAPIC_PINS, Ioapic, Message, SetRoutes};
 pub use reset::{KEYBOARD_PORTS, Reset};
 pub use serial::{SERIAL_PORT, SERIAL_PORTS, Serial, SerialOutput, serial};
 

@@ -7,6 +7,7 @@ use sched::account::{AccountSnapshot, Throttling};
 use sched::request::Granted;
 use serde::{Deserialize, Serialize};
 
+use super::network::NetworkStatus;
 use crate::exit::End;
 use crate::report::Registers;
 use crate::telemetry::{Event, Job, Losses, Section};
@@ -176,6 +177,9 @@ pub struct GuestStatus {
     pub records: Records,
     /// Bytes of serial output lost because nobody read them.
     pub serial_lost: u64,
+    /// Its network device, if it has one.
+    #[serde(default)]
+    pub network: Option<NetworkStatus>,
 }
 
 /// A guest that is over.

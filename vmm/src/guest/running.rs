@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use net::Port;
 use sched::account::AccountSnapshot;
 use sched::admission::demand;
 use sched::backend::{BackendError, CpuReservation, Tid};
@@ -16,10 +17,12 @@ use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::change::ChangeError;
+use super::network;
 use super::outcome::{GuestStatus, Records, VcpuStatus};
 use crate::clock::Clock;
 use crate::desk::{Desk, Order};
 use crate::device::SerialOutput;
+use crate::device::virtio::net::Worker;
 use crate::machine::Machine;
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
@@ -158,9 +161,11 @@ pub struct RunningVm {
     pub(super) plan: VmPlan,
     pub(super) ledger: Ledger,
     pub(super) vcpus: Vec<VcpuHandle>,
-    // Dropped after the vCPUs: bandwidth is free in the kernel before it is free in the ledger.
+    pub(super) network: Option<Worker>,
+    // Dropped after the threads: bandwidth is free in the kernel before it is free in the ledger.
     pub(super) _admitted: Admitted,
     pub(super) machine: Arc<Machine>,
+    pub(super) port: Option<Arc<Port>>,
     pub(super) events: UnboundedReceiver<VcpuEvent>,
     pub(super) clock: Clock,
     pub(super) output: SerialOutput,
@@ -206,6 +211,7 @@ impl RunningVm {
                 .collect(),
             records,
             serial_lost: self.output.lost(),
+            network: self.network_status(),
         }
     }
 
@@ -216,6 +222,9 @@ impl RunningVm {
         let broken = vcpus.find_map(|(vcpu, handle)| Some((vcpu, handle.broken()?)));
         if let Some((vcpu, error)) = broken {
             return Some(format!("vCPU {vcpu}: {error}"));
+        }
+        if let Some(error) = self.network.as_ref().and_then(network::broken) {
+            return Some(format!("network device: {error}"));
         }
         // No answer now is looked for again at the next look.
         let now = cpus::listed_online()?;
@@ -290,6 +299,11 @@ impl RunningVm {
                 }
             }
         }
+        // After the vCPUs: one that resets the device waits for nobody who stands still.
+        if let Some(Err(reason)) = self.network.as_ref().map(Worker::pause) {
+            self.go_on();
+            return Err(reason);
+        }
         self.paused = true;
         Ok(None)
     }
@@ -302,6 +316,7 @@ impl RunningVm {
     }
 
     fn go_on(&self) {
+        self.network.iter().for_each(Worker::run);
         for vcpu in &self.vcpus {
             vcpu.desk.set(Order::Run);
             vcpu.command(Command::Go);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime};
 
+use net::{NetworkError, Port};
 use sched::alignment::{Alignment, CommonInstant};
 use sched::framework::{Factory, Kind, Manager, Resource};
 use sched::ledger::Refusal;
@@ -12,10 +13,12 @@ use sched::ledger::{Admitted, Ledger, LedgerError};
 use sched::request::Granted;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::network;
 use super::outcome::Records;
 use super::running::{RunningVm, VcpuHandle};
 use crate::clock::{Clock, ClockError};
 use crate::desk::{Desk, Order};
+use crate::device::virtio::net::{Worker, WorkerError};
 use crate::machine::{self, Built, MachineError, MachinePlan};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
@@ -59,6 +62,15 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The network device's thread gets no CPU time.
+    #[error("the network device's thread is not admitted (network.runtime, network.period): {0}")]
+    NetworkThread(Box<Refusal>),
+    /// There is no port for its network device.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The network device's thread cannot be made real-time.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
     /// A thread ended without a word.
     #[error("the thread of a vCPU ended during set-up")]
     Lost,
@@ -74,6 +86,7 @@ impl From<Refusal> for StartError {
 pub struct AdmittedVm {
     plan: VmPlan,
     ledger: Ledger,
+    port: Option<Arc<Port>>,
     // Before the ledger's entry goes: threads first, then what was promised to them.
     recruits: Vec<Recruit>,
     admitted: Admitted,
@@ -101,22 +114,35 @@ impl Factory for Vms<'_> {
                 source: errno.into(),
             })?;
         let mut ledger = Ledger::open(self.run_dir)?;
-        let admitted = ledger.reserve(&plan.name, &plan.requests)?;
+        let admitted = ledger
+            .reserve(&plan.name, &plan.threads())
+            .map_err(|refusal| refused(refusal, plan.requests.len()))?;
+        let port = network::attach(self.run_dir, plan.network.as_ref())?;
         let recruit = |granted: &Granted| {
             let vcpu = granted.vcpu;
             Recruits
                 .make(granted.clone())
                 .map_err(|source| StartError::Thread { vcpu, source })
         };
-        let recruits = admitted.vcpus().iter().map(recruit);
+        let vcpus = admitted.vcpus().iter().take(plan.requests.len());
+        let recruits = vcpus.map(recruit);
         let recruits = recruits.collect::<Result<_, _>>()?;
         Ok(AdmittedVm {
             plan,
             ledger,
+            port,
             recruits,
             admitted,
         })
     }
+}
+
+/// A refusal, said of the thread that it is about.
+fn refused(refusal: Refusal, vcpus: usize) -> StartError {
+    if refusal.vcpu == Some(vcpus) {
+        return StartError::NetworkThread(Box::new(refusal));
+    }
+    refusal.into()
 }
 
 /// A VM that stands ready to run.
@@ -138,8 +164,10 @@ impl AdmittedVm {
             memory: self.plan.memory,
             vcpus,
         };
+        let network = self.plan.network.as_ref().zip(self.port.as_ref());
+        let card = network.map(|(plan, port)| network::card(plan, port));
         // There is a vCPU, so there is a recruit.
-        machine::build(plan, |errand| self.recruits[0].perform(errand))
+        machine::build(plan, card, |errand| self.recruits[0].perform(errand))
     }
 
     /// Builds the machine and loads `image` into it.
@@ -196,6 +224,7 @@ impl BuiltVm {
             machine,
             vcpus,
             output,
+            network,
         } = built;
         // Before the guest runs, and so before it records anything new.
         let reader = match &restored {
@@ -204,7 +233,17 @@ impl BuiltVm {
         };
         let machine = Arc::new(machine);
         let (events_out, mut events) = unbounded_channel();
-        let grants = vm.admitted.vcpus();
+        let grants = &vm.admitted.vcpus()[..vcpus.len()];
+        // Before any vCPU runs: they and this thread have their reservations, or none has.
+        let network = network
+            .zip(vm.admitted.vcpu(vcpus.len()))
+            .map(|(desk, granted)| {
+                Worker::start(desk, granted.clone(), |tid| {
+                    // Without the note others are only refused more than need be.
+                    let _ = vm.ledger.attach(&vm.plan.name, grants.len(), tid);
+                })
+            })
+            .transpose()?;
         let mut alignments = alignments(&vm.plan).into_iter();
         let (mut handles, mut resources) = (Vec::new(), Vec::new());
         for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {
@@ -242,6 +281,7 @@ impl BuiltVm {
         }
         drop(events_out);
         collect_reservations(&mut events, &mut handles)?;
+        network.iter().for_each(Worker::run);
         for handle in &handles {
             handle.command(Command::Go);
         }
@@ -254,6 +294,8 @@ impl BuiltVm {
             plan: vm.plan,
             machine,
             vcpus: handles,
+            network,
+            port: vm.port,
             events,
             clock,
             output,

@@ -119,6 +119,7 @@ pub async fn supervise(
             }
             () = &mut poll => {
                 observer.idle();
+                vm.say_network_fault();
                 let is_heard = show_output(&mut vm, observer) | show_records(&mut vm, observer);
                 if is_heard || vm.paused {
                     alive = Instant::now();

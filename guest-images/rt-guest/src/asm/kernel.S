@@ -69,9 +69,32 @@ spurious:
     TIMER timer_deadline, 1
     TIMER timer_one_shot, 0
 
+# A device: notes that it has something, and enters the scheduler as the timer does.
+.macro DEVICE name, x2apic
+.balign 16
+\name:
+    push %rax
+    push %rdx
+    push %rcx
+    END_OF_INTERRUPT \x2apic
+    testb $3, 32(%rsp)
+    jz \name\()_idle
+    orb $PENDING_DEVICE, CPU_PENDING + FRAME(%rsp)
+    cmpb $0, CPU_IN_SCHEDULER + FRAME(%rsp)
+    jne noted
+    jmp upcall
+\name\()_idle:
+    orb $PENDING_DEVICE, CPU_PENDING + IDLE(%rsp)
+    add $IDLE - IDLE_FRAME, %rsp
+    iretq
+.endm
+    DEVICE device_x2apic, 1
+    DEVICE device_xapic, 0
+
 # The scheduler itself was interrupted: it looks again before it leaves.
 note:
     orb $PENDING_SPENT, CPU_PENDING + FRAME(%rsp)
+noted:
     pop %rcx
     pop %rdx
     pop %rax

@@ -40,7 +40,12 @@ idt:
     .endr
     GATE timer_deadline, INTERRUPT_GATE     # vector 0x20
     GATE timer_one_shot, INTERRUPT_GATE     # vector 0x21
-    .rept 256 - 34
+    .rept 0x30 - 0x22
+    GATE spurious, INTERRUPT_GATE
+    .endr
+    GATE device_x2apic, INTERRUPT_GATE      # vector 0x30
+    GATE device_xapic, INTERRUPT_GATE       # vector 0x31
+    .rept 256 - 0x32
     GATE spurious, INTERRUPT_GATE
     .endr
 idt_end:

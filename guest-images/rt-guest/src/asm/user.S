@@ -2,7 +2,7 @@
 
 .section .text, "ax", @progbits
 
-# The timer interrupted a task. RCX = its context; RAX, RCX, RDX and the frame are saved in it; RSP = scheduler stack.
+# The timer or a device interrupted a task. RCX = its context; RAX, RCX, RDX and the frame are saved in it; RSP = scheduler stack.
 user_upcall:
     mov %rdi, CONTEXT_RDI(%rcx)
     mov %rsi, CONTEXT_RSI(%rcx)

@@ -1,0 +1,367 @@
+//! The kernel's queues, and those of routers, as the book wants them.
+//!
+//! Two ways lead there. A change of rates goes straight to the classes, and is taken back where it was made should it fail
+//! elsewhere. Everything else looks at what is there and makes it what the book says, whatever was begun before: that is
+//! also how a broken-off change is undone.
+
+use std::collections::BTreeSet;
+
+use crate::book::Book;
+use crate::class::ClassId;
+use crate::device;
+use crate::marks;
+use crate::netlink::Netlink;
+use crate::plan::{BridgePlan, NetworkPlan, UplinkPlan};
+use crate::ports::{Ports, PortsConfig, PortsError};
+use crate::router::Routers;
+use crate::share::{Priority, Share};
+use crate::tree::{Tree, TreeError};
+
+use super::NetworkError;
+
+/// What was opened of them.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    /// Of which network.
+    applied: u64,
+    ports: Option<Ports>,
+    /// The taps that there were when the ports were opened.
+    taps: Vec<String>,
+    trees: Vec<Tree>,
+    pub(super) routers: Routers,
+}
+
+impl Queues {
+    /// Forgets what was opened of another network than the book's.
+    fn follow(&mut self, book: &Book) {
+        if self.applied != book.applied {
+            self.ports = None;
+            self.trees.clear();
+            self.routers = Routers::default();
+            self.applied = book.applied;
+        }
+    }
+
+    /// The bridge's ports.
+    pub(super) fn ports(&mut self, book: &Book) -> Result<&mut Ports, NetworkError> {
+        self.follow(book);
+        let known = book.ports.iter().map(|entry| &entry.port);
+        let ports = match self.ports.take() {
+            Some(ports) if known.clone().eq(&self.taps) => ports,
+            _ => {
+                let bridge = book.plan.bridge.as_ref();
+                let bridge = bridge.ok_or(crate::book::Denied::NoBridge)?;
+                Ports::open(&bridge.name)?
+            }
+        };
+        self.taps = known.cloned().collect();
+        Ok(self.ports.insert(ports))
+    }
+
+    /// The tree on this interface.
+    fn tree(&mut self, interface: &str) -> Result<&mut Tree, TreeError> {
+        let known = self
+            .trees
+            .iter()
+            .position(|tree| tree.interface() == interface);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                self.trees.push(Tree::open(interface)?);
+                self.trees.len() - 1
+            }
+        };
+        Ok(&mut self.trees[at])
+    }
+
+    /// The trees of the uplink, in order.
+    pub(super) fn uplink(&mut self, book: &Book) -> Result<Vec<&mut Tree>, NetworkError> {
+        self.follow(book);
+        let interfaces = book
+            .plan
+            .uplink
+            .iter()
+            .flat_map(|uplink| &uplink.interfaces);
+        for interface in interfaces.clone() {
+            self.tree(interface)?;
+        }
+        let is_one = |tree: &&mut Tree| interfaces.clone().any(|name| name == tree.interface());
+        Ok(self.trees.iter_mut().filter(is_one).collect())
+    }
+
+    /// Changes rates from those of one book to those of another that differs in nothing else; all, or none.
+    pub(super) fn change(&mut self, before: &Book, after: &Book) -> Result<(), NetworkError> {
+        let mut done = Vec::new();
+        let places = [Place::Ports, Place::Uplink, Place::Routers];
+        let mut all = places.into_iter();
+        let failed = all.find_map(|place| match self.change_at(place, before, after) {
+            Ok(()) => {
+                done.push(place);
+                None
+            }
+            Err(error) => Some(error),
+        });
+        let Some(error) = failed else {
+            return Ok(());
+        };
+        for place in done.into_iter().rev() {
+            if let Err(error) = self.change_at(place, after, before) {
+                tracing::warn!(?place, %error, "cannot take a change of shares back");
+            }
+        }
+        Err(error)
+    }
+
+    fn change_at(&mut self, place: Place, from: &Book, to: &Book) -> Result<(), NetworkError> {
+        match place {
+            Place::Ports => {
+                let both = from.ports.iter().zip(&to.ports);
+                let changed = both.filter(|(old, new)| old.share != new.share);
+                let shares: Vec<_> = changed
+                    .map(|(_, new)| (new.port.as_str(), new.share))
+                    .collect();
+                if !shares.is_empty() {
+                    self.ports(from)?.change(&shares)?;
+                }
+            }
+            Place::Uplink => {
+                let both = from.shares.iter().zip(&to.shares);
+                let changed = both.filter(|(old, new)| old.plan.share != new.plan.share);
+                let shares: Vec<_> = changed
+                    .map(|(_, new)| (new.class, new.plan.share))
+                    .collect();
+                if !shares.is_empty() {
+                    self.change_uplink(from, &shares)?;
+                }
+            }
+            Place::Routers => self.routers.change(from, to)?,
+        }
+        Ok(())
+    }
+
+    /// On every interface, or on none.
+    fn change_uplink(
+        &mut self,
+        book: &Book,
+        shares: &[(ClassId, Share)],
+    ) -> Result<(), NetworkError> {
+        let mut trees = self.uplink(book)?;
+        for index in 0..trees.len() {
+            let Err(error) = trees[index].change(shares) else {
+                continue;
+            };
+            let held = |class| book.shares.iter().find(|entry| entry.class == class);
+            let old = shares
+                .iter()
+                .filter_map(|(class, _)| Some((*class, held(*class)?.plan.share)));
+            let old: Vec<_> = old.collect();
+            for tree in &mut trees[..index] {
+                if let Err(error) = tree.change(&old) {
+                    tracing::warn!(interface = tree.interface(), %error, "cannot take a change of shares back");
+                }
+            }
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Whether what `book` has beside `before` can be made: nothing is in its place. Changes nothing.
+    pub(super) fn is_free(&self, book: &Book, before: &Book) -> Result<(), NetworkError> {
+        let known: BTreeSet<_> = interfaces(&before.plan).collect();
+        for interface in interfaces(&book.plan).filter(|name| !known.contains(name)) {
+            match Tree::open(interface) {
+                Err(TreeError::None { .. }) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    let interface = interface.to_owned();
+                    return Err(TreeError::Exists { interface }.into());
+                }
+            }
+        }
+        let name = |book: &Book| book.plan.bridge.as_ref().map(|bridge| bridge.name.clone());
+        let Some(bridge) = name(book).filter(|new| Some(new) != name(before).as_ref()) else {
+            return Ok(());
+        };
+        match Ports::open(&bridge) {
+            Err(PortsError::None { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(PortsError::Exists { bridge }.into()),
+        }
+    }
+
+    /// Makes everything what `book` says; what the `others` may have made is removed where `book` does not have it.
+    pub(super) fn reconcile(&mut self, book: &Book, others: &[&Book]) -> Result<(), NetworkError> {
+        self.ports = None;
+        self.trees.clear();
+        self.follow(book);
+        let mut netlink = Netlink::open()?;
+        self.remove_others(&mut netlink, book, others)?;
+        if let Some(bridge) = &book.plan.bridge {
+            let known = others.iter().any(|other| other.plan.bridge.is_some());
+            self.make_bridge(bridge, known, book)?;
+        }
+        if let Some(uplink) = &book.plan.uplink {
+            let known = others.iter().flat_map(|other| interfaces(&other.plan));
+            let known: BTreeSet<_> = known.collect();
+            for interface in &uplink.interfaces {
+                let is_known = known.contains(interface.as_str());
+                self.make_tree(interface, is_known, uplink, book)?;
+            }
+        }
+        mark(book, others)?;
+        Ok(self.routers.reconcile(book, others)?)
+    }
+
+    fn remove_others(
+        &mut self,
+        netlink: &mut Netlink,
+        book: &Book,
+        others: &[&Book],
+    ) -> Result<(), NetworkError> {
+        let kept: BTreeSet<_> = interfaces(&book.plan).collect();
+        for other in others {
+            let gone = interfaces(&other.plan).filter(|name| !kept.contains(name));
+            for interface in gone {
+                if device::find(netlink, interface)?.is_some() {
+                    remove_tree(interface)?;
+                }
+            }
+            let bridge = other.plan.bridge.as_ref();
+            let stays = |old: &BridgePlan| {
+                let new = book.plan.bridge.as_ref();
+                new.is_some_and(|new| {
+                    (&new.name, new.mtu, new.address) == (&old.name, old.mtu, old.address)
+                })
+            };
+            if let Some(bridge) = bridge.filter(|bridge| !stays(bridge)) {
+                remove_bridge(&bridge.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_bridge(
+        &mut self,
+        bridge: &BridgePlan,
+        is_known: bool,
+        book: &Book,
+    ) -> Result<(), NetworkError> {
+        let config = PortsConfig {
+            bridge: bridge.name.clone(),
+            capacity: bridge.capacity,
+            broadcast: bridge.broadcast,
+            mtu: bridge.mtu,
+            address: bridge.address.map(|cidr| (cidr.address, cidr.prefix)),
+        };
+        let open = || match Ports::open(&bridge.name) {
+            Err(PortsError::None { .. }) => None,
+            opened => Some(opened),
+        };
+        let known = if is_known { open() } else { None };
+        let mut ports = known.unwrap_or_else(|| Ports::create(&config))?;
+        ports.set_capacity(bridge.capacity, bridge.broadcast)?;
+        let live = ports.list()?;
+        let is_live = |name: &str| live.iter().any(|port| port.name == name);
+        let shares = book.ports.iter().filter(|entry| is_live(&entry.port));
+        let shares: Vec<_> = shares
+            .map(|entry| (entry.port.as_str(), entry.share))
+            .collect();
+        ports.change(&shares)?;
+        Ok(())
+    }
+
+    fn make_tree(
+        &mut self,
+        interface: &str,
+        is_known: bool,
+        uplink: &UplinkPlan,
+        book: &Book,
+    ) -> Result<(), NetworkError> {
+        let default = Share {
+            assured: uplink.headroom.max(Share::LEAST),
+            ceil: uplink.capacity,
+            priority: Priority::BestEffort,
+        };
+        let create = || Tree::create(interface, uplink.capacity, &default);
+        let mut tree = match Tree::open(interface) {
+            Ok(tree) if is_known => tree,
+            Ok(_) | Err(TreeError::None { .. }) => create()?,
+            Err(error) => return Err(error.into()),
+        };
+        tree.set_capacity(uplink.capacity)?;
+        tree.change(&[(ClassId::DEFAULT, default)])?;
+        let there = tree.classes()?;
+        let wanted = book.classes(uplink);
+        let is_wanted = |id: &ClassId| wanted.iter().any(|class| class.id == *id);
+        let own = |id: &ClassId| matches!(*id, ClassId::LINK | ClassId::DEFAULT);
+        let gone = there.keys().filter(|id| !own(id) && !is_wanted(id));
+        let gone: Vec<_> = gone.copied().collect();
+        let (stay, new): (Vec<_>, Vec<_>) = wanted
+            .into_iter()
+            .partition(|class| there.contains_key(&class.id));
+        tree.remove(&gone)?;
+        let stay: Vec<_> = stay.iter().map(|class| (class.id, class.share)).collect();
+        tree.change(&stay)?;
+        tree.add(&new)?;
+        self.trees.push(tree);
+        Ok(())
+    }
+}
+
+/// Where rates are changed.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Ports,
+    Uplink,
+    Routers,
+}
+
+/// The interfaces on which a plan has trees.
+fn interfaces(plan: &NetworkPlan) -> impl Iterator<Item = &str> + Clone {
+    let uplink = plan.uplink.iter();
+    uplink.flat_map(|uplink| uplink.interfaces.iter().map(String::as_str))
+}
+
+fn remove_tree(interface: &str) -> Result<(), NetworkError> {
+    match Tree::open(interface) {
+        Ok(tree) => Ok(tree.delete()?),
+        // Somebody else's by now, or none.
+        Err(TreeError::None { .. } | TreeError::Foreign { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn remove_bridge(name: &str) -> Result<(), NetworkError> {
+    match Ports::open(name) {
+        Ok(ports) => Ok(ports.delete()?),
+        Err(PortsError::None { .. } | PortsError::Foreign { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Marks are replaced as a whole; without any, nft is not needed.
+fn mark(book: &Book, others: &[&Book]) -> Result<(), NetworkError> {
+    let wanted = book.marks();
+    let table = table(&book.plan);
+    for other in others.iter().filter(|other| !other.marks().is_empty()) {
+        if let Some(old) = self::table(&other.plan)
+            && (Some(&old) != table.as_ref() || wanted.is_empty())
+        {
+            marks::remove(&old)?;
+        }
+    }
+    match table {
+        Some(table) if !wanted.is_empty() => Ok(wanted.apply(&table)?),
+        _ => Ok(()),
+    }
+}
+
+/// The name of a plan's table of marks.
+fn table(plan: &NetworkPlan) -> Option<String> {
+    let uplink = plan.uplink.iter().flat_map(|uplink| &uplink.interfaces);
+    let marking = plan.marking.iter().flat_map(|marking| &marking.interfaces);
+    uplink
+        .chain(marking)
+        .next()
+        .map(|name| marks::table_of(name))
+}

@@ -1,0 +1,28 @@
+//! The host's end of the wire.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+pub use net::tap::Offloads;
+use net::tap::Tap;
+
+/// Where frames come from and go to, each with a header of [`super::HEADER`] bytes; reads and writes never wait.
+pub trait Wire: Send {
+    /// Frames are read from here and written here.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+    /// Has frames come with these offloads and no others.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
+}
+
+impl Wire for Tap {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        Tap::set_offloads(self, offloads).map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,316 @@
+//! The device's thread: in a reservation of its own, started, paused and stopped with the guest.
+//!
+//! It waits in epoll for the guest's notifications, the tap and its owner, all edge-triggered, and works in stretches. In
+//! its loop nothing is allocated or logged, and the only lock is tried, never waited for.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use sched::backend::{self, BackendError, CpuReservation, InForce};
+use sched::kernel::{Tid, monotonic, sleep_until, thread_cpu_time};
+use sched::request::{Granted, Placement};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::pace::Pace;
+use super::{Desk, RECEIVE, Ready, TRANSMIT};
+use crate::desk::Order;
+use crate::kernel;
+
+/// What wakes the thread.
+const KICK_RECEIVE: u64 = RECEIVE as u64;
+const KICK_TRANSMIT: u64 = TRANSMIT as u64;
+const TAP: u64 = 2;
+const OWNER: u64 = 3;
+/// How long the owner waits for the thread to stand still; longer than the longest period of SCHED_DEADLINE (4.19 s).
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// How the thread is told that there is something to do.
+pub(super) struct Wake {
+    kicks: Vec<EventFd>,
+    owner: EventFd,
+    order: AtomicU8,
+    stands: AtomicBool,
+}
+
+impl Wake {
+    pub(super) fn new(queues: usize) -> io::Result<Self> {
+        let kicks = (0..queues).map(|_| EventFd::new(EFD_NONBLOCK));
+        Ok(Self {
+            kicks: kicks.collect::<io::Result<_>>()?,
+            owner: EventFd::new(EFD_NONBLOCK)?,
+            order: AtomicU8::new(Order::Pause as u8),
+            stands: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn kick(&self, queue: usize) -> &EventFd {
+        &self.kicks[queue]
+    }
+
+    /// There may be anything to do.
+    pub(super) fn all(&self) {
+        // Fails only when it was written 2^64 - 2 times and is up.
+        let _ = self.owner.write(1);
+    }
+
+    fn set(&self, order: Order) {
+        self.order.store(order as u8, Ordering::Release);
+        self.all();
+    }
+
+    fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Run,
+            1 => Order::Pause,
+            _ => Order::Stop,
+        }
+    }
+}
+
+/// Why a device's thread cannot be made real-time.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The thread cannot be started or prepared.
+    #[error("cannot {step} the network device's thread: {source}")]
+    Thread {
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its reservation cannot be put in force.
+    #[error("the reservation of the network device's thread cannot be put in force: {0}")]
+    Reservation(#[from] BackendError),
+    /// It ended without a word.
+    #[error("the network device's thread ended during set-up")]
+    Lost,
+}
+
+/// The owner's hold on the thread. Dropping it ends the thread, and waits for that.
+pub struct Worker {
+    desk: Arc<Desk>,
+    thread: Option<JoinHandle<()>>,
+    tid: Tid,
+    granted: Granted,
+    in_force: Option<Box<dyn CpuReservation>>,
+}
+
+impl Worker {
+    /// Starts the thread of `desk` in the reservation that it was granted. It stands still at first. `attach` is told of
+    /// the thread before it has its reservation.
+    ///
+    /// # Errors
+    /// [`WorkerError`]; there is no thread then.
+    pub fn start(
+        desk: Arc<Desk>,
+        granted: Granted,
+        attach: impl FnOnce(Tid),
+    ) -> Result<Self, WorkerError> {
+        let failed = |step| move |source| WorkerError::Thread { step, source };
+        let epoll = desk.watch().map_err(failed("make the events of"))?;
+        let (tell, told) = mpsc::channel();
+        let (go, gone) = mpsc::channel();
+        let (own, ticket) = (Arc::clone(&desk), granted.clone());
+        let thread = std::thread::Builder::new().name("net".to_owned());
+        let thread = thread.spawn(move || {
+            // Whoever started it waits.
+            let _ = tell.send(Ok((Tid::current(), None)));
+            if gone.recv().is_err() {
+                return;
+            }
+            let is_set = set_up(&ticket).map(|reservation| (Tid::current(), Some(reservation)));
+            let is_good = is_set.is_ok();
+            let _ = tell.send(is_set);
+            if is_good {
+                run(&own, &epoll, &ticket);
+            }
+        });
+        let mut worker = Self {
+            desk,
+            thread: Some(thread.map_err(failed("start"))?),
+            tid: Tid::current(),
+            granted,
+            in_force: None,
+        };
+        if let (Placement::Partition { cpu }, Some(thread)) =
+            (worker.granted.placement, &worker.thread)
+        {
+            // It would wait for this thread's CPU otherwise. Where it cannot be, it gets there by joining its partition.
+            let _ = kernel::send_to(thread, cpu);
+        }
+        let (tid, _) = told.recv().map_err(|_| WorkerError::Lost)??;
+        worker.tid = tid;
+        attach(tid);
+        go.send(()).map_err(|_| WorkerError::Lost)?;
+        let (_, reservation) = told.recv().map_err(|_| WorkerError::Lost)??;
+        worker.in_force = reservation;
+        Ok(worker)
+    }
+
+    /// Lets it work.
+    pub fn run(&self) {
+        self.desk.wake.set(Order::Run);
+    }
+
+    /// Has it stand still, and waits for that: it touches neither queues nor tap then.
+    ///
+    /// # Errors
+    /// If it does not within some seconds.
+    pub fn pause(&self) -> Result<(), String> {
+        // Before the order: where it says that it stands from now on, it does.
+        self.desk.wake.stands.store(false, Ordering::Release);
+        self.desk.wake.set(Order::Pause);
+        let asked = Instant::now();
+        while !self.desk.wake.stands.load(Ordering::Acquire) {
+            if asked.elapsed() > PATIENCE {
+                return Err(format!(
+                    "the network device's thread did not stand still within {PATIENCE:?}"
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        Ok(())
+    }
+
+    /// The thread.
+    #[must_use]
+    pub fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    /// What it was granted.
+    #[must_use]
+    pub fn granted(&self) -> &Granted {
+        &self.granted
+    }
+
+    /// What it shares with the device.
+    #[must_use]
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// What the kernel has for it now.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what was set.
+    pub fn in_force(&self) -> Result<Option<InForce>, BackendError> {
+        self.in_force.as_ref().map(|r| r.in_force()).transpose()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.desk.wake.set(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread would have ended the process.
+            let _ = thread.join();
+        }
+        if let Some(mut reservation) = self.in_force.take()
+            && let Err(error) = reservation.release()
+        {
+            tracing::warn!("the network device's reservation was not given back: {error}");
+        }
+    }
+}
+
+impl Desk {
+    /// Everything that wakes the thread.
+    fn watch(&self) -> io::Result<Epoll> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let add = |fd: &dyn AsFd, number: u64, flags: EpollFlags| {
+            epoll.add(
+                fd.as_fd(),
+                EpollEvent::new(flags | EpollFlags::EPOLLET, number),
+            )
+        };
+        let input = EpollFlags::EPOLLIN;
+        for (number, kick) in (KICK_RECEIVE..).zip(&self.wake.kicks) {
+            add(&kernel::descriptor(kick), number, input)?;
+        }
+        add(&kernel::descriptor(&self.wake.owner), OWNER, input)?;
+        let engine = self.engine();
+        add(&engine.wire.descriptor(), TAP, input | EpollFlags::EPOLLOUT)?;
+        Ok(epoll)
+    }
+}
+
+/// Blocks all signals, which are for others, and takes the reservation.
+fn set_up(granted: &Granted) -> Result<Box<dyn CpuReservation>, WorkerError> {
+    let blocked = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+    blocked.map_err(|errno| WorkerError::Thread {
+        step: "block the signals of",
+        source: errno.into(),
+    })?;
+    Ok(backend::apply(Tid::current(), granted)?)
+}
+
+fn run(desk: &Desk, epoll: &Epoll, granted: &Granted) {
+    let mut ready = Ready::default();
+    let reservation = granted.request.reservation;
+    let mut pace = reservation.map(|r| Pace::new(r, monotonic(), thread_cpu_time()));
+    loop {
+        let more = match desk.wake.order() {
+            Order::Run => {
+                let more = desk.work(&mut ready);
+                let used_up = pace
+                    .as_mut()
+                    .and_then(|pace| pace.look(monotonic(), thread_cpu_time()));
+                if let Some(until) = used_up {
+                    desk.counters.used_up.add(1);
+                    sleep_until(until);
+                }
+                more
+            }
+            Order::Pause => {
+                desk.wake.stands.store(true, Ordering::Release);
+                // Whatever is lost while it stands still is looked for afterwards.
+                ready = Ready {
+                    receive: true,
+                    transmit: true,
+                };
+                false
+            }
+            Order::Stop => return,
+        };
+        wait(desk, epoll, &mut ready, more);
+    }
+}
+
+/// Takes what has come; waits for something only if there is no `more` to do.
+fn wait(desk: &Desk, epoll: &Epoll, ready: &mut Ready, more: bool) {
+    let mut events = [EpollEvent::empty(); 4];
+    let timeout = if more {
+        EpollTimeout::ZERO
+    } else {
+        EpollTimeout::NONE
+    };
+    // It fails only for a signal, and there is none.
+    let count = epoll.wait(&mut events, timeout).unwrap_or(0);
+    if !more {
+        desk.counters.wakes.add(1);
+    }
+    for event in &events[..count] {
+        match event.data() {
+            KICK_RECEIVE => ready.receive = true,
+            KICK_TRANSMIT => ready.transmit = true,
+            TAP => {
+                ready.receive |= event.events().contains(EpollFlags::EPOLLIN);
+                ready.transmit |= event.events().contains(EpollFlags::EPOLLOUT);
+            }
+            _ => {
+                *ready = Ready {
+                    receive: true,
+                    transmit: true,
+                }
+            }
+        }
+    }
+}
