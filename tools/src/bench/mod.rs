@@ -6,8 +6,10 @@
 
 mod adapt;
 mod adapt_among;
+mod adapt_net;
 mod flood;
 mod guest;
+mod guest_net;
 mod load;
 mod memory;
 mod noise;
@@ -164,6 +166,16 @@ const KINDS: &[Kind] = &[
         "adapt-among",
         "change of a reservation among so many running guests",
         adapt_among::measure,
+    ),
+    kind(
+        "adapt-net",
+        "change of the network shares of two guests",
+        adapt_net::measure,
+    ),
+    kind(
+        "guest-net",
+        "TCP and UDP of a guest, against the same image under QEMU",
+        guest_net::measure,
     ),
     kind("pio", "round trip of a port access", pio::measure),
 ];

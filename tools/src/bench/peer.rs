@@ -1,7 +1,10 @@
 //! The peer: QEMU with KVM, running the same image, if it is installed.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use net::mac::Mac;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -30,13 +33,35 @@ impl Qemu {
 
     /// The command that runs `image` on its smallest machine.
     pub fn command(&self, image: &Path, line: &str) -> Command {
+        self.with_memory(image, (line, MEMORY))
+    }
+
+    /// The same with so many MiB of RAM, and with a network device behind `tap`, which it inherits. Its offloads are on
+    /// where the tap has a header for them, which QEMU finds out.
+    pub fn with_network(
+        &self,
+        image: &Path,
+        (line, memory): (&str, &str),
+        (tap, mac): (&impl AsRawFd, Mac),
+    ) -> Command {
+        let mut command = self.with_memory(image, (line, memory));
+        command
+            .args(["-global", "virtio-mmio.force-legacy=false"])
+            .arg("-netdev")
+            .arg(format!("tap,id=net0,fd={}", tap.as_raw_fd()))
+            .arg("-device")
+            .arg(format!("virtio-net-device,netdev=net0,mac={mac}"));
+        command
+    }
+
+    fn with_memory(&self, image: &Path, (line, memory): (&str, &str)) -> Command {
         let mut command = Command::new(PROGRAM);
         command
             .args(["-M", "microvm,memory-backend=ram", "-accel", "kvm"])
-            .args(["-m", MEMORY, "-smp", "1"])
+            .args(["-m", memory, "-smp", "1"])
             // A memfd, so that guest memory can be told from the rest of the process.
             .arg("-object")
-            .arg(format!("memory-backend-memfd,id=ram,size={MEMORY}M"))
+            .arg(format!("memory-backend-memfd,id=ram,size={memory}M"))
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-serial", "stdio"])
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])

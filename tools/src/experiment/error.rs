@@ -112,6 +112,12 @@ pub enum ExperimentError {
     /// An interface that cannot be set up.
     #[error(transparent)]
     Interface(#[from] net::netlink::NetlinkError),
+    /// A network that cannot be.
+    #[error(transparent)]
+    Plan(#[from] net::plan::PlanError),
+    /// A network that cannot be had.
+    #[error(transparent)]
+    Network(#[from] net::NetworkError),
     /// Ports that cannot be had.
     #[error(transparent)]
     Ports(#[from] net::ports::PortsError),

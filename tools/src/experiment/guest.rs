@@ -94,46 +94,12 @@ const GRACE: Duration = Duration::from_secs(15);
 impl GuestPlan<'_> {
     /// The specification, as a user would write it.
     pub fn spec(&self, stage: &Stage) -> String {
-        let Share {
-            backend,
-            enforcement,
-            reservation,
-            envelope,
-        } = self.share;
-        let enforcement = match enforcement {
-            Enforcement::Exact => "exact",
-            Enforcement::Tick => "tick",
-        };
-        let mut text = format!(
-            "name = \"experiment-{}\"\n\n[guest]\ncommand_line = \"{}\"\n\n[cpu]\nbackend = \"{backend}\"\nenforcement = \"{enforcement}\"\n",
+        let text = format!(
+            "name = \"experiment-{}\"\n\n[guest]\ncommand_line = \"{}\"\n\n",
             std::process::id(),
             self.set,
         );
-        if let Some(reservation) = reservation {
-            let (runtime, period) = (Span::from(reservation.runtime()), reservation.period());
-            text += &format!(
-                "runtime = \"{runtime}\"\nperiod = \"{}\"\n",
-                Span::from(period)
-            );
-        }
-        if !self.seats.is_empty() {
-            return text + &seats(self.seats);
-        }
-        // Without a partition SCHED_DEADLINE takes no thread that is bound to one CPU.
-        let is_global = matches!(stage.promise, Promise::Global { .. });
-        if !(is_global && backend == BackendKind::Deadline) {
-            text += &format!("cpu = {}\n", stage.cpu);
-        }
-        if let Some(envelope) = envelope {
-            let (least, greatest) = (envelope.least(), envelope.greatest());
-            text += &format!(
-                "[cpu.feedback]\nleast = \"{}\"\ngreatest = \"{}\"\nspan = {}\n",
-                Span::from(least),
-                Span::from(greatest),
-                envelope.span()
-            );
-        }
-        text
+        text + &stage.cpu_table(&self.share, self.seats)
     }
 
     /// Starts the guest; with `json` its outcome is what it prints, what the guest writes otherwise.
@@ -186,6 +152,47 @@ pub fn records(stage: &Stage) -> PathBuf {
 }
 
 impl Stage {
+    /// The table of a guest's specification that gives it `share`: on the stage's CPU, or on `seats`.
+    pub fn cpu_table(&self, share: &Share, at: &[Seat]) -> String {
+        let Share {
+            backend,
+            enforcement,
+            reservation,
+            envelope,
+        } = *share;
+        let enforcement = match enforcement {
+            Enforcement::Exact => "exact",
+            Enforcement::Tick => "tick",
+        };
+        let mut text =
+            format!("[cpu]\nbackend = \"{backend}\"\nenforcement = \"{enforcement}\"\n");
+        if let Some(reservation) = reservation {
+            let (runtime, period) = (Span::from(reservation.runtime()), reservation.period());
+            text += &format!(
+                "runtime = \"{runtime}\"\nperiod = \"{}\"\n",
+                Span::from(period)
+            );
+        }
+        if !at.is_empty() {
+            return text + &seats(at);
+        }
+        // Without a partition SCHED_DEADLINE takes no thread that is bound to one CPU.
+        let is_global = matches!(self.promise, Promise::Global { .. });
+        if !(is_global && backend == BackendKind::Deadline) {
+            text += &format!("cpu = {}\n", self.cpu);
+        }
+        if let Some(envelope) = envelope {
+            let (least, greatest) = (envelope.least(), envelope.greatest());
+            text += &format!(
+                "[cpu.feedback]\nleast = \"{}\"\ngreatest = \"{}\"\nspan = {}\n",
+                Span::from(least),
+                Span::from(greatest),
+                envelope.span()
+            );
+        }
+        text
+    }
+
     /// The beginning of the arguments of a part of this stage.
     pub fn arguments(&self, part: &str) -> Vec<String> {
         let words = [

@@ -79,19 +79,16 @@ fn table_section(results: &Results) -> Section {
     Section {
         heading: "Response times".to_owned(),
         prose: not_measured.collect(),
-        tables: vec![times(results)],
+        tables: vec![times(results), published(results)],
         figures: figures(results),
     }
 }
 
 fn times(results: &Results) -> Table {
-    let own = ["min", "avg", "max", "sd"].map(|title| Column::new(title, "s"));
-    let paper = ["min", "avg", "max", "sd"];
-    let paper = paper.map(|title| Column::of_paper(&format!("paper: {title}"), "s"));
+    let seconds = ["min", "avg", "max", "sd"].map(|title| Column::new(title, "s"));
     let mut columns = vec![Column::new("", "")];
-    columns.extend(own);
+    columns.extend(seconds);
     columns.push(Column::new("90 % of avg", "± s"));
-    columns.extend(paper);
     columns.push(Column::new("target", ""));
     Table {
         caption: format!(
@@ -103,32 +100,55 @@ fn times(results: &Results) -> Table {
     }
 }
 
+/// The paper's table.
+fn published(results: &Results) -> Table {
+    let seconds = ["min", "avg", "max", "sd"].map(|title| Column::of_paper(title, "s"));
+    let mut columns = vec![Column::new("", "")];
+    columns.extend(seconds);
+    columns.push(Column::of_paper("avg, of host", "x"));
+    columns.push(Column::new("avg here, of host", "x"));
+    let host = results.of(Row::Host).map(|figures| figures.avg);
+    let paper_host = Row::Host.paper().map_or(f64::NAN, |figures| figures.avg);
+    let row = |row: Row| {
+        let paper = row.paper()?;
+        let number = |value: f64| Cell::number(value, 3);
+        let here = results.of(row).zip(host);
+        Some(vec![
+            Cell::text(row.name()),
+            number(paper.min),
+            number(paper.avg),
+            number(paper.max),
+            number(paper.sd),
+            Cell::number(paper.avg / paper_host, 2),
+            here.map_or(Cell::Missing, |(figures, host)| {
+                Cell::number(figures.avg / host, 2)
+            }),
+        ])
+    };
+    Table {
+        caption: "The paper's table 1, on hardware of its time.".to_owned(),
+        columns,
+        rows: Row::ALL.into_iter().filter_map(row).collect(),
+    }
+}
+
 fn cells(results: &Results, measured: &Measured) -> Vec<Cell> {
     let seconds = |value: Option<f64>| value.map_or(Cell::Missing, |v| Cell::number(v, 3));
     let own = measured.statistics();
-    let paper = measured.row.paper();
-    let mut cells = vec![Cell::text(measured.row.name())];
-    cells.extend([
+    let judged = results
+        .ratio()
+        .filter(|_| measured.row == Row::ReservedLoaded);
+    vec![
+        Cell::text(measured.row.name()),
         seconds(own.map(|figures| figures.min)),
         seconds(own.map(|figures| figures.avg)),
         seconds(own.map(|figures| figures.max)),
         seconds(own.map(|figures| figures.sd)),
         seconds(own.and_then(|figures| figures.confidence)),
-        seconds(paper.map(|figures| figures.min)),
-        seconds(paper.map(|figures| figures.avg)),
-        seconds(paper.map(|figures| figures.max)),
-        seconds(paper.map(|figures| figures.sd)),
-    ]);
-    let judged = results
-        .ratio()
-        .filter(|_| measured.row == Row::ReservedLoaded);
-    cells.push(judged.map_or(Cell::Missing, |ratio| {
-        Cell::judged(
-            ratio <= RATIO,
-            format!("avg ≤ {RATIO} x unloaded: {ratio:.3}"),
-        )
-    }));
-    cells
+        judged.map_or(Cell::Missing, |ratio| {
+            Cell::judged(ratio <= RATIO, format!("≤ {RATIO} x idle: {ratio:.3}"))
+        }),
+    ]
 }
 
 fn figures(results: &Results) -> Vec<Figure> {
