@@ -32,6 +32,11 @@ impl ClassId {
         }
     }
 
+    /// The class with this minor number, whosever it is.
+    pub(crate) const fn numbered(minor: u16) -> Self {
+        Self(minor)
+    }
+
     /// The class that the kernel numbers so; nothing if it is of another tree.
     #[must_use]
     pub fn of_handle(handle: u32) -> Option<Self> {

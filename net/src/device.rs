@@ -287,6 +287,13 @@ pub fn set_mac(link: &Link, mac: Mac) -> Request {
     change(link, &format!("set the address {mac} on"), vec![attribute])
 }
 
+/// Keeps a bridge's hardware address as it is, whatever ports it gets.
+#[must_use]
+pub fn keep_mac(bridge: &Link) -> Request {
+    let attribute = LinkAttribute::Address(bridge.address.clone());
+    change(bridge, "keep the address of", vec![attribute])
+}
+
 /// Lets the kernel give the interface no IPv6 address of its own: it then sends nothing by itself. A kernel without IPv6
 /// refuses this with EAFNOSUPPORT, and needs it not.
 #[must_use]

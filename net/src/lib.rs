@@ -4,9 +4,12 @@
 
 pub mod admission;
 pub mod agent;
+mod attributes;
 mod book;
 pub mod class;
 pub mod device;
+mod filter;
+pub mod htb;
 mod kernel;
 pub mod mac;
 pub mod marks;

@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
-    NetlinkPayload, NlasIterator,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -292,11 +292,34 @@ impl Netlink {
         does: &str,
         message: RouteNetlinkMessage,
     ) -> Result<RouteNetlinkMessage, NetlinkError> {
-        let answers = self.ask(does, message, NLM_F_ACK)?;
-        answers
-            .into_iter()
-            .next()
-            .ok_or_else(|| garbled(does, "no answer"))
+        first_of(self.ask(does, message, 0)?, does)
+    }
+
+    /// One answer to each lookup, all sent at once.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn get_each(
+        &mut self,
+        lookups: &[Request],
+    ) -> Result<Vec<Result<RouteNetlinkMessage, Refusal>>, NetlinkError> {
+        let mut answers = Vec::with_capacity(lookups.len());
+        for some in lookups.chunks(AT_ONCE) {
+            let first = self.sequence.wrapping_add(1);
+            self.outgoing.clear();
+            for lookup in some {
+                self.put(&lookup.message, lookup.flags);
+            }
+            self.write()?;
+            for (number, lookup) in (0u32..).zip(some) {
+                let answer = self.collect(&lookup.does, first.wrapping_add(number));
+                answers.push(match answer {
+                    Err(NetlinkError::Refused(refusal)) => Err(refusal),
+                    answer => Ok(first_of(answer?, &lookup.does)?),
+                });
+            }
+        }
+        Ok(answers)
     }
 
     fn ask(
@@ -308,8 +331,18 @@ impl Netlink {
         self.outgoing.clear();
         self.put(&message, flags);
         self.write()?;
+        self.collect(does, self.sequence)
+    }
+
+    /// All that the kernel answers to the request with this number. An answer that is neither a list nor acknowledged ends
+    /// with its first message.
+    fn collect(
+        &mut self,
+        does: &str,
+        number: u32,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         let mut answers = Vec::new();
-        while self.read_part(does, &mut answers)? {}
+        while self.read_part(does, number, &mut answers)? {}
         Ok(answers)
     }
 
@@ -317,6 +350,7 @@ impl Netlink {
     fn read_part(
         &mut self,
         does: &str,
+        number: u32,
         answers: &mut Vec<RouteNetlinkMessage>,
     ) -> Result<bool, NetlinkError> {
         self.read()?;
@@ -325,13 +359,19 @@ impl Netlink {
             let (length, flags, sequence) = header(rest, does)?;
             let (this, after) = rest.split_at(aligned(length).min(rest.len()));
             rest = after;
-            if sequence != self.sequence {
+            if sequence != number {
                 continue;
             }
+            let is_part = flags & NLM_F_MULTIPART != 0;
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(this)
                 .map_err(|error| garbled(does, &error.to_string()))?;
             match message.payload {
-                NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                NetlinkPayload::InnerMessage(inner) => {
+                    answers.push(inner);
+                    if !is_part {
+                        return Ok(false);
+                    }
+                }
                 NetlinkPayload::Error(_) => {
                     let refusal = refusal(&this[HEADER..length], flags, does);
                     return refusal
@@ -451,6 +491,14 @@ impl Drop for Transaction<'_> {
             }
         }
     }
+}
+
+fn first_of(
+    answers: Vec<RouteNetlinkMessage>,
+    does: &str,
+) -> Result<RouteNetlinkMessage, NetlinkError> {
+    let first = answers.into_iter().next();
+    first.ok_or_else(|| garbled(does, "no answer"))
 }
 
 fn garbled(does: &str, reason: &str) -> NetlinkError {

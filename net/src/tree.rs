@@ -4,11 +4,16 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use netlink_packet_route::RouteNetlinkMessage;
+use nix::errno::Errno;
 use units::BitRate;
 
 use crate::class::{ClassId, Counters, Rates};
-use crate::netlink::NetlinkError;
-use crate::share::{Share, ShareError};
+use crate::device::{self, Link};
+use crate::filter::{self, Place, Rank};
+use crate::htb::{self, Reported, Root};
+use crate::netlink::{Netlink, NetlinkError, Refusal, Step};
+use crate::share::{Priority, Share, ShareError};
 
 /// Why a tree is not as it was to be. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,15 @@ pub enum TreeError {
         /// The class asked for.
         class: ClassId,
     },
+    /// Every number for a filter is taken.
+    #[error(
+        "{interface} has {} filters, the most there can be: let fewer destinations share it",
+        filter::LAST
+    )]
+    Full {
+        /// The interface.
+        interface: String,
+    },
     /// No rate that HTB can keep.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -82,9 +96,13 @@ pub struct NewClass {
     pub matches: Vec<Match>,
 }
 
-/// A tree, by a socket of its own to the namespace of the thread that made or opened it. Dropping it changes nothing.
+/// A tree, by a socket of its own to the namespace of the thread that made or opened it. Dropping it changes nothing. It
+/// remembers nothing either: what the kernel has is what counts, whoever changed it.
 #[derive(Debug)]
-pub struct Tree {}
+pub struct Tree {
+    netlink: Netlink,
+    root: Root,
+}
 
 impl Tree {
     /// Makes a tree on an interface that has no queueing discipline of its own choice. What no class matches shares what
@@ -92,58 +110,133 @@ impl Tree {
     ///
     /// # Errors
     /// When somebody's queueing discipline or a tree is there, a rate is out of range, or the kernel refuses.
-    pub fn create(
-        _interface: &str,
-        _capacity: BitRate,
-        _default: &Share,
-    ) -> Result<Self, TreeError> {
-        todo!()
+    pub fn create(interface: &str, capacity: BitRate, default: &Share) -> Result<Self, TreeError> {
+        let mut tree = Self::on(interface)?;
+        if tree.is_there()? {
+            return Err(TreeError::Exists {
+                interface: interface.to_owned(),
+            });
+        }
+        let steps = tree.root.plan(capacity, default, DESTINATIONS)?;
+        let mut transaction = tree.netlink.transaction();
+        transaction.apply(steps)?;
+        transaction.commit();
+        Ok(tree)
     }
 
     /// The tree that was made on this interface.
     ///
     /// # Errors
     /// When there is none, or the root is somebody else's.
-    pub fn open(_interface: &str) -> Result<Self, TreeError> {
-        todo!()
+    pub fn open(interface: &str) -> Result<Self, TreeError> {
+        let mut tree = Self::on(interface)?;
+        if tree.is_there()? {
+            return Ok(tree);
+        }
+        Err(TreeError::None {
+            interface: interface.to_owned(),
+        })
+    }
+
+    fn on(interface: &str) -> Result<Self, TreeError> {
+        let mut netlink = Netlink::open()?;
+        let link = device::get(&mut netlink, interface)?;
+        let root = Root::of(&link);
+        Ok(Self { netlink, root })
+    }
+
+    fn is_there(&mut self) -> Result<bool, TreeError> {
+        self.root.is_there(&mut self.netlink)
     }
 
     /// Its interface.
     #[must_use]
     pub fn interface(&self) -> &str {
-        todo!()
+        &self.root.interface
     }
 
     /// Changes the capacity; the sum of the assured rates is the caller's matter.
     ///
     /// # Errors
     /// When the rate is out of range or the kernel refuses.
-    pub fn set_capacity(&mut self, _capacity: BitRate) -> Result<(), TreeError> {
-        todo!()
+    pub fn set_capacity(&mut self, capacity: BitRate) -> Result<(), TreeError> {
+        self.change(&[(ClassId::LINK, whole(capacity)?)])
     }
 
     /// Adds classes, all or none.
     ///
     /// # Errors
     /// When a number is taken, a rate out of range, or the kernel refuses.
-    pub fn add(&mut self, _classes: &[NewClass]) -> Result<(), TreeError> {
-        todo!()
+    pub fn add(&mut self, classes: &[NewClass]) -> Result<(), TreeError> {
+        let mut taken: Vec<_> = self
+            .filters()?
+            .into_iter()
+            .map(|(place, _)| place)
+            .collect();
+        let mut steps = Vec::new();
+        for class in classes {
+            class.share.check()?;
+            steps.extend(self.root.leaf(class.id, Some(ClassId::LINK), &class.share));
+            for to in class.matches.iter().filter_map(Match::network) {
+                let place = self.free_place(&taken, to.0)?;
+                taken.push(place);
+                let add = self.root.add_destination_filter(place.node, class.id, to);
+                steps.push(Step::new(add, self.root.delete_filter(place)));
+            }
+        }
+        let mut transaction = self.netlink.transaction();
+        transaction.apply(steps)?;
+        transaction.commit();
+        Ok(())
+    }
+
+    fn free_place(&self, taken: &[Place], network: IpAddr) -> Result<Place, TreeError> {
+        let rank = Rank::of_destination(network);
+        let mut places = (1..=filter::LAST).map(|node| Place { rank, node });
+        let free = places.find(|place| !taken.contains(place));
+        free.ok_or_else(|| TreeError::Full {
+            interface: self.root.interface.clone(),
+        })
+    }
+
+    /// The filters by destination, each with its class.
+    fn filters(&mut self) -> Result<Vec<(Place, ClassId)>, TreeError> {
+        let does = format!("list the filters of {}", self.root.interface);
+        let answers = self.netlink.list(&does, self.root.list_filters())?;
+        let filters = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewTrafficFilter(message) => {
+                filter::read_destination_filter(message)
+            }
+            _ => None,
+        });
+        Ok(filters.collect())
     }
 
     /// Changes the shares of classes, all or none, in one send.
     ///
     /// # Errors
     /// When there is no such class, a rate is out of range, or the kernel refuses.
-    pub fn change(&mut self, _shares: &[(ClassId, Share)]) -> Result<(), TreeError> {
-        todo!()
+    pub fn change(&mut self, shares: &[(ClassId, Share)]) -> Result<(), TreeError> {
+        let changes: Vec<_> = shares
+            .iter()
+            .map(|(id, share)| (&self.root, *id, *share))
+            .collect();
+        change(&mut self.netlink, &changes)
     }
 
     /// Removes classes with what matches them. Their packets go to the default class from then on.
     ///
     /// # Errors
-    /// When there is no such class or the kernel refuses.
-    pub fn remove(&mut self, _classes: &[ClassId]) -> Result<(), TreeError> {
-        todo!()
+    /// When there is no such class or the kernel refuses; the classes before it are then gone.
+    pub fn remove(&mut self, classes: &[ClassId]) -> Result<(), TreeError> {
+        self.root.known(&mut self.netlink, classes)?;
+        let filters = self.filters()?.into_iter();
+        let filters = filters.filter(|(_, class)| classes.contains(class));
+        let mut requests: Vec<_> = filters
+            .map(|(place, _)| self.root.delete_filter(place))
+            .collect();
+        requests.extend(classes.iter().map(|id| self.root.delete_class(*id)));
+        Ok(self.netlink.apply(&requests)?)
     }
 
     /// The classes as the kernel has them, with those of the tree itself.
@@ -151,14 +244,171 @@ impl Tree {
     /// # Errors
     /// When the kernel cannot be asked.
     pub fn classes(&mut self) -> Result<BTreeMap<ClassId, (Rates, Counters)>, TreeError> {
-        todo!()
+        let classes = self.root.classes(&mut self.netlink)?.into_iter();
+        Ok(classes
+            .map(|class| (class.id, (class.rates, class.counters)))
+            .collect())
     }
 
     /// Removes the tree; the interface then has what the kernel gives by itself.
     ///
     /// # Errors
     /// When the kernel refuses. A tree or an interface that is gone is no error.
-    pub fn delete(self) -> Result<(), TreeError> {
-        todo!()
+    pub fn delete(mut self) -> Result<(), TreeError> {
+        let request = self.root.delete();
+        match self.netlink.apply(&[request]) {
+            Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ENOENT)) => Ok(()),
+            answer => Ok(answer?),
+        }
+    }
+}
+
+impl Match {
+    fn network(&self) -> Option<(IpAddr, u8)> {
+        match *self {
+            Self::Marked | Self::Dscp(_) => None,
+            Self::Destination { network, prefix } => Some((network, prefix)),
+        }
+    }
+}
+
+const DESTINATIONS: [Rank; 2] = [Rank::Destination4, Rank::Destination6];
+
+/// All of a rate.
+pub(crate) fn whole(rate: BitRate) -> Result<Share, ShareError> {
+    Share::new(rate, rate, Priority::BestEffort)
+}
+
+/// Changes classes of one tree or several, all or none, in one send. What they were is asked first, in another.
+pub(crate) fn change(
+    netlink: &mut Netlink,
+    changes: &[(&Root, ClassId, Share)],
+) -> Result<(), TreeError> {
+    let mut lookups = Vec::with_capacity(changes.len());
+    for (root, id, share) in changes {
+        share.check()?;
+        lookups.push(root.get_class(*id));
+    }
+    let answers = netlink.get_each(&lookups)?;
+    let mut steps = Vec::with_capacity(changes.len());
+    for (answer, (root, id, share)) in answers.into_iter().zip(changes) {
+        let before = root.reported(*id, answer)?;
+        let old = before.share();
+        steps.push(Step::new(
+            root.change_class(*id, share),
+            root.change_class(*id, &old),
+        ));
+        let limit = |share: &Share| htb::queue_limit(share.assured);
+        if before.is_leaf && limit(share) != limit(&old) {
+            steps.push(Step::new(
+                root.queue(*id, share.assured),
+                root.queue(*id, old.assured),
+            ));
+        }
+    }
+    let mut transaction = netlink.transaction();
+    transaction.apply(steps)?;
+    transaction.commit();
+    Ok(())
+}
+
+impl Root {
+    pub(crate) fn of(link: &Link) -> Self {
+        Self {
+            index: link.index,
+            interface: link.name.clone(),
+        }
+    }
+
+    /// Whether the tree is there; an error if something of somebody else's is.
+    pub(crate) fn is_there(&self, netlink: &mut Netlink) -> Result<bool, TreeError> {
+        let does = format!("list the queueing disciplines of {}", self.interface);
+        let answers = netlink.list(&does, htb::list_disciplines())?;
+        let own = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewQueueDiscipline(message) => Some(message),
+            _ => None,
+        });
+        let mut roots = own.filter(|message| htb::is_root(message, self.index));
+        let Some(root) = roots.next() else {
+            return Ok(false);
+        };
+        let (handle, kind) = htb::describe(root);
+        match handle {
+            // What the kernel gives an interface by itself has no number.
+            0 => Ok(false),
+            htb::TREE if kind == "htb" => Ok(true),
+            handle => Err(TreeError::Foreign {
+                interface: self.interface.clone(),
+                kind,
+                handle: handle >> 16,
+            }),
+        }
+    }
+
+    /// The steps that make a tree with this capacity.
+    pub(crate) fn plan(
+        &self,
+        capacity: BitRate,
+        default: &Share,
+        ranks: [Rank; 2],
+    ) -> Result<Vec<Step>, TreeError> {
+        default.check()?;
+        let link = self.add_class(ClassId::LINK, None, &whole(capacity)?);
+        let mut steps = vec![Step::new(self.add(), self.delete()), Step::dependent(link)];
+        let leaf = self.leaf(ClassId::DEFAULT, Some(ClassId::LINK), default);
+        steps.extend(leaf);
+        let tables = ranks.map(|rank| self.add_table(rank));
+        steps.extend(tables.into_iter().flatten().map(Step::dependent));
+        Ok(steps)
+    }
+
+    /// The steps that make a class without classes below it.
+    pub(crate) fn leaf(&self, id: ClassId, parent: Option<ClassId>, share: &Share) -> [Step; 2] {
+        let add = self.add_class(id, parent, share);
+        [
+            Step::new(add, self.delete_class(id)),
+            Step::dependent(self.queue(id, share.assured).creating()),
+        ]
+    }
+
+    pub(crate) fn classes(&self, netlink: &mut Netlink) -> Result<Vec<Reported>, TreeError> {
+        let does = format!("list the classes of {}", self.interface);
+        let answers = netlink.list(&does, self.list_classes())?;
+        let classes = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewTrafficClass(message) => htb::read_class(message),
+            _ => None,
+        });
+        Ok(classes.collect())
+    }
+
+    /// An error if the tree has one of the classes not.
+    fn known(&self, netlink: &mut Netlink, classes: &[ClassId]) -> Result<(), TreeError> {
+        let lookups: Vec<_> = classes.iter().map(|id| self.get_class(*id)).collect();
+        let answers = netlink.get_each(&lookups)?.into_iter().zip(classes);
+        for (answer, id) in answers {
+            self.reported(*id, answer)?;
+        }
+        Ok(())
+    }
+
+    /// The class that the kernel answered with.
+    fn reported(
+        &self,
+        id: ClassId,
+        answer: Result<RouteNetlinkMessage, Refusal>,
+    ) -> Result<Reported, TreeError> {
+        let none = || TreeError::NoClass {
+            interface: self.interface.clone(),
+            class: id,
+        };
+        match answer {
+            Ok(RouteNetlinkMessage::NewTrafficClass(message)) => {
+                htb::read_class(&message).ok_or_else(none)
+            }
+            Err(refusal) if refusal.errno != Errno::ENOENT => {
+                Err(NetlinkError::Refused(refusal).into())
+            }
+            _ => Err(none()),
+        }
     }
 }

@@ -1,34 +1,16 @@
 //! Namespaces, interfaces and transactions, against the kernel and against what `ip` says.
 
+mod support;
+
 use std::process::Command;
 
 use net::device;
 use net::namespace::{Namespace, NamespaceError};
 use net::netlink::{NetlinkError, Step};
 use nix::errno::Errno;
-use system_tests::requires::Capability;
 use system_tests::{Need, requires};
 
-const NEEDS: [Need; 2] = [
-    Need::Capability(Capability::SysAdmin),
-    Need::Capability(Capability::NetAdmin),
-];
-
-fn namespace(what: &str) -> Namespace {
-    Namespace::create(&format!("chronovisor-{what}-{}", std::process::id())).unwrap()
-}
-
-/// What a command prints inside.
-fn printed(namespace: &Namespace, command: &[&str]) -> String {
-    let output = namespace
-        .command(command[0])
-        .unwrap()
-        .args(&command[1..])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
+use support::{NEEDS, namespace, printed};
 
 #[test]
 fn a_namespace_is_one_of_ips_and_goes_when_dropped() {

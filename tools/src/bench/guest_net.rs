@@ -128,11 +128,7 @@ fn row(own: &Figures, peer: &Figures) -> Row {
         (ours / theirs, "x"),
         Target::AtMost(0.8),
     )
-    .beside(format!(
-        "{:.1} against {:.1} us",
-        ours * 1e6,
-        theirs * 1e6
-    ));
+    .beside(format!("{:.1} against {:.1} us", ours * 1e6, theirs * 1e6));
     let spread = |values: &[f64], scale: f64| {
         let least = values.iter().copied().fold(f64::INFINITY, f64::min) / scale;
         let most = values.iter().copied().fold(0.0, f64::max) / scale;

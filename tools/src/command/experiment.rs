@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
 use crate::experiment::{
-    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, net_isolation, part, schedulability,
-    vtm_overhead, vtm_vs_guest, web,
+    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, net_isolation, part,
+    schedulability, vtm_overhead, vtm_vs_guest, web,
 };
 use crate::failure::Failure;
 use crate::report::Report;

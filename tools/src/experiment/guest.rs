@@ -164,8 +164,7 @@ impl Stage {
             Enforcement::Exact => "exact",
             Enforcement::Tick => "tick",
         };
-        let mut text =
-            format!("[cpu]\nbackend = \"{backend}\"\nenforcement = \"{enforcement}\"\n");
+        let mut text = format!("[cpu]\nbackend = \"{backend}\"\nenforcement = \"{enforcement}\"\n");
         if let Some(reservation) = reservation {
             let (runtime, period) = (Span::from(reservation.runtime()), reservation.period());
             text += &format!(

@@ -8,7 +8,7 @@ use std::path::Path;
 use net::device;
 use net::mac::Mac;
 use net::namespace::Namespace;
-use net::netlink::NetlinkError;
+use net::netlink::{Netlink, NetlinkError};
 use nix::mount::{MntFlags, umount2};
 
 use super::ExperimentError;
@@ -59,16 +59,13 @@ pub struct Plug<'a> {
     pub address: (Ipv4Addr, u8),
 }
 
-/// Lays a cable from `device` in this thread's namespace to `plug` in another one, and sets the far end up.
-pub fn connect(device: &str, far: &Namespace, plug: &Plug) -> Result<(), ExperimentError> {
-    let mut netlink = net::netlink::Netlink::open()?;
-    netlink.apply(&[device::add_veth(device, plug.device, Some(far))])?;
-    far.run(|| set_up(plug))??;
-    Ok(())
+/// Sets the end of a cable in `namespace` up.
+pub fn set_up(namespace: &Namespace, plug: &Plug) -> Result<(), ExperimentError> {
+    Ok(namespace.run(|| set_up_here(plug))??)
 }
 
-fn set_up(plug: &Plug) -> Result<(), NetlinkError> {
-    let mut netlink = net::netlink::Netlink::open()?;
+fn set_up_here(plug: &Plug) -> Result<(), NetlinkError> {
+    let mut netlink = Netlink::open()?;
     let link = device::get(&mut netlink, plug.device)?;
     let (address, prefix) = plug.address;
     netlink.apply(&[
@@ -86,7 +83,12 @@ mod tests {
     #[test]
     fn a_namespace_is_known_by_its_name() {
         assert_eq!(owner("chronovisor-experiment-123-gold"), Some(123));
-        for other in ["chronovisor-experiment-123", "chronovisor-x-1-y", "vm", "chronovisor-experiment-a-b"] {
+        for other in [
+            "chronovisor-experiment-123",
+            "chronovisor-x-1-y",
+            "vm",
+            "chronovisor-experiment-a-b",
+        ] {
             assert_eq!(owner(other), None);
         }
     }

@@ -68,7 +68,6 @@ impl Link {
     pub fn part(&self, tenths: u64) -> BitRate {
         BitRate::new(self.capacity.bits_per_second() / 10 * tenths)
     }
-
 }
 
 /// The direction, as the VMs see it.

@@ -77,7 +77,9 @@ mod tests {
     #[test]
     fn without_samples_after_the_change_nothing_is_known() {
         let sample = |at| Sample { at, bits: 0.0 };
-        let before: Vec<Sample> = (0..20).map(|n| sample(f64::from(n) / 100.0 - 1.0)).collect();
+        let before: Vec<Sample> = (0..20)
+            .map(|n| sample(f64::from(n) / 100.0 - 1.0))
+            .collect();
         assert_eq!(delay(&before, (1.0, 2.0), Duration::from_millis(1)), None);
         assert_eq!(delay(&[], (1.0, 2.0), Duration::from_millis(1)), None);
     }

@@ -134,14 +134,13 @@ fn in_namespace(
     spec: &PortSpec,
 ) -> Result<Machine, ExperimentError> {
     let namespace = namespaces::create(["gold", "best"][index])?;
-    let port = ["port-gold", "port-best"][index].to_owned();
     let plug = Plug {
         device: "eth0",
         mac: spec.mac,
         address: (address(index), PREFIX),
     };
-    namespaces::connect(&port, &namespace, &plug)?;
-    ports.attach_interface(&port, spec)?;
+    let port = ports.attach_cable(spec, (plug.device, &namespace))?;
+    namespaces::set_up(&namespace, &plug)?;
     Ok(Machine {
         port,
         address: address(index),

@@ -94,7 +94,8 @@ fn change(changes: &Changes) -> Option<Figure> {
         mark: (0.0, "change".to_owned()),
         curves: curves.to_vec(),
     };
-    let caption = "What the two passed, over some milliseconds each, and dashed what they were assured.";
+    let caption =
+        "What the two passed, over some milliseconds each, and dashed what they were assured.";
     Some(plot.figure(&format!("change-{}", short(changes.link)), caption))
 }
 

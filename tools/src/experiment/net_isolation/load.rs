@@ -82,7 +82,10 @@ impl Sending {
         self.flood(socket.map_err(ExperimentError::io("make a socket"))?, rate)
     }
 
-    fn sink(&mut self, socket: std::io::Result<std::net::UdpSocket>) -> Result<(), ExperimentError> {
+    fn sink(
+        &mut self,
+        socket: std::io::Result<std::net::UdpSocket>,
+    ) -> Result<(), ExperimentError> {
         let sink = socket.and_then(echo::sink);
         self.workers
             .push(sink.map_err(ExperimentError::io("receive datagrams"))?);
@@ -118,7 +121,10 @@ impl Sending {
             Direction::Out => {
                 let to = SocketAddrV4::new(HOST, port);
                 let listener = fabric::listen(port).map_err(failed())?;
-                (Some(listener), machine.inside(move || fabric::connections(to, FLOWS))?)
+                (
+                    Some(listener),
+                    machine.inside(move || fabric::connections(to, FLOWS))?,
+                )
             }
             Direction::In => {
                 let listener = machine.inside(move || fabric::listen(port))?;

@@ -66,7 +66,11 @@ pub fn run(context: &Context, args: &ExperimentArgs) -> Result<Report, Experimen
     let results = namespace.run(|| carry_out(lengths, &mut progress))??;
     drop(namespace);
     progress.step("listening to the CPU", listen);
-    let host = host.after(cpu, "HTB trees on two intermediate functional blocks", listen);
+    let host = host.after(
+        cpu,
+        "HTB trees on two intermediate functional blocks",
+        listen,
+    );
     Ok(report::report(&results, args, host))
 }
 
@@ -108,7 +112,10 @@ fn kind(case: &Case) -> (Link, bool) {
 fn by_fabric(cases: Vec<Case>) -> Vec<Vec<Case>> {
     let mut groups: Vec<Vec<Case>> = Vec::new();
     for case in cases {
-        match groups.iter_mut().find(|group| kind(&group[0]) == kind(&case)) {
+        match groups
+            .iter_mut()
+            .find(|group| kind(&group[0]) == kind(&case))
+        {
             Some(group) => group.push(case),
             None => groups.push(vec![case]),
         }

@@ -50,7 +50,9 @@ fn summary(results: &Results) -> String {
         let worst = of_link.flat_map(Outcome::deviations).map(f64::abs);
         format!("{:.2} % at {}", worst.fold(0.0, f64::max), link.capacity)
     };
-    let worst = [Link::SMALL, Link::GIGABIT, Link::LARGE].map(worst).join(", ");
+    let worst = [Link::SMALL, Link::GIGABIT, Link::LARGE]
+        .map(worst)
+        .join(", ");
     format!(
         "Two VMs on one link, gold with 60 % and best effort with 40 % of it, each offering more than it may have. In {met} of {} \
          cases both shares are within their targets; the farthest off: {worst}.{}{}",
@@ -66,12 +68,18 @@ fn trips_summary(results: &Results) -> String {
     let median = flooded.and_then(|trips| trips.times.quantile(Quantile::MEDIAN));
     median.map_or_else(String::new, |median| {
         let micros = median.as_secs_f64() * 1e6;
-        format!(" Gold's median round trip while best effort floods it at 10 Mbit/s: {micros:.0} us.")
+        format!(
+            " Gold's median round trip while best effort floods it at 10 Mbit/s: {micros:.0} us."
+        )
     })
 }
 
 fn effect_summary(results: &Results) -> String {
-    let longest = results.changes.iter().filter_map(|c| c.delays().max()).max();
+    let longest = results
+        .changes
+        .iter()
+        .filter_map(|c| c.delays().max())
+        .max();
     longest.map_or_else(String::new, |longest| {
         let millis = longest.as_secs_f64() * 1e3;
         format!(" The slowest change of shares was in effect after {millis:.1} ms.")
@@ -112,7 +120,11 @@ fn shares(results: &Results) -> Section {
 
 fn cells(outcome: &Outcome) -> Vec<Cell> {
     let [gold, other] = outcome.deviations();
-    let decimals = if outcome.passed[0] > 100.0 * MEGA { 1 } else { 3 };
+    let decimals = if outcome.passed[0] > 100.0 * MEGA {
+        1
+    } else {
+        3
+    };
     let rate = |bits: f64| Cell::number(bits / MEGA, decimals);
     let foreign = match outcome.foreign {
         0.0 => Cell::Missing,

@@ -32,7 +32,9 @@ pub enum ClientError {
     #[error(transparent)]
     Http(#[from] HttpError),
     /// Another one than the right one.
-    #[error("http://{server}{path} answered {status} with {length} bytes that are not the right ones")]
+    #[error(
+        "http://{server}{path} answered {status} with {length} bytes that are not the right ones"
+    )]
     Wrong {
         /// Who answered.
         server: SocketAddr,

@@ -17,7 +17,8 @@ use crate::experiment::process::Part;
 use crate::experiment::stage::Stage;
 
 /// The network of the experiment's namespace.
-const PLAN: &str = "[bridge]\nname = \"web0\"\ncapacity = \"10Gbit/s\"\naddress = \"10.77.0.1/24\"\n";
+const PLAN: &str =
+    "[bridge]\nname = \"web0\"\ncapacity = \"10Gbit/s\"\naddress = \"10.77.0.1/24\"\n";
 /// The guest's address.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const PORT: u16 = 80;

@@ -55,11 +55,19 @@ fn command_line(args: &ExperimentArgs) -> String {
 
 fn summary(results: &Results) -> String {
     let told = |row: Row| {
-        let avg = results.of(row).map(|figures| format!("{:.3} s", figures.avg));
-        format!("{} {}", row.name(), avg.as_deref().unwrap_or("not measured"))
+        let avg = results
+            .of(row)
+            .map(|figures| format!("{:.3} s", figures.avg));
+        format!(
+            "{} {}",
+            row.name(),
+            avg.as_deref().unwrap_or("not measured")
+        )
     };
     let ratio = results.ratio().map_or_else(String::new, |ratio| {
-        format!(" Load makes the mean of the guest in its reservation {ratio:.3} times what it was.")
+        format!(
+            " Load makes the mean of the guest in its reservation {ratio:.3} times what it was."
+        )
     });
     format!(
         "{CLIENTS} clients with {REQUESTS} requests each for a 2000 x 2000 image rotated by 20 degrees, {} runs on CPU {}. \
