@@ -11,6 +11,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use units::BitRate;
+
 use crate::admission::Wanted;
 pub use crate::book::Denied;
 use crate::book::{Book, migration_class};
@@ -180,15 +182,32 @@ impl Network {
     /// # Errors
     /// When one does not fit, or the kernel or a router refuses.
     pub fn adapt(&self, changes: &[Wanted]) -> Result<(), NetworkError> {
+        self.with(|session| session.adapt(changes))
+    }
+
+    /// Changes what VMs and VTMs are assured, all or none (`network_adapt` of Duran-Limon et al.). Ceilings and priorities
+    /// stay; a ceiling that would be below the new rate becomes it.
+    ///
+    /// # Errors
+    /// As [`Network::adapt`].
+    pub fn adapt_assured(
+        &self,
+        changes: &[(String, BitRate)],
+    ) -> Result<Vec<Wanted>, NetworkError> {
         self.with(|session| {
-            for change in changes {
-                change.share.check().map_err(|source| PlanError::Share {
-                    key: format!("{:?}", change.name),
-                    source,
-                })?;
-            }
-            let after = session.decide(|book| book.adapted(changes))?;
-            session.change(after)
+            let wanted = |(name, assured): &(String, BitRate)| {
+                let share = session.book.share_of(name)?;
+                let share = Share {
+                    assured: *assured,
+                    ceil: share.ceil.max(*assured),
+                    ..share
+                };
+                Ok(Wanted::new(name, share))
+            };
+            let wanted: Result<Vec<_>, Denied> = changes.iter().map(wanted).collect();
+            let wanted = wanted?;
+            session.adapt(&wanted)?;
+            Ok(wanted)
         })
     }
 
@@ -316,6 +335,17 @@ impl Session<'_> {
             },
             decided => Ok(decided?),
         }
+    }
+
+    fn adapt(&mut self, changes: &[Wanted]) -> Result<(), NetworkError> {
+        for change in changes {
+            change.share.check().map_err(|source| PlanError::Share {
+                key: format!("{:?}", change.name),
+                source,
+            })?;
+        }
+        let after = self.decide(|book| book.adapted(changes))?;
+        self.change(after)
     }
 
     /// Changes rates only: straight to the classes.

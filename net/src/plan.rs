@@ -193,6 +193,17 @@ impl NetworkPlan {
         check::check(self)
     }
 
+    /// What a share may use that says nothing: all of the narrowest link that it goes over.
+    #[must_use]
+    pub fn widest(&self) -> Option<BitRate> {
+        let cores = self.routers.iter().filter_map(|router| match &router.role {
+            Role::Core(core) => Some(core.capacity),
+            Role::Edge { .. } => None,
+        });
+        let uplink = self.uplink.as_ref().map(|uplink| uplink.capacity);
+        cores.chain(uplink).min()
+    }
+
     /// The shares as admission takes them.
     #[must_use]
     pub fn wanted(&self) -> Vec<Wanted> {

@@ -167,10 +167,6 @@ fn wrong_reservations_are_refused_with_what_would_do() {
         vtms.reserve("nobody", &share(10, 20)).unwrap_err(),
         "use one of a",
     );
-    refused(
-        vtms.network_reserve("a", 1, &[]).unwrap_err(),
-        "not configured",
-    );
     assert_eq!(vtms.status(), before);
     let offline = VtmScheduler::new(VtmConfig::on(4096)).unwrap_err();
     refused(offline, "not online");

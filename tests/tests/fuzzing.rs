@@ -179,3 +179,8 @@ fn any_damage_to_a_real_saved_state_is_read_or_an_error() {
 fn any_line_over_the_control_socket_is_a_request_or_an_error() {
     drive("control", Vec::new());
 }
+
+#[test]
+fn any_driver_of_the_network_device_stops_it_at_most() {
+    drive("network_queues", Vec::new());
+}

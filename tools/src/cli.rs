@@ -102,6 +102,9 @@ pub enum Command {
     /// Prepare, restore or check this host.
     #[command(subcommand)]
     Host(HostCommand),
+    /// Share the network's links among VMs and VTMs: bridge, uplink, routers.
+    #[command(subcommand)]
+    Net(crate::command::net::NetCommand),
     /// Show in a minute what this is about: a guest that misses deadlines, and the same one in a reservation.
     Demo {
         /// Seconds that each of the three runs takes.

@@ -275,6 +275,18 @@ impl GuestSpec {
 
 /// The periodic tasks of one vCPU, in the order of their ranks; nothing if there are none.
 fn tasks_of(guest: &GuestTasks, vcpu: u16) -> Result<Option<Vec<Task>>, SpecError> {
+    if guest
+        .tasks()
+        .iter()
+        .any(|task| task.vcpu == vcpu && task.kind.is_service())
+    {
+        return Err(SpecError::Missing {
+            key: "cpu.runtime".to_owned(),
+            fits: format!(
+                "how long the network keeps vCPU {vcpu} busy is not known beforehand; write runtime and period"
+            ),
+        });
+    }
     let ranks = ranks(guest.policy, guest.tasks());
     let mut own: Vec<_> = ranks
         .iter()

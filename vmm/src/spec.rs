@@ -6,6 +6,7 @@
 mod alignment;
 mod feedback;
 mod network;
+mod services;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::units::{ByteSize, Span};
 
 pub use feedback::FeedbackSpec;
 pub use network::{NetworkPlan, NetworkSpec};
+pub use services::{NetSpec, StreamSpec};
 
 /// Name of the image that comes with the program.
 pub const BUILT_IN_IMAGE: &str = "rt-guest";
@@ -70,6 +72,11 @@ pub struct GuestSpec {
     /// Periodic tasks of `rt-guest`.
     #[serde(default, rename = "task")]
     pub tasks: Vec<TaskSpec>,
+    /// Network of `rt-guest`, and its services.
+    pub net: Option<NetSpec>,
+    /// Streams that `rt-guest` sends.
+    #[serde(default, rename = "rtp")]
+    pub streams: Vec<StreamSpec>,
     /// How fast the host is on which execution times were measured; this one if not given.
     pub reference: Option<SpeedFigures>,
     /// vCPUs of `rt-guest` that run a busy loop at the lowest priority.
@@ -273,6 +280,7 @@ impl VmSpec {
     pub fn plan(&self) -> Result<VmPlan, SpecError> {
         check_name(&self.name)?;
         let memory = self.guest.memory_plan()?;
+        self.guest.check_services(self.network.is_some())?;
         let command_line = self.guest.command_line()?;
         let image = match self.guest.image.as_str() {
             BUILT_IN_IMAGE => ImageSource::BuiltIn,
@@ -352,13 +360,15 @@ impl GuestSpec {
             || self.duration.is_some()
             || self.seed.is_some()
             || !self.tasks.is_empty()
+            || self.net.is_some()
+            || !self.streams.is_empty()
             || !self.hogs.is_empty();
         match (&self.command_line, structured) {
             (Some(line), false) => Ok(line.clone()),
             (None, false) => Ok(String::new()),
             (Some(_), true) => Err(SpecError::Conflict {
                 key: "guest.command_line",
-                other: "guest.task (or scheduler, duration, seed, hogs)",
+                other: "guest.task (or scheduler, duration, seed, hogs, net, rtp)",
                 fits: "write the tasks as tables, or all of the command line yourself",
             }),
             (None, true) => Ok(self.composed_line()),
@@ -380,6 +390,7 @@ impl GuestSpec {
             task.word() + &priority.map_or_else(String::new, |own| format!(",prio={own}"))
         }));
         words.extend(self.hogs.iter().map(|vcpu| format!("hog={vcpu}")));
+        words.extend(self.service_words());
         words.join(" ")
     }
 }

@@ -31,7 +31,7 @@ fn it_is_one_static_segment_at_one_mebibyte_that_fits_into_two() {
     assert_eq!(loaded.len(), 1);
     assert_eq!(loaded[0][2], 0x10_0000);
     assert!(loaded[0][4] <= 1 << 20, "{} bytes", loaded[0][4]);
-    assert!(guest_images::RT_GUEST.len() < 128 << 10);
+    assert!(guest_images::RT_GUEST.len() < 256 << 10);
 }
 
 #[test]

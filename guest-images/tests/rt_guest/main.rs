@@ -3,9 +3,13 @@
 #[cfg(test)]
 mod ends;
 #[cfg(test)]
+mod frames;
+#[cfg(test)]
 mod image;
 #[cfg(test)]
 mod lock;
+#[cfg(test)]
+mod network;
 #[cfg(test)]
 mod qemu;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Runs `rt-guest` under QEMU and reads what it prints.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -56,6 +56,12 @@ impl Machine {
 
     fn start(&self, image: &PathBuf, vcpus: u16, line: &str) -> Child {
         let mut qemu = Command::new("qemu-system-x86_64");
+        self.command(&mut qemu, image, vcpus, line);
+        qemu.spawn().unwrap()
+    }
+
+    /// Completes the command that runs the guest in `image`.
+    pub fn command(&self, qemu: &mut Command, image: &Path, vcpus: u16, line: &str) {
         qemu.args(["-M", self.machine, "-accel", self.accelerator])
             .args(["-m", &self.memory.to_string(), "-smp", &vcpus.to_string()])
             .args(["-nodefaults", "-no-reboot", "-display", "none"])
@@ -69,14 +75,12 @@ impl Machine {
         }
         qemu.stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
+            .stderr(Stdio::null());
     }
 }
 
 /// Reads the lines in a thread of its own: a guest whose output nobody takes would wait.
-fn lines_of(child: &mut Child) -> mpsc::Receiver<Vec<String>> {
+pub fn lines_of(child: &mut Child) -> mpsc::Receiver<Vec<String>> {
     let (sender, receiver) = mpsc::channel();
     let output = BufReader::new(child.stdout.take().unwrap());
     thread::spawn(move || {
@@ -87,7 +91,7 @@ fn lines_of(child: &mut Child) -> mpsc::Receiver<Vec<String>> {
 }
 
 /// The exit status; `None` for a guest that had to be stopped.
-fn wait(child: &mut Child) -> Option<i32> {
+pub fn wait(child: &mut Child) -> Option<i32> {
     let begin = Instant::now();
     while begin.elapsed() < PATIENCE {
         if let Some(status) = child.try_wait().unwrap() {

@@ -122,26 +122,17 @@ pub(super) fn parse(text: &str) -> Result<NetworkPlan, PlanError> {
     let uplink = sheet.uplink.map(UplinkSheet::plan);
     let routers: Vec<_> = sheet.routers.into_iter().map(RouterSheet::plan).collect();
     let routers: Vec<RouterPlan> = routers.into_iter().collect::<Result<_, _>>()?;
-    let widest = greatest_ceil(uplink.as_ref(), &routers);
-    let shares = sheet.shares.into_iter().map(|share| share.plan(widest));
-    let plan = NetworkPlan {
+    let mut plan = NetworkPlan {
         bridge: sheet.bridge.map(BridgeSheet::plan),
         uplink,
-        shares: shares.collect::<Result<_, _>>()?,
         routers,
-        marking: None,
+        ..NetworkPlan::default()
     };
+    let widest = plan.widest();
+    let shares = sheet.shares.into_iter().map(|share| share.plan(widest));
+    plan.shares = shares.collect::<Result<_, _>>()?;
     plan.check()?;
     Ok(plan)
-}
-
-/// What a share may use that says nothing: all of the narrowest link that it goes over.
-fn greatest_ceil(uplink: Option<&UplinkPlan>, routers: &[RouterPlan]) -> Option<BitRate> {
-    let cores = routers.iter().filter_map(|router| match &router.role {
-        Role::Core(core) => Some(core.capacity),
-        Role::Edge { .. } => None,
-    });
-    cores.chain(uplink.map(|uplink| uplink.capacity)).min()
 }
 
 /// A twentieth.

@@ -181,9 +181,6 @@ pub enum VtmError {
         /// Why not.
         reason: &'static str,
     },
-    /// Network shares.
-    #[error("network shares are not configured: reserve CPU only")]
-    NoNetwork,
 }
 
 fn choose_from(known: &[String], otherwise: &str) -> String {

@@ -1,6 +1,5 @@
 //! Level 1: VTMs share a CPU by a dispatch table.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::config::{CpuShare, JobSource, Promise, RoundRobin, Rule, VtmConfig};
@@ -108,27 +107,6 @@ impl VtmScheduler {
     /// What the roster holds is whole between any two calls: a panic elsewhere leaves it so.
     pub(super) fn roster(&self) -> MutexGuard<'_, Roster> {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Would reserve a share of the network for a VTM.
-    ///
-    /// # Errors
-    /// Always: network shares are not configured.
-    pub fn network_reserve(
-        &mut self,
-        _vtm: &str,
-        _bits_per_second: u64,
-        _targets: &[IpAddr],
-    ) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
-    }
-
-    /// Would change shares of the network of several VTMs at once.
-    ///
-    /// # Errors
-    /// Always: network shares are not configured.
-    pub fn network_adapt(&mut self, _changes: &[(&str, u64)]) -> Result<(), VtmError> {
-        Err(VtmError::NoNetwork)
     }
 }
 

@@ -11,6 +11,9 @@ use vmm::design::{Basis, design};
 use vmm::spec::{EXAMPLE, VmSpec};
 use vmm::telemetry::{Event, Reader};
 
+#[path = "network_queues.rs"]
+pub mod network_queues;
+
 /// A target.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
@@ -23,7 +26,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target {
         name: "spec",
         run: spec,
@@ -53,6 +56,11 @@ pub const TARGETS: [Target; 6] = [
         name: "control",
         run: control,
         corpus: control_corpus,
+    },
+    Target {
+        name: "network_queues",
+        run: network_queues::run,
+        corpus: network_queues::corpus,
     },
 ];
 

@@ -8,6 +8,7 @@ mod control;
 mod demo;
 mod experiment;
 mod host;
+pub mod net;
 mod plan;
 pub mod run;
 mod simulate;
@@ -79,6 +80,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Adapt(args) => adapt::adapt(&context, &args),
         Command::Watch { rules, .. } => watch::watch(&context, rules.as_deref()),
         Command::Host(command) => host::host(&context, command),
+        Command::Net(command) => net::net(&context, command),
         Command::Demo { seconds } => demo::demo(&context, seconds),
         Command::Experiment(command) => experiment::experiment(&context, command),
         Command::Vtm(args) => vtm::vtm(&context, args),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
+use net::share::Priority;
 use sched::vtm::{JobSource, Need, Placement, Status};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use vmm::units::{BitRate, Span};
@@ -67,17 +68,9 @@ pub enum Command {
     Status {},
     /// Tell the dispatch table.
     Table {},
-    /// Reserve a share of the network.
-    NetworkReserve {
-        /// The VTM.
-        vtm: String,
-        /// Its share.
-        bandwidth: BitRate,
-        /// To whom.
-        #[serde(default)]
-        targets: Vec<IpAddr>,
-    },
-    /// Change shares of the network: all, or none.
+    /// Reserve a share of the network (`network_reserve`).
+    NetworkReserve(NetworkShare),
+    /// Change shares of the network: all, or none (`network_adapt`).
     NetworkAdapt {
         /// The new shares.
         changes: Vec<Bandwidth>,
@@ -106,7 +99,32 @@ pub struct Share {
     pub max_delay: Option<Span>,
 }
 
-/// A share of the network for a VTM.
+/// A share of the network for a VTM, for packets to hosts, or of a user or control group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkShare {
+    /// The VTM.
+    pub vtm: String,
+    /// What it is assured.
+    pub bandwidth: BitRate,
+    /// The most it may have, if not all of the link.
+    #[serde(default)]
+    pub ceil: Option<BitRate>,
+    /// Whether it takes spare bandwidth first.
+    #[serde(default)]
+    pub priority: Priority,
+    /// The hosts.
+    #[serde(default)]
+    pub targets: Vec<IpAddr>,
+    /// The user, where there are no hosts.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    /// The control group (version 2), where there are neither.
+    #[serde(default)]
+    pub cgroup: Option<String>,
+}
+
+/// What a VTM is to be assured of the network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bandwidth {

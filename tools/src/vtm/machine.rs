@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::unistd::{Pid, Uid, geteuid, getpgid};
 use sched::framework::{Job, Machine, Manager, Scheduler};
@@ -11,6 +12,7 @@ use sched::vtm::{
 };
 
 use super::command::{Command, Drawing, Promised, Reply, Share};
+use super::network::{NetworkShares, ShareOfNetworkError};
 
 /// A command, and who gives it.
 #[derive(Clone, Debug)]
@@ -30,6 +32,9 @@ pub enum CommandError {
     /// There is nothing to draw.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// No share of the network.
+    #[error(transparent)]
+    Network(#[from] ShareOfNetworkError),
     /// A number that no process can have.
     #[error("{id} is no id of a process or process group: use one above 1")]
     BadId {
@@ -81,6 +86,7 @@ pub struct VtmMachine {
     scheduler: VtmScheduler,
     /// The VTMs with a share, in the order in which they got it: by that order the table places those of one priority.
     reserved: Vec<String>,
+    network: NetworkShares,
 }
 
 impl VtmMachine {
@@ -91,6 +97,17 @@ impl VtmMachine {
         Self {
             scheduler,
             reserved: Vec::new(),
+            network: NetworkShares::default(),
+        }
+    }
+
+    /// The same, with shares of the network that was applied with this run directory (`chronovisor net apply`). It is
+    /// opened when the first share is asked for.
+    #[must_use]
+    pub fn with_network(self, run_dir: &Path) -> Self {
+        Self {
+            network: NetworkShares::of(run_dir),
+            ..self
         }
     }
 
@@ -179,21 +196,15 @@ impl Machine for VtmMachine {
                 return Ok(Reply::Status(Box::new(self.scheduler.status())));
             }
             Command::Table {} => return self.table(),
-            Command::NetworkReserve {
-                vtm,
-                bandwidth,
-                targets,
-            } => self
-                .scheduler
-                .network_reserve(&vtm, bandwidth.bits_per_second(), &targets)?,
-            Command::NetworkAdapt { changes } => {
-                let changes = changes.iter();
-                let changes: Vec<_> = changes
-                    .map(|change| (change.vtm.as_str(), change.bandwidth.bits_per_second()))
-                    .collect();
-                self.scheduler.network_adapt(&changes)?;
+            Command::NetworkReserve(wanted) => {
+                // Only a VTM can have one.
+                self.scheduler.team(&wanted.vtm)?;
+                self.network.reserve(&wanted)?;
             }
+            Command::NetworkAdapt { changes } => self.network.adapt(&changes)?,
             Command::Release { vtm } => {
+                self.scheduler.team(&vtm)?;
+                self.network.release(&vtm)?;
                 self.scheduler.release(&vtm)?;
                 self.reserved.retain(|name| *name != vtm);
             }

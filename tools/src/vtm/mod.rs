@@ -18,7 +18,9 @@
 mod client;
 mod command;
 mod machine;
+mod network;
 
 pub use client::{Client, ClientError, socket_path};
-pub use command::{Amount, Bandwidth, Command, Drawing, Promised, Reply, Share};
+pub use command::{Amount, Bandwidth, Command, Drawing, NetworkShare, Promised, Reply, Share};
 pub use machine::{CommandError, Order, VtmMachine};
+pub use network::ShareOfNetworkError;

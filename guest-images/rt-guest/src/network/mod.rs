@@ -213,7 +213,7 @@ impl Network {
         self.device.flush();
         self.count();
         let is_full = self.device.transmitter.is_short;
-        if self.device.listen() || is_more_to_take || (is_more_to_give && !is_full) {
+        if is_more_to_take || (is_more_to_give && !is_full) || self.device.listen() {
             return Next::Now;
         }
         let wish = self.interface.poll_at(instant(now), &self.sockets);

@@ -13,6 +13,8 @@ use rt_abi::taskset::Transport;
 use crate::memory;
 use queue::Queue;
 
+/// The vendor whose devices signal every event as an edge, acknowledged or not: this project.
+const OWN_VENDOR: u32 = u32::from_le_bytes(*b"CHRV");
 /// "virt".
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
@@ -20,6 +22,7 @@ const VERSION: u32 = 2;
 const MAGIC_VALUE: usize = 0x00;
 const DEVICE_VERSION: usize = 0x04;
 const DEVICE_ID: usize = 0x08;
+const VENDOR_ID: usize = 0x0c;
 const DEVICE_FEATURES: usize = 0x10;
 const DEVICE_FEATURES_SELECT: usize = 0x14;
 const DRIVER_FEATURES: usize = 0x20;
@@ -86,6 +89,8 @@ impl fmt::Display for Trouble {
 pub struct Registers {
     address: u64,
     words: &'static [AtomicU32],
+    /// Whether the line stays up until an interrupt is acknowledged.
+    wants_acknowledgement: bool,
 }
 
 impl Registers {
@@ -98,14 +103,16 @@ impl Registers {
         let Some(words) = memory::half_words(transport.address, count) else {
             return Ok(None);
         };
-        let registers = Self {
+        let mut registers = Self {
             address: transport.address,
             words,
+            wants_acknowledgement: true,
         };
         let is_one = registers.read(MAGIC_VALUE) == MAGIC;
         if !is_one || registers.read(DEVICE_ID) != id {
             return Ok(None);
         }
+        registers.wants_acknowledgement = registers.read(VENDOR_ID) != OWN_VENDOR;
         match registers.read(DEVICE_VERSION) {
             VERSION => Ok(Some(registers)),
             _ => Err(Trouble::Legacy(transport.address)),
@@ -178,7 +185,9 @@ impl Registers {
 
     /// Lets the device interrupt again where its line is high until it is told so.
     fn acknowledge(&self) {
-        self.write(INTERRUPT_ACKNOWLEDGE, INTERRUPTS);
+        if self.wants_acknowledgement {
+            self.write(INTERRUPT_ACKNOWLEDGE, INTERRUPTS);
+        }
     }
 
     /// `count` bytes of the configuration from `offset` on, each read by itself.

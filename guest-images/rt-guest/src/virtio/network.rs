@@ -54,6 +54,8 @@ const ROOM_FOR_ANSWERS: u64 = transmit::LARGEST;
 /// The device.
 pub struct NetworkDevice {
     registers: Registers,
+    /// Whether the device was asked to interrupt and may have.
+    listens: bool,
     features: u64,
     mtu: u16,
     /// Its Ethernet address.
@@ -105,6 +107,7 @@ impl NetworkDevice {
             mac: mac(&registers, features),
             mtu: mtu(&registers, features),
             registers,
+            listens: true,
             features,
             receiver,
             transmitter,
@@ -113,12 +116,13 @@ impl NetworkDevice {
 
     /// Takes note of interrupts and asks for no more.
     pub fn begin(&mut self) {
+        self.transmitter.is_short = false;
+        if !core::mem::take(&mut self.listens) {
+            return;
+        }
         self.registers.acknowledge();
         self.receiver.queue().be_quiet();
-        if self.transmitter.is_short {
-            self.transmitter.queue().be_quiet();
-            self.transmitter.is_short = false;
-        }
+        self.transmitter.queue().be_quiet();
     }
 
     /// Shows the device what is new.
@@ -130,6 +134,7 @@ impl NetworkDevice {
     /// Asks to be interrupted when there is something to do; whether there is already.
     #[must_use]
     pub fn listen(&mut self) -> bool {
+        self.listens = true;
         let has_received = self.receiver.queue().listen();
         let has_room = self.transmitter.is_short && self.transmitter.queue().listen();
         has_received || has_room

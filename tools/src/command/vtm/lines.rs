@@ -75,7 +75,8 @@ impl Line {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use chronovisor::vtm::Share;
+    use chronovisor::vtm::{NetworkShare, Share};
+    use net::share::Priority;
     use proptest::prelude::*;
     use sched::vtm::JobSource;
 
@@ -120,11 +121,15 @@ mod tests {
         }
         assert_eq!(order("add gold 7"), order("add_resource gold 7"));
         assert_eq!(order("rm gold 7"), order("remove_resource gold 7"));
-        let network = Command::NetworkReserve {
+        let network = Command::NetworkReserve(NetworkShare {
             vtm: "gold".to_owned(),
             bandwidth: "6Mbit/s".parse().unwrap(),
+            ceil: None,
+            priority: Priority::BestEffort,
             targets: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))],
-        };
+            uid: None,
+            cgroup: None,
+        });
         assert_eq!(order("network reserve gold 6Mbit/s 10.0.0.1"), network);
         assert_eq!(order("network_reserve gold 6Mbit/s 10.0.0.1"), network);
         assert_eq!(

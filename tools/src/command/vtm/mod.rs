@@ -154,5 +154,6 @@ fn machine(context: &Context, cpu: Option<u32>, args: &TableArgs) -> Result<VtmM
         ledger: ledger.transpose()?,
         ..VtmConfig::on(cpu)
     };
-    Ok(VtmMachine::new(VtmScheduler::new(config)?))
+    let machine = VtmMachine::new(VtmScheduler::new(config)?);
+    Ok(machine.with_network(&context.run_dir))
 }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 
-use chronovisor::vtm::{Amount, Bandwidth, Command, Share};
+use chronovisor::vtm::{Amount, Bandwidth, Command, NetworkShare, Share};
 use clap::{Args, Subcommand};
+use net::share::Priority;
 use sched::vtm::JobSource;
 use vmm::units::{BitRate, Span};
 
@@ -140,8 +141,21 @@ pub struct ReserveArgs {
     /// Its share, such as 6Mbit/s.
     #[arg(allow_hyphen_values = true)]
     bandwidth: BitRate,
-    /// To which hosts.
+    /// The hosts that its packets go to.
+    #[arg(conflicts_with_all = ["uid", "cgroup"])]
     targets: Vec<IpAddr>,
+    /// The most it may have [default: all of the link].
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    ceil: Option<BitRate>,
+    /// Whether it takes spare bandwidth first: gold or best-effort.
+    #[arg(long, default_value_t = Priority::BestEffort)]
+    priority: Priority,
+    /// Instead of hosts: the user whose packets they are.
+    #[arg(long, value_name = "ID", conflicts_with = "cgroup")]
+    uid: Option<u32>,
+    /// Instead of hosts: the control group (version 2) whose packets they are.
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<String>,
 }
 
 /// `network adapt`.
@@ -192,11 +206,15 @@ impl Word {
             Self::Status => Command::Status {},
             Self::Table => Command::Table {},
             Self::Network(Network::Reserve(args)) | Self::NetworkReserve(args) => {
-                Command::NetworkReserve {
+                Command::NetworkReserve(NetworkShare {
                     vtm: args.vtm,
                     bandwidth: args.bandwidth,
+                    ceil: args.ceil,
+                    priority: args.priority,
                     targets: args.targets,
-                }
+                    uid: args.uid,
+                    cgroup: args.cgroup,
+                })
             }
             Self::Network(Network::Adapt(args)) | Self::NetworkAdapt(args) => {
                 Command::NetworkAdapt {
