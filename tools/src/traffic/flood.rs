@@ -21,6 +21,8 @@ pub const FRAME_BITS: u64 = ((PAYLOAD + HEADERS) * 8) as u64;
 const MOST: usize = 45;
 /// How long a call's datagrams may take at the rate, so that the load is even.
 const GRAIN: Duration = Duration::from_micros(500);
+/// Bytes that may be on their way.
+const BUFFER: usize = 16 << 20;
 /// Between two looks at the clock.
 const NAP: Duration = Duration::from_micros(200);
 
@@ -47,6 +49,9 @@ impl Flood {
             let segment = i32::try_from(PAYLOAD).unwrap_or(i32::MAX);
             setsockopt(&socket.as_fd(), sockopt::UdpGsoSegment, &segment)?;
         }
+        // Where the network pushes back a flood does not wait: what is too much is dropped at the queue. Without
+        // CAP_NET_ADMIN it waits.
+        let _ = setsockopt(&socket.as_fd(), sockopt::SndBufForce, &BUFFER);
         let worker = Worker::start("flood", move |run| send(&socket, (rate, batch), run))?;
         Ok(Self {
             worker,

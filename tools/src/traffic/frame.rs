@@ -15,6 +15,9 @@ const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 /// Internet protocol number of UDP (RFC 768).
 const PROTOCOL_UDP: u8 = 17;
+/// Where a datagram's header and the checksum in it are.
+pub const UDP_AT: usize = ETHERNET + IPV4;
+pub const CHECKSUM_AT: usize = UDP_AT + 6;
 /// Where every host listens.
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 
@@ -37,7 +40,8 @@ impl End {
     }
 }
 
-/// A frame that carries a datagram with `payload` bytes, from the first end to the second one.
+/// A frame that carries a datagram with `payload` bytes, from the first end to the second one. Its checksum is still to be
+/// completed.
 pub fn datagram((from, to): (End, End), payload: usize) -> Vec<u8> {
     let length = |size: usize| u16::try_from(size).unwrap_or(u16::MAX).to_be_bytes();
     let mut frame = Vec::with_capacity(ETHERNET + IPV4 + UDP + payload);
@@ -59,10 +63,18 @@ pub fn datagram((from, to): (End, End), payload: usize) -> Vec<u8> {
     frame.extend(from.at.port().to_be_bytes());
     frame.extend(to.at.port().to_be_bytes());
     frame.extend(length(UDP + payload));
-    // No checksum (RFC 768).
-    frame.extend([0, 0]);
+    // What whoever completes it begins with (RFC 768); a receiver must not be given it as it is.
+    frame.extend(pseudo(&header, UDP + payload).to_be_bytes());
     frame.resize(frame.len() + payload, 0x5a);
     frame
+}
+
+/// The sum of a pseudo header, from the IPv4 header of a datagram of so many bytes.
+fn pseudo(header: &[u8; IPV4], length: usize) -> u16 {
+    let mut bytes = header[12..20].to_vec();
+    bytes.extend([0, PROTOCOL_UDP]);
+    bytes.extend(u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+    !checksum(&bytes)
 }
 
 /// An announcement that `address` is at `mac` (RFC 826, RFC 5227): a broadcast.
@@ -137,6 +149,15 @@ mod tests {
             prop_assert_eq!(checksum(&frame[14..34]), 0);
             let length = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
             prop_assert_eq!((length(16), length(38)), (28 + payload, 8 + payload));
+            // Completed, the checksum is over pseudo header, header and payload.
+            let sum = checksum(&frame[UDP_AT..]);
+            let mut whole = frame[26..34].to_vec();
+            whole.extend([0, 17]);
+            whole.extend(&frame[38..40]);
+            whole.extend(&frame[UDP_AT..CHECKSUM_AT]);
+            whole.extend(sum.to_be_bytes());
+            whole.extend(&frame[CHECKSUM_AT + 2..]);
+            prop_assert_eq!(checksum(&whole), 0);
         }
     }
 

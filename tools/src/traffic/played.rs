@@ -12,13 +12,16 @@ use net::tap::Tap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm::units::BitRate;
 
-use super::flood::{FRAME_BITS, PAYLOAD};
+use super::flood::{FRAME_BITS, HEADERS, PAYLOAD, batch};
 use super::frame::{self, End};
 use super::pace::Pace;
 use super::{Run, Worker};
 
 /// Before every frame there is a header that says what is left to do with it (VIRTIO 1.2, 5.1.6): nothing.
 const HEADER: [u8; 12] = [0; 12];
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM` and `VIRTIO_NET_HDR_GSO_UDP_L4`.
+const NEEDS_CHECKSUM: u8 = 1;
+const UDP_SEGMENTS: u8 = 5;
 /// How long the reader waits before it looks whether it is to go on.
 const GLANCE: u16 = 20;
 const NAP: Duration = Duration::from_micros(200);
@@ -47,26 +50,47 @@ impl Played {
         })
     }
 
-    /// Sends datagrams to `to` at `rate`, as from this guest or from `claimed`. The count is that of frames handed over.
+    /// Sends datagrams to `to` at `rate`, as from this guest or from `claimed`. The count is that of datagrams
+    /// handed over.
     pub fn flood(&self, to: End, rate: BitRate, claimed: Option<Mac>) -> io::Result<Worker> {
         let mut from = self.end;
         if let Some(mac) = claimed {
             from.mac = mac.octets();
         }
-        let frame = frame::datagram((from, to), PAYLOAD);
+        // As a guest does it that leaves segmenting to others: many datagrams in one frame.
+        let batch = batch(rate);
+        let mut frame = unfinished(batch > 1).to_vec();
+        frame.extend(frame::datagram((from, to), PAYLOAD * batch));
         let tap = Arc::clone(&self.tap);
-        Worker::start("guest's flood", move |run| send(&tap, &frame, rate, run))
+        Worker::start("guest's flood", move |run| {
+            send(&tap, &frame, (rate, batch), run);
+        })
     }
 }
 
-fn send(tap: &Tap, frame: &[u8], rate: BitRate, run: &Run) {
-    let mut pace = Pace::new(rate, FRAME_BITS);
+/// The header of a frame whose datagrams are to be given their checksums, after they were cut apart if there are many.
+fn unfinished(many: bool) -> [u8; HEADER.len()] {
+    let field = |value: usize| u16::try_from(value).unwrap_or(u16::MAX).to_le_bytes();
+    let mut header = HEADER;
+    header[0] = NEEDS_CHECKSUM;
+    if many {
+        header[1] = UDP_SEGMENTS;
+        header[2..4].copy_from_slice(&field(HEADERS));
+        header[4..6].copy_from_slice(&field(PAYLOAD));
+    }
+    header[6..8].copy_from_slice(&field(frame::UDP_AT));
+    header[8..10].copy_from_slice(&field(frame::CHECKSUM_AT - frame::UDP_AT));
+    header
+}
+
+fn send(mut tap: &Tap, frame: &[u8], (rate, batch): (BitRate, usize), run: &Run) {
+    let mut pace = Pace::new(rate, FRAME_BITS * batch as u64);
     let begin = Instant::now();
     while run.goes_on() {
         let due = pace.due(begin.elapsed());
         for _ in 0..due {
-            if write(tap, frame) {
-                run.add(1);
+            if tap.write(frame).is_ok() {
+                run.add(batch as u64);
             }
         }
         if due == 0 {
