@@ -61,8 +61,12 @@ pub(crate) enum Rank {
     Unicast = 1,
     /// A port's other packets.
     Port = 2,
+    /// Marks of IPv4.
+    Dscp4 = 3,
     /// IPv4 destinations.
     Destination4 = 4,
+    /// Marks of IPv6.
+    Dscp6 = 5,
     /// IPv6 destinations.
     Destination6 = 6,
 }
@@ -78,8 +82,8 @@ impl Rank {
     const fn protocol(self) -> u16 {
         match self {
             Self::Unicast | Self::Port => ALL,
-            Self::Destination4 => IPV4,
-            Self::Destination6 => IPV6,
+            Self::Dscp4 | Self::Destination4 => IPV4,
+            Self::Dscp6 | Self::Destination6 => IPV6,
         }
     }
 
@@ -87,7 +91,9 @@ impl Rank {
     const fn priority(self) -> u32 {
         match self {
             Self::Unicast | Self::Port => 1,
+            Self::Dscp4 => 3,
             Self::Destination4 => 4,
+            Self::Dscp6 => 5,
             Self::Destination6 => 6,
         }
     }
@@ -130,7 +136,7 @@ pub(crate) const LAST: u16 = 0xfff;
 
 /// A comparison of 32 bits: `(packet[offset..] & mask) == value`, counted from the network header.
 #[derive(Debug, Clone, Copy)]
-struct Key {
+pub(crate) struct Key {
     mask: [u8; 4],
     value: [u8; 4],
     offset: i32,
@@ -165,7 +171,7 @@ fn selector(keys: &[Key], flags: u8) -> Vec<u8> {
 }
 
 /// The keys that the addresses of a network match, by IP header (RFC 791, RFC 8200).
-fn destination(network: IpAddr, prefix: u8) -> (Rank, Vec<Key>) {
+pub(crate) fn destination(network: IpAddr, prefix: u8) -> (Rank, Vec<Key>) {
     let (first, bytes) = match network {
         IpAddr::V4(v4) => (16, v4.octets().to_vec()),
         IpAddr::V6(v6) => (24, v6.octets().to_vec()),
@@ -190,6 +196,19 @@ fn destination(network: IpAddr, prefix: u8) -> (Rank, Vec<Key>) {
         keys.push(ANY);
     }
     (Rank::of_destination(network), keys)
+}
+
+/// The keys that a mark matches: the upper six bits of the second byte (RFC 791), and of the eight after the first four
+/// (RFC 8200).
+pub(crate) fn dscp(dscp: u8) -> [(Rank, Vec<Key>); 2] {
+    let at = |shift: u32| {
+        vec![Key {
+            mask: (0xfc_u32 << shift).to_be_bytes(),
+            value: (u32::from(dscp) << 2 << shift).to_be_bytes(),
+            offset: 0,
+        }]
+    };
+    [(Rank::Dscp4, at(16)), (Rank::Dscp6, at(20))]
 }
 
 fn kind(name: &str) -> TcAttribute {
@@ -236,15 +255,9 @@ impl Root {
         self.filter(place, class, &[ANY], Some(port))
     }
 
-    /// Puts what goes to a network into a class.
-    pub(crate) fn add_destination_filter(
-        &self,
-        node: u16,
-        class: ClassId,
-        (network, prefix): (IpAddr, u8),
-    ) -> Request {
-        let (rank, keys) = destination(network, prefix);
-        self.filter(Place { rank, node }, class, &keys, None)
+    /// Puts what matches the keys into a class.
+    pub(crate) fn add_match_filter(&self, place: Place, class: ClassId, keys: &[Key]) -> Request {
+        self.filter(place, class, keys, None)
     }
 
     pub(crate) fn delete_filter(&self, place: Place) -> Request {
@@ -259,9 +272,15 @@ impl Root {
     }
 }
 
-/// The destination filter that `message` is about, and its class.
-pub(crate) fn read_destination_filter(message: &TcMessage) -> Option<(Place, ClassId)> {
-    let rank = [Rank::Destination4, Rank::Destination6]
+/// The filter of a match that `message` is about, and its class.
+pub(crate) fn read_match_filter(message: &TcMessage) -> Option<(Place, ClassId)> {
+    let ranks = [
+        Rank::Dscp4,
+        Rank::Destination4,
+        Rank::Dscp6,
+        Rank::Destination6,
+    ];
+    let rank = ranks
         .into_iter()
         .find(|rank| rank.info() == message.header.info)?;
     let handle = u32::from(message.header.handle);
@@ -397,6 +416,18 @@ mod tests {
             header[16..].copy_from_slice(&address.to_be_bytes());
             let same = (network ^ address).leading_zeros() >= u32::from(prefix);
             prop_assert_eq!(matches(&keys, &header), same);
+        }
+
+        #[test]
+        fn a_mark_matches_whatever_the_other_bits_of_its_bytes_are(mark in 0u8..64, other in 0u8..64, rest: u32, same: bool) {
+            let written = if same { mark } else { other };
+            let [(_, four), (_, six)] = dscp(mark);
+            let header = |shift: u32| {
+                let word = rest & !(0xfc << shift) | u32::from(written) << 2 << shift;
+                word.to_be_bytes()
+            };
+            prop_assert_eq!(matches(&four, &header(16)), written == mark);
+            prop_assert_eq!(matches(&six, &header(20)), written == mark);
         }
 
         #[test]

@@ -586,6 +586,20 @@ struct Parts {
     share: Share,
 }
 
+/// The names of the interfaces that belong to a bridge, itself the last.
+pub(crate) fn names(bridge: &str) -> [String; 3] {
+    [
+        format!("{bridge}-tx"),
+        format!("{bridge}-rx"),
+        bridge.to_owned(),
+    ]
+}
+
+/// Whether an interface is of this crate's making.
+pub(crate) fn is_own(link: &Link) -> bool {
+    link.alias.as_deref() == Some(OWNER)
+}
+
 /// The names of the three interfaces.
 #[derive(Debug)]
 struct Names {
@@ -668,7 +682,7 @@ fn make(
         without_ipv6(transaction, link)?;
         let default = default_share(config.capacity);
         let ranks = [Rank::Unicast, Rank::Port];
-        transaction.apply(Root::of(link).plan(config.capacity, &default, ranks)?)?;
+        transaction.apply(Root::of(link).plan(config.capacity, &default, &ranks)?)?;
     }
     let broadcast = tree::whole(config.broadcast)?;
     let class = Root::of(&links[1]).add_class(BROADCAST, Some(ClassId::LINK), &broadcast);

@@ -10,7 +10,7 @@ use units::BitRate;
 
 use crate::class::{ClassId, Counters, Rates};
 use crate::device::{self, Link};
-use crate::filter::{self, Place, Rank};
+use crate::filter::{self, Key, Place, Rank};
 use crate::htb::{self, Reported, Root};
 use crate::netlink::{Netlink, NetlinkError, Refusal, Step};
 use crate::share::{Priority, Share, ShareError};
@@ -117,7 +117,7 @@ impl Tree {
                 interface: interface.to_owned(),
             });
         }
-        let steps = tree.root.plan(capacity, default, DESTINATIONS)?;
+        let steps = tree.root.plan(capacity, default, &MATCHES)?;
         let mut transaction = tree.netlink.transaction();
         transaction.apply(steps)?;
         transaction.commit();
@@ -177,10 +177,10 @@ impl Tree {
         for class in classes {
             class.share.check()?;
             steps.extend(self.root.leaf(class.id, Some(ClassId::LINK), &class.share));
-            for to in class.matches.iter().filter_map(Match::network) {
-                let place = self.free_place(&taken, to.0)?;
+            for (rank, keys) in class.matches.iter().flat_map(Match::keys) {
+                let place = self.free_place(&taken, rank)?;
                 taken.push(place);
-                let add = self.root.add_destination_filter(place.node, class.id, to);
+                let add = self.root.add_match_filter(place, class.id, &keys);
                 steps.push(Step::new(add, self.root.delete_filter(place)));
             }
         }
@@ -190,8 +190,7 @@ impl Tree {
         Ok(())
     }
 
-    fn free_place(&self, taken: &[Place], network: IpAddr) -> Result<Place, TreeError> {
-        let rank = Rank::of_destination(network);
+    fn free_place(&self, taken: &[Place], rank: Rank) -> Result<Place, TreeError> {
         let mut places = (1..=filter::LAST).map(|node| Place { rank, node });
         let free = places.find(|place| !taken.contains(place));
         free.ok_or_else(|| TreeError::Full {
@@ -199,14 +198,12 @@ impl Tree {
         })
     }
 
-    /// The filters by destination, each with its class.
+    /// The filters of matches, each with its class.
     fn filters(&mut self) -> Result<Vec<(Place, ClassId)>, TreeError> {
         let does = format!("list the filters of {}", self.root.interface);
         let answers = self.netlink.list(&does, self.root.list_filters())?;
         let filters = answers.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewTrafficFilter(message) => {
-                filter::read_destination_filter(message)
-            }
+            RouteNetlinkMessage::NewTrafficFilter(message) => filter::read_match_filter(message),
             _ => None,
         });
         Ok(filters.collect())
@@ -264,15 +261,23 @@ impl Tree {
 }
 
 impl Match {
-    fn network(&self) -> Option<(IpAddr, u8)> {
+    /// What a filter compares, for each filter that it takes.
+    fn keys(&self) -> Vec<(Rank, Vec<Key>)> {
         match *self {
-            Self::Marked | Self::Dscp(_) => None,
-            Self::Destination { network, prefix } => Some((network, prefix)),
+            Self::Marked => Vec::new(),
+            Self::Destination { network, prefix } => vec![filter::destination(network, prefix)],
+            Self::Dscp(dscp) => filter::dscp(dscp).to_vec(),
         }
     }
 }
 
-const DESTINATIONS: [Rank; 2] = [Rank::Destination4, Rank::Destination6];
+/// What matches of classes are looked up by.
+const MATCHES: [Rank; 4] = [
+    Rank::Dscp4,
+    Rank::Destination4,
+    Rank::Dscp6,
+    Rank::Destination6,
+];
 
 /// All of a rate.
 pub(crate) fn whole(rate: BitRate) -> Result<Share, ShareError> {
@@ -350,15 +355,15 @@ impl Root {
         &self,
         capacity: BitRate,
         default: &Share,
-        ranks: [Rank; 2],
+        ranks: &[Rank],
     ) -> Result<Vec<Step>, TreeError> {
         default.check()?;
         let link = self.add_class(ClassId::LINK, None, &whole(capacity)?);
         let mut steps = vec![Step::new(self.add(), self.delete()), Step::dependent(link)];
         let leaf = self.leaf(ClassId::DEFAULT, Some(ClassId::LINK), default);
         steps.extend(leaf);
-        let tables = ranks.map(|rank| self.add_table(rank));
-        steps.extend(tables.into_iter().flatten().map(Step::dependent));
+        let tables = ranks.iter().flat_map(|rank| self.add_table(*rank));
+        steps.extend(tables.map(Step::dependent));
         Ok(steps)
     }
 

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::book::Book;
+use crate::book::{Book, Denied};
 use crate::class::ClassId;
 use crate::device;
 use crate::marks;
 use crate::netlink::Netlink;
 use crate::plan::{BridgePlan, NetworkPlan, UplinkPlan};
-use crate::ports::{Ports, PortsConfig, PortsError};
+use crate::ports::{self, Ports, PortsConfig, PortsError};
 use crate::router::Routers;
 use crate::share::{Priority, Share};
 use crate::tree::{Tree, TreeError};
@@ -25,8 +25,6 @@ pub(super) struct Queues {
     /// Of which network.
     applied: u64,
     ports: Option<Ports>,
-    /// The taps that there were when the ports were opened.
-    taps: Vec<String>,
     trees: Vec<Tree>,
     pub(super) routers: Routers,
 }
@@ -45,16 +43,13 @@ impl Queues {
     /// The bridge's ports.
     pub(super) fn ports(&mut self, book: &Book) -> Result<&mut Ports, NetworkError> {
         self.follow(book);
-        let known = book.ports.iter().map(|entry| &entry.port);
         let ports = match self.ports.take() {
-            Some(ports) if known.clone().eq(&self.taps) => ports,
-            _ => {
-                let bridge = book.plan.bridge.as_ref();
-                let bridge = bridge.ok_or(crate::book::Denied::NoBridge)?;
+            Some(ports) => ports,
+            None => {
+                let bridge = book.plan.bridge.as_ref().ok_or(Denied::NoBridge)?;
                 Ports::open(&bridge.name)?
             }
         };
-        self.taps = known.cloned().collect();
         Ok(self.ports.insert(ports))
     }
 
@@ -198,7 +193,7 @@ impl Queues {
         self.remove_others(&mut netlink, book, others)?;
         if let Some(bridge) = &book.plan.bridge {
             let known = others.iter().any(|other| other.plan.bridge.is_some());
-            self.make_bridge(bridge, known, book)?;
+            self.make_bridge(&mut netlink, bridge, known, book)?;
         }
         if let Some(uplink) = &book.plan.uplink {
             let known = others.iter().flat_map(|other| interfaces(&other.plan));
@@ -234,7 +229,7 @@ impl Queues {
                 })
             };
             if let Some(bridge) = bridge.filter(|bridge| !stays(bridge)) {
-                remove_bridge(&bridge.name)?;
+                remove_bridge(netlink, &bridge.name)?;
             }
         }
         Ok(())
@@ -242,6 +237,7 @@ impl Queues {
 
     fn make_bridge(
         &mut self,
+        netlink: &mut Netlink,
         bridge: &BridgePlan,
         is_known: bool,
         book: &Book,
@@ -253,12 +249,14 @@ impl Queues {
             mtu: bridge.mtu,
             address: bridge.address.map(|cidr| (cidr.address, cidr.prefix)),
         };
-        let open = || match Ports::open(&bridge.name) {
-            Err(PortsError::None { .. }) => None,
-            opened => Some(opened),
+        let mut ports = match Ports::open(&bridge.name) {
+            Ok(ports) if is_known => ports,
+            Err(PortsError::None { .. }) if is_known => {
+                remove_bridge(netlink, &bridge.name)?;
+                Ports::create(&config)?
+            }
+            _ => Ports::create(&config)?,
         };
-        let known = if is_known { open() } else { None };
-        let mut ports = known.unwrap_or_else(|| Ports::create(&config))?;
         ports.set_capacity(bridge.capacity, bridge.broadcast)?;
         let live = ports.list()?;
         let is_live = |name: &str| live.iter().any(|port| port.name == name);
@@ -331,12 +329,14 @@ fn remove_tree(interface: &str) -> Result<(), NetworkError> {
     }
 }
 
-fn remove_bridge(name: &str) -> Result<(), NetworkError> {
-    match Ports::open(name) {
-        Ok(ports) => Ok(ports.delete()?),
-        Err(PortsError::None { .. } | PortsError::Foreign { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+/// Also one of which only a part is left.
+fn remove_bridge(netlink: &mut Netlink, bridge: &str) -> Result<(), NetworkError> {
+    for name in ports::names(bridge) {
+        if device::find(netlink, &name)?.is_some_and(|link| ports::is_own(&link)) {
+            netlink.apply(&[device::delete(&name)])?;
+        }
     }
+    Ok(())
 }
 
 /// Marks are replaced as a whole; without any, nft is not needed.
