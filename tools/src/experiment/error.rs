@@ -118,6 +118,9 @@ pub enum ExperimentError {
     /// A network that cannot be had.
     #[error(transparent)]
     Network(#[from] net::NetworkError),
+    /// A share of a link that cannot be.
+    #[error(transparent)]
+    Bandwidth(#[from] net::share::ShareError),
     /// Ports that cannot be had.
     #[error(transparent)]
     Ports(#[from] net::ports::PortsError),

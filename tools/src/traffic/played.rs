@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use net::Port;
 use net::mac::Mac;
 use net::tap::Tap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,23 +29,40 @@ const NAP: Duration = Duration::from_micros(200);
 /// What one read takes at most: nothing is left to the reader, so frames are no longer than the link's.
 const LONGEST: usize = 16 << 10;
 
-/// A guest behind a tap. Dropping it ends its loads and its reader.
-#[derive(Debug)]
+/// Something with a tap.
+pub trait Tapped: Send + Sync {
+    /// Where its frames are read and written.
+    fn tap(&self) -> &Tap;
+}
+
+impl Tapped for Tap {
+    fn tap(&self) -> &Tap {
+        self
+    }
+}
+
+impl Tapped for Port {
+    fn tap(&self) -> &Tap {
+        &self.tap
+    }
+}
+
+/// A guest behind a tap. Dropping it ends its reader.
 pub struct Played {
-    tap: Arc<Tap>,
+    port: Arc<dyn Tapped>,
     end: End,
     _reader: Worker,
 }
 
 impl Played {
     /// A guest with this address behind `tap`.
-    pub fn new(tap: Arc<Tap>, mac: Mac, at: SocketAddrV4) -> io::Result<Self> {
-        let own = Arc::clone(&tap);
-        let reader = Worker::start("guest", move |run| read(&own, (mac, at), run))?;
+    pub fn new(port: Arc<dyn Tapped>, mac: Mac, at: SocketAddrV4) -> io::Result<Self> {
+        let own = Arc::clone(&port);
+        let reader = Worker::start("guest", move |run| read(own.tap(), (mac, at), run))?;
         // The bridge may want to know where it is.
-        write(&tap, &frame::announcement(mac, *at.ip()));
+        write(port.tap(), &frame::announcement(mac, *at.ip()));
         Ok(Self {
-            tap,
+            port,
             end: End::new(mac, at),
             _reader: reader,
         })
@@ -61,9 +79,9 @@ impl Played {
         let batch = batch(rate);
         let mut frame = unfinished(batch > 1).to_vec();
         frame.extend(frame::datagram((from, to), PAYLOAD * batch));
-        let tap = Arc::clone(&self.tap);
+        let port = Arc::clone(&self.port);
         Worker::start("guest's flood", move |run| {
-            send(&tap, &frame, (rate, batch), run);
+            send(port.tap(), &frame, (rate, batch), run);
         })
     }
 }

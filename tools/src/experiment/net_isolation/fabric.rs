@@ -8,11 +8,11 @@ use std::sync::Arc;
 use net::mac::Mac;
 use net::namespace::Namespace;
 use net::ports::{PortCounters, PortSpec, Ports, PortsConfig};
+use net::tap::Tap;
 
 use super::case::{Link, NAMES};
 use crate::experiment::ExperimentError;
 use crate::experiment::namespaces::{self, Plug};
-use crate::traffic::frame::End;
 use crate::traffic::played::Played;
 
 /// The bridge.
@@ -150,7 +150,7 @@ fn in_namespace(
 }
 
 fn played(ports: &mut Ports, index: usize, spec: &PortSpec) -> Result<Machine, ExperimentError> {
-    let tap = Arc::new(ports.attach(spec)?);
+    let tap: Arc<Tap> = Arc::new(ports.attach(spec)?);
     let port = tap.name().to_owned();
     let at = SocketAddrV4::new(address(index), SINK);
     let guest =
@@ -164,11 +164,6 @@ fn played(ports: &mut Ports, index: usize, spec: &PortSpec) -> Result<Machine, E
 }
 
 impl Machine {
-    /// Its end of a flow.
-    pub fn end(&self) -> End {
-        End::new(self.mac, SocketAddrV4::new(self.address, SINK))
-    }
-
     /// Makes something in the VM, if it is a namespace: sockets stay there.
     pub fn inside<T: Send>(
         &self,

@@ -39,9 +39,10 @@ pub fn deviations(results: &Results) -> Option<Figure> {
 /// What best effort does while gold's round trips are measured.
 pub fn flood_name(trips: &RoundTrips) -> String {
     let capacity = trips.link.capacity;
+    let guest = if trips.is_guest { ", gold a guest" } else { "" };
     match trips.flood {
-        None => format!("silent, {capacity}"),
-        Some(direction) => format!("floods {}, {capacity}", direction.name()),
+        None => format!("silent, {capacity}{guest}"),
+        Some(direction) => format!("floods {}, {capacity}{guest}", direction.name()),
     }
 }
 

@@ -37,7 +37,9 @@ impl Sending {
         let rate = case.offered()[1];
         match case.load {
             Load::Udp | Load::Tcp => {}
-            Load::Spoofed => sending.played(other, (host_end()?, rate), Some(gold.mac))?,
+            Load::Spoofed => {
+                sending.played(other, (host_end(fabric::BRIDGE)?, rate), Some(gold.mac))?
+            }
             Load::Broadcast => sending.played(other, (everybody(), rate), None)?,
         }
         Ok(sending)
@@ -70,7 +72,7 @@ impl Sending {
         }
         match machine.inside(move || fabric::to(to))? {
             Some(socket) => self.flood(socket, rate),
-            None => self.played(machine, (host_end()?, rate), None),
+            None => self.played(machine, (host_end(fabric::BRIDGE)?, rate), None),
         }
     }
 
@@ -151,10 +153,10 @@ impl Drop for Sending {
     }
 }
 
-/// The host's end, as frames name it: a bridge has the address of one of its ports unless it was given one.
-fn host_end() -> Result<End, ExperimentError> {
+/// The host's end on `bridge`, as frames name it: a bridge has an address that it made up, or that of one of its ports.
+pub fn host_end(bridge: &str) -> Result<End, ExperimentError> {
     let mut netlink = net::netlink::Netlink::open()?;
-    let bridge = net::device::get(&mut netlink, fabric::BRIDGE)?;
+    let bridge = net::device::get(&mut netlink, bridge)?;
     let mac = bridge.address.first_chunk().copied().unwrap_or_default();
     Ok(End {
         mac,

@@ -1,6 +1,6 @@
 //! What classes pass while a load runs, and gold's round trips.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use net::ports::PortCounters;
@@ -13,6 +13,8 @@ use crate::experiment::{ExperimentError, interrupt};
 use crate::report::stats::Distribution;
 use crate::traffic::echo::{self, EchoError};
 
+/// A load is one if it offers so many times what is to pass.
+const ENOUGH: f64 = 1.05;
 /// Between two round trips.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -36,6 +38,14 @@ impl Outcome {
     pub fn deviations(&self) -> [f64; 2] {
         let expected = self.case.expected(self.others);
         [0, 1].map(|index: usize| self.case.deviation(self.passed[index], expected[index]))
+    }
+
+    /// Whether sockets could offer more than was to pass: where other programs take the CPUs too they cannot, and what
+    /// passed says nothing about shares.
+    pub fn is_loaded(&self) -> bool {
+        let expected = self.case.expected(self.others);
+        let mut offered = self.offered.iter().zip(expected);
+        offered.all(|(offered, expected)| *offered >= expected * ENOUGH)
     }
 
     /// Whether both are within what is allowed.
@@ -119,6 +129,8 @@ pub struct RoundTrips {
     pub link: Link,
     /// Which way best effort floods; not at all if nothing is said.
     pub flood: Option<Direction>,
+    /// Whether gold is a guest, and no namespace.
+    pub is_guest: bool,
     /// The times.
     pub times: Distribution,
 }
@@ -139,17 +151,30 @@ pub fn round_trips(
     let server = gold.inside(|| fabric::receive(ECHO))?;
     let answering = server.map(echo::answer).transpose();
     let _answering = answering.map_err(ExperimentError::io("answer datagrams"))?;
-    let socket = fabric::to(SocketAddrV4::new(gold.address, ECHO))
-        .map_err(ExperimentError::io("make a socket"))?;
     interrupt::sleep(lengths.settle, || progress.tick())?;
+    let times = between(gold.address, (lengths, progress))?;
+    Ok(RoundTrips {
+        link,
+        flood,
+        is_guest: false,
+        times,
+    })
+}
+
+/// Round trips between the calling thread's namespace and an echo.
+pub fn between(
+    gold: Ipv4Addr,
+    (lengths, progress): (&Lengths, &Progress),
+) -> Result<Distribution, ExperimentError> {
+    let socket =
+        fabric::to(SocketAddrV4::new(gold, ECHO)).map_err(ExperimentError::io("make a socket"))?;
     let glance = || {
         progress.tick();
         interrupt::check()
     };
     let times = echo::round_trips(&socket, (lengths.round_trips, PAUSE), glance);
-    let times = times.map_err(|error| match error {
+    times.map_err(|error| match error {
         EchoError::Socket(source) => ExperimentError::io("measure round trips")(source),
         EchoError::Ended(error) => error,
-    })?;
-    Ok(RoundTrips { link, flood, times })
+    })
 }

@@ -13,6 +13,7 @@ mod change;
 mod effect;
 mod fabric;
 mod figures;
+mod guest;
 mod load;
 mod measure;
 mod report;
@@ -46,6 +47,8 @@ pub struct Results {
     pub outcomes: Vec<(Case, Result<Outcome, String>)>,
     /// Gold's round trips.
     pub round_trips: Vec<RoundTrips>,
+    /// Why there are none of a guest.
+    pub no_guest: Option<String>,
     /// Changes under load.
     pub changes: Vec<Changes>,
     /// How long a change of a pair took without load.
@@ -63,8 +66,17 @@ pub fn run(context: &Context, args: &ExperimentArgs) -> Result<Report, Experimen
     let host = HostBefore::look(cpu, listen);
     namespaces::sweep();
     let namespace = namespaces::create("host")?;
-    let results = namespace.run(|| carry_out(lengths, &mut progress))??;
+    let mut results = namespace.run(|| carry_out(lengths, &mut progress))??;
     drop(namespace);
+    progress.step(
+        "a guest's round trips",
+        (lengths.round_trips + lengths.settle) * 3,
+    );
+    match guest::round_trips(context, cpu, (&lengths, &progress)) {
+        Ok(trips) => results.round_trips.extend(trips),
+        Err(ExperimentError::Interrupted) => return Err(ExperimentError::Interrupted),
+        Err(error) => results.no_guest = Some(error.to_string()),
+    }
     progress.step("listening to the CPU", listen);
     let host = host.after(
         cpu,
@@ -78,7 +90,7 @@ pub fn run(context: &Context, args: &ExperimentArgs) -> Result<Report, Experimen
 fn whole(lengths: &Lengths) -> Duration {
     let cases = Case::all();
     let shares: Duration = cases.iter().map(|case| lengths.of(case) + OVERHEAD).sum();
-    let trips = (lengths.round_trips + lengths.settle + OVERHEAD) * 9;
+    let trips = (lengths.round_trips + lengths.settle + OVERHEAD) * 12;
     let changes = (Duration::from_millis(250) * u32::try_from(lengths.changes).unwrap_or(1)
         + lengths.settle)
         * 3;
@@ -90,6 +102,7 @@ fn carry_out(lengths: Lengths, progress: &mut Progress) -> Result<Results, Exper
         lengths,
         outcomes: Vec::new(),
         round_trips: Vec::new(),
+        no_guest: None,
         changes: Vec::new(),
         calls: Distribution::default(),
     };
