@@ -11,7 +11,10 @@ packages=(
     chrt util-linux
     cpio cpio
     git git
+    ip iproute2
     ldd libc-bin
+    setpriv util-linux
+    tc iproute2
     timeout coreutils
     xz xz-utils
 )

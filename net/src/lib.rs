@@ -18,6 +18,7 @@ pub mod netlink;
 pub mod network;
 pub mod plan;
 pub mod ports;
+pub mod probe;
 pub mod process;
 pub mod router;
 pub mod share;

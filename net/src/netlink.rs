@@ -3,20 +3,25 @@
 //!
 //! A socket belongs to the network namespace it was opened in, whatever thread uses it later.
 
+mod error;
+mod transaction;
+
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkBuffer,
-    NetlinkMessage, NetlinkPayload, NlasIterator,
+    Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 
-use crate::kernel;
+pub use error::{NetlinkError, Refusal};
+pub use transaction::{Step, Transaction};
 
 /// The answers to so many requests fit a socket's receive buffer of the default size.
 const AT_ONCE: usize = 64;
@@ -30,96 +35,6 @@ const HEADER: usize = 16;
 const CAPPED: u16 = 0x100;
 const ATTRIBUTES: u16 = 0x200;
 const ATTRIBUTE_TEXT: u16 = 1;
-
-/// Why the kernel's network configuration could not be read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum NetlinkError {
-    /// No socket.
-    #[error("cannot open a socket to the kernel's network configuration: enable CONFIG_NET")]
-    Open {
-        /// The operating system's reason.
-        source: io::Error,
-    },
-    /// The socket failed.
-    #[error("cannot {action} the kernel's network configuration: try again")]
-    Socket {
-        /// What was tried.
-        action: &'static str,
-        /// The operating system's reason.
-        source: io::Error,
-    },
-    /// The kernel said no.
-    #[error("{0}")]
-    Refused(Refusal),
-    /// There is none of that name in this network namespace.
-    #[error("there is no interface {name}: see `ip link` for those there are")]
-    NoInterface {
-        /// The name asked for.
-        name: String,
-    },
-    /// Not what the kernel takes for a name (`dev_valid_name` in net/core/dev.c).
-    #[error(
-        "`{name}` is no name for an interface: write 1 to {} characters without spaces, `/` and `:`",
-        kernel::NAME
-    )]
-    Name {
-        /// What was asked for.
-        name: String,
-    },
-    /// An answer of the kernel that is not understood.
-    #[error(
-        "the kernel's answer to `{does}` is not understood ({reason}): report this with the kernel's version"
-    )]
-    Garbled {
-        /// What was asked for.
-        does: String,
-        /// Where understanding ended.
-        reason: String,
-    },
-}
-
-impl NetlinkError {
-    /// The error number with which the kernel refused, if it did.
-    #[must_use]
-    pub fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::Refused(refusal) => Some(refusal.errno),
-            Self::NoInterface { .. } => Some(Errno::ENODEV),
-            _ => None,
-        }
-    }
-}
-
-/// A request that the kernel refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What the request was to do, as in "cannot ...".
-    pub does: String,
-    /// Why not.
-    pub errno: Errno,
-    /// The kernel's own words; empty when it said nothing.
-    pub text: String,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { does, errno, text } = self;
-        write!(f, "cannot {does}: {}", errno.desc())?;
-        if !text.is_empty() {
-            write!(f, " ({})", text.trim_end_matches('.'))?;
-        }
-        match errno {
-            Errno::EPERM => f.write_str("; give the process CAP_NET_ADMIN"),
-            Errno::ENODEV => f.write_str(
-                "; the interface is gone or never was: see `ip link` for those there are",
-            ),
-            Errno::EOPNOTSUPP | Errno::ENOENT if text.contains("nknown") => {
-                f.write_str("; the kernel lacks an option: see net::probe")
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 /// One change, and what it does in words.
 #[derive(Debug, Clone)]
@@ -157,33 +72,6 @@ impl Request {
     #[must_use]
     pub fn does(&self) -> &str {
         &self.does
-    }
-}
-
-/// A step of a transaction: a change, and the change that takes it back.
-#[derive(Debug, Clone)]
-pub struct Step {
-    request: Request,
-    undo: Option<Request>,
-}
-
-impl Step {
-    /// A change that `undo` takes back.
-    #[must_use]
-    pub fn new(request: Request, undo: Request) -> Self {
-        Self {
-            request,
-            undo: Some(undo),
-        }
-    }
-
-    /// A change that goes away together with what an earlier step made.
-    #[must_use]
-    pub fn dependent(request: Request) -> Self {
-        Self {
-            request,
-            undo: None,
-        }
     }
 }
 
@@ -386,13 +274,16 @@ impl Netlink {
 
     fn put(&mut self, message: &RouteNetlinkMessage, flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut message = NetlinkMessage::from(message.clone());
-        message.header.sequence_number = self.sequence;
-        message.header.flags = flags | NLM_F_REQUEST;
-        message.finalize();
-        let at = aligned(self.outgoing.len());
-        self.outgoing.resize(at + aligned(message.buffer_len()), 0);
-        message.serialize(&mut self.outgoing[at..]);
+        let at = self.outgoing.len();
+        let length = HEADER + Emitable::buffer_len(message);
+        let mut header = NetlinkHeader::default();
+        header.length = u32::try_from(length).unwrap_or(u32::MAX);
+        header.message_type = message.message_type();
+        header.flags = flags | NLM_F_REQUEST;
+        header.sequence_number = self.sequence;
+        self.outgoing.resize(at + aligned(length), 0);
+        header.emit(&mut self.outgoing[at..at + HEADER]);
+        message.serialize(&mut self.outgoing[at + HEADER..at + length]);
     }
 
     fn write(&self) -> Result<(), NetlinkError> {
@@ -431,63 +322,6 @@ impl Netlink {
             if sequence == number && kind(&self.incoming) == libc::NLMSG_ERROR.unsigned_abs() {
                 let refusal = refusal(&self.incoming[HEADER..length], flags, &request.does);
                 return Ok(refusal.map_or(Ok(()), Err));
-            }
-        }
-    }
-}
-
-/// Changes that belong together: dropped without [`commit`](Self::commit) they are taken back, the last first.
-#[derive(Debug)]
-pub struct Transaction<'a> {
-    netlink: &'a mut Netlink,
-    undo: Vec<Request>,
-}
-
-impl Transaction<'_> {
-    /// Does these steps in one send.
-    ///
-    /// # Errors
-    /// The first refusal, or a failing socket; dropping the transaction then takes back what was done.
-    pub fn apply(&mut self, steps: Vec<Step>) -> Result<(), NetlinkError> {
-        let (requests, undo): (Vec<_>, Vec<_>) = steps
-            .into_iter()
-            .map(|step| (step.request, step.undo))
-            .unzip();
-        let answers = self.netlink.send(&requests)?;
-        let mut first = None;
-        for (answer, undo) in answers.into_iter().zip(undo) {
-            match answer {
-                Ok(()) => self.undo.extend(undo),
-                Err(refusal) => first = first.or(Some(refusal)),
-            }
-        }
-        first.map_or(Ok(()), |refusal| Err(NetlinkError::Refused(refusal)))
-    }
-
-    /// The socket, to read what steps depend on.
-    pub fn netlink(&mut self) -> &mut Netlink {
-        self.netlink
-    }
-
-    /// Lets the changes stand.
-    pub fn commit(mut self) {
-        self.undo.clear();
-    }
-}
-
-impl Drop for Transaction<'_> {
-    fn drop(&mut self) {
-        self.undo.reverse();
-        let answers = self.netlink.send(&self.undo);
-        let answers = match answers {
-            Ok(answers) => answers,
-            Err(error) => return tracing::warn!("changes of the network stay half done: {error}"),
-        };
-        // What vanished meanwhile has taken its parts with it.
-        let gone = [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL];
-        for refusal in answers.into_iter().filter_map(Result::err) {
-            if !gone.contains(&refusal.errno) {
-                tracing::warn!("a change of the network stays half done: {refusal}");
             }
         }
     }

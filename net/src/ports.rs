@@ -1,6 +1,10 @@
 //! Ports of VMs: a bridge, a tap per VM, and two intermediate functional blocks with a tree each, into which everything
 //! out of and into the VMs is redirected. Bandwidth is not admitted here.
 
+mod bridge;
+mod error;
+mod slot;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -10,75 +14,24 @@ use units::BitRate;
 
 use crate::class::{ClassId, Counters, Rates};
 use crate::device::{self, Link};
-use crate::filter::{self, Place, Rank};
+use crate::filter;
 use crate::htb::{Reported, Root};
 use crate::mac::Mac;
 use crate::namespace::Namespace;
-use crate::netlink::{Netlink, NetlinkError, Step, Transaction};
-use crate::share::{Priority, Share, ShareError};
-use crate::tap::{Tap, TapError};
-use crate::tree::{self, TreeError};
+use crate::netlink::{Netlink, NetlinkError, Step};
+use crate::share::Share;
+use crate::tap::Tap;
+use crate::tree::{self, Change, TreeError};
 
-/// What is written on every interface made here, and how taps' names begin.
-const OWNER: &str = "chronovisor";
+pub use error::PortsError;
+
+pub(crate) use bridge::{is_own, names};
+
+use bridge::{Names, OWNER, make, without_ipv6};
+use slot::{BROADCAST, Parts, Slot, broadcast_shares, classes_of};
+
+/// How taps' names begin.
 const PORT: &str = "cv";
-
-/// Why ports are not as they were to be. Nothing was changed then.
-#[derive(Debug, thiserror::Error)]
-pub enum PortsError {
-    /// There is an interface of a name that is needed.
-    #[error(
-        "there is an interface {name} that is not Chronovisor's: choose another name for the bridge, or delete the interface by `ip link delete {name}`"
-    )]
-    Foreign {
-        /// The interface.
-        name: String,
-    },
-    /// The bridge exists already.
-    #[error(
-        "there is a bridge {bridge} of Chronovisor's already: open it, or remove it by `chronovisor net clear`"
-    )]
-    Exists {
-        /// The bridge.
-        bridge: String,
-    },
-    /// There is no such bridge.
-    #[error(
-        "there is no bridge {bridge} of Chronovisor's: make it by `chronovisor net apply FILE`"
-    )]
-    None {
-        /// The bridge.
-        bridge: String,
-    },
-    /// There is no such port.
-    #[error("the bridge {bridge} has no port {port}: see `chronovisor net status`")]
-    NoPort {
-        /// The bridge.
-        bridge: String,
-        /// The port asked for.
-        port: String,
-    },
-    /// No room for one more.
-    #[error("the bridge {bridge} has {most} ports, the most there can be: use another bridge")]
-    Full {
-        /// The bridge.
-        bridge: String,
-        /// So many.
-        most: u16,
-    },
-    /// No rate that HTB can keep.
-    #[error(transparent)]
-    Share(#[from] ShareError),
-    /// No tap.
-    #[error(transparent)]
-    Tap(#[from] TapError),
-    /// A tree refused.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-    /// The kernel refused or cannot be asked.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-}
 
 /// What a bridge with ports is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,45 +112,6 @@ impl Queue {
         Self { block, root }
     }
 }
-
-/// The place of a port in both trees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Slot(u16);
-
-impl Slot {
-    /// A bridge has at most 1023 ports (`BR_PORT_BITS` in net/bridge/br_private.h).
-    const MOST: u16 = 1023;
-    const UNICAST: u16 = 0x1000;
-    const BROADCAST: u16 = 0x2000;
-
-    fn all() -> impl Iterator<Item = Self> {
-        (1..=Self::MOST).map(Self)
-    }
-
-    fn of_class(id: ClassId) -> Option<Self> {
-        let slot = id.minor().checked_sub(Self::UNICAST)? % (Self::BROADCAST - Self::UNICAST);
-        (1..=Self::MOST).contains(&slot).then_some(Self(slot))
-    }
-
-    fn unicast(self) -> ClassId {
-        ClassId::numbered(Self::UNICAST + self.0)
-    }
-
-    fn broadcast(self) -> ClassId {
-        ClassId::numbered(Self::BROADCAST + self.0)
-    }
-
-    fn places(self) -> [(Place, ClassId); 2] {
-        let place = |rank| Place { rank, node: self.0 };
-        [
-            (place(Rank::Unicast), self.unicast()),
-            (place(Rank::Port), self.broadcast()),
-        ]
-    }
-}
-
-/// The class above the ports' broadcasts.
-const BROADCAST: ClassId = ClassId::numbered(ClassId::FIRST);
 
 impl Ports {
     /// Makes the bridge and its blocks.
@@ -315,10 +229,9 @@ impl Ports {
     /// Makes a port of the interface that has a slot's name; `broadcast` is what it is given of that, out and in.
     fn plug(
         &mut self,
-        (slot, broadcast): (Slot, [Share; 2]),
+        (slot, [sent, received]): (Slot, [Share; 2]),
         port: &PortSpec,
     ) -> Result<(), PortsError> {
-        let [sent, received] = broadcast;
         let parts = [
             Parts {
                 parent: Some(BROADCAST),
@@ -335,7 +248,7 @@ impl Ports {
         let queue = |queue: &Queue| queue.block.clone();
         let (out, into) = (queue(&self.out), queue(&self.into));
         let mut transaction = self.netlink.transaction();
-        // The tap is not up before its guard stands, and takes all that belongs to it with it.
+        // The interface is not up before its guard stands, and takes all that belongs to it with it.
         transaction.apply(Vec::from([
             Step::dependent(device::set_mtu(&link, self.bridge.mtu)),
             Step::dependent(device::set_alias(&link, OWNER)),
@@ -436,6 +349,28 @@ impl Ports {
             }
             answer => Ok(answer?),
         }
+    }
+
+    /// Changes shares of ports as [`change`](Self::change) does, for a caller who knows what they are: port, share that it has,
+    /// share that it is to have. It costs half, for the kernel is not asked; a refused change leaves ports with what the
+    /// caller said they had.
+    ///
+    /// # Errors
+    /// When a rate is out of range or the kernel refuses.
+    pub fn replace(&mut self, shares: &[(&str, Share, Share)]) -> Result<(), PortsError> {
+        let mut changes = Vec::with_capacity(2 * shares.len());
+        for &(port, from, to) in shares {
+            let class = self.slot_of(port)?.unicast();
+            let roots = [&self.out.root, &self.into.root];
+            changes.extend(roots.map(|root| Change {
+                root,
+                class,
+                from,
+                to,
+                is_leaf: true,
+            }));
+        }
+        Ok(tree::replace(&mut self.netlink, &changes)?)
     }
 
     /// Changes capacity and broadcast rate.
@@ -547,164 +482,5 @@ impl Ports {
             Some(refusal) => Err(NetlinkError::Refused(refusal).into()),
             None => Ok(()),
         }
-    }
-}
-
-/// What broadcasts of one port are given, out of the VM and into it, when all together may have `rate`: out, equal parts
-/// of what is borrowed from the class above; in, more than all can send at once, for what keeps to the rate on its way
-/// out comes in bursts, and only what enters by other ways (the host, an uplink) need be limited there.
-fn broadcast_shares(rate: BitRate) -> [Share; 2] {
-    let bits = rate.bits_per_second();
-    let twice = BitRate::new(
-        bits.saturating_mul(2)
-            .min(Share::GREATEST.bits_per_second()),
-    );
-    let share = |assured, ceil| Share {
-        assured,
-        ceil,
-        priority: Priority::BestEffort,
-    };
-    [share(Share::LEAST, rate), share(twice, twice)]
-}
-
-/// The steps that make a port's classes in one tree, and what puts its packets there.
-fn classes_of(root: &Root, slot: Slot, share: &Share, parts: Parts, port: &str) -> Vec<Step> {
-    let mut steps = Vec::new();
-    steps.extend(root.leaf(slot.unicast(), Some(ClassId::LINK), share));
-    steps.extend(root.leaf(slot.broadcast(), parts.parent, &parts.share));
-    steps.extend(slot.places().map(|(place, class)| {
-        let add = root.add_port_filter(place, class, port);
-        Step::new(add, root.delete_filter(place))
-    }));
-    steps
-}
-
-/// Where broadcasts of one direction belong, and what one port's are given.
-#[derive(Debug, Clone, Copy)]
-struct Parts {
-    parent: Option<ClassId>,
-    share: Share,
-}
-
-/// The names of the interfaces that belong to a bridge, itself the last.
-pub(crate) fn names(bridge: &str) -> [String; 3] {
-    [
-        format!("{bridge}-tx"),
-        format!("{bridge}-rx"),
-        bridge.to_owned(),
-    ]
-}
-
-/// Whether an interface is of this crate's making.
-pub(crate) fn is_own(link: &Link) -> bool {
-    link.alias.as_deref() == Some(OWNER)
-}
-
-/// The names of the three interfaces.
-#[derive(Debug)]
-struct Names {
-    bridge: String,
-    out: String,
-    into: String,
-}
-
-impl Names {
-    /// Names as seen from a VM: it transmits by one block and receives by the other.
-    fn of(bridge: &str) -> Result<Self, NetlinkError> {
-        let names = Self {
-            bridge: bridge.to_owned(),
-            out: format!("{bridge}-tx"),
-            into: format!("{bridge}-rx"),
-        };
-        device::check_name(&names.out)?;
-        device::check_name(bridge)?;
-        Ok(names)
-    }
-
-    fn must_be_free(&self, netlink: &mut Netlink) -> Result<(), PortsError> {
-        for name in [&self.bridge, &self.out, &self.into] {
-            match device::find(netlink, name)? {
-                None => {}
-                Some(link) if link.alias.as_deref() == Some(OWNER) => {
-                    let bridge = self.bridge.clone();
-                    return Err(PortsError::Exists { bridge });
-                }
-                Some(_) => {
-                    let name = name.clone();
-                    return Err(PortsError::Foreign { name });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The interface of this name, if it is ours.
-    fn own(&self, netlink: &mut Netlink, name: &str) -> Result<Link, PortsError> {
-        let link = device::find(netlink, name)?.ok_or_else(|| PortsError::None {
-            bridge: self.bridge.clone(),
-        })?;
-        if link.alias.as_deref() == Some(OWNER) {
-            return Ok(link);
-        }
-        let name = name.to_owned();
-        Err(PortsError::Foreign { name })
-    }
-}
-
-/// Makes bridge and blocks, with their trees.
-fn make(
-    transaction: &mut Transaction<'_>,
-    config: &PortsConfig,
-    names: &Names,
-) -> Result<[Link; 3], PortsError> {
-    let own = |add, name| Step::new(add, device::delete(name));
-    transaction.apply(Vec::from([
-        own(device::add_bridge(&names.bridge), &names.bridge),
-        own(device::add_ifb(&names.out), &names.out),
-        own(device::add_ifb(&names.into), &names.into),
-    ]))?;
-    let bridge = device::get(transaction.netlink(), &names.bridge)?;
-    let out = device::get(transaction.netlink(), &names.out)?;
-    let into = device::get(transaction.netlink(), &names.into)?;
-    let links = [bridge, out, into];
-    let mtu = u32::from(config.mtu);
-    let mut steps = vec![device::set_mtu(&links[0], mtu)];
-    // Written, the address stays; by itself it would become that of the port with the least.
-    steps.push(device::keep_mac(&links[0]));
-    steps.extend(
-        config
-            .address
-            .map(|(address, prefix)| device::add_address(&links[0], address, prefix)),
-    );
-    steps.extend(links.iter().map(|link| device::set_alias(link, OWNER)));
-    transaction.apply(steps.into_iter().map(Step::dependent).collect())?;
-    for link in &links[1..] {
-        without_ipv6(transaction, link)?;
-        let default = default_share(config.capacity);
-        let ranks = [Rank::Unicast, Rank::Port];
-        transaction.apply(Root::of(link).plan(config.capacity, &default, &ranks)?)?;
-    }
-    let broadcast = tree::whole(config.broadcast)?;
-    let class = Root::of(&links[1]).add_class(BROADCAST, Some(ClassId::LINK), &broadcast);
-    let ups = links.iter().map(|link| device::set_up(link, true));
-    let steps = [class].into_iter().chain(ups);
-    transaction.apply(steps.map(Step::dependent).collect())?;
-    Ok(links.map(|link| Link { mtu, ..link }))
-}
-
-/// What passes a block and is no port's: nothing, but for the moment in which a port is made or removed.
-fn default_share(capacity: BitRate) -> Share {
-    let rate = BitRate::new(capacity.bits_per_second() / 1000).max(Share::LEAST);
-    Share {
-        assured: rate,
-        ceil: rate.max(capacity),
-        priority: Priority::BestEffort,
-    }
-}
-
-fn without_ipv6(transaction: &mut Transaction<'_>, link: &Link) -> Result<(), NetlinkError> {
-    match transaction.apply(vec![Step::dependent(device::without_ipv6_address(link))]) {
-        Err(error) if error.errno() == Some(Errno::EAFNOSUPPORT) => Ok(()),
-        answer => answer,
     }
 }

@@ -45,10 +45,8 @@ impl Offloads {
 /// Why a tap cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// No access to the device.
-    #[error(
-        "cannot open {DEVICE}: enable CONFIG_TUN and let the process read and write the device"
-    )]
+    /// The kernel has no taps.
+    #[error("cannot open {DEVICE}: load the module tun or enable CONFIG_TUN")]
     Device {
         /// The operating system's reason.
         source: io::Error,
@@ -62,7 +60,9 @@ pub enum TapError {
         name: String,
     },
     /// The kernel said no.
-    #[error("cannot {action} the tap {name}: give the process CAP_NET_ADMIN")]
+    #[error(
+        "cannot {action} the tap {name}: give the process CAP_NET_ADMIN, and let it read and write {DEVICE}"
+    )]
     Refused {
         /// What was tried.
         action: &'static str,
@@ -100,7 +100,10 @@ impl Tap {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(DEVICE)
-            .map_err(|source| TapError::Device { source })?;
+            .map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
+                Some(errno @ (Errno::EACCES | Errno::EPERM)) => refused("open", name)(errno),
+                _ => TapError::Device { source },
+            })?;
         // An interface that exists and is no tap is refused by the kernel; TUN_EXCL refuses an existing tap too.
         let flags = [
             libc::IFF_TAP,

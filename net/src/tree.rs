@@ -221,6 +221,24 @@ impl Tree {
         change(&mut self.netlink, &changes)
     }
 
+    /// Changes shares of classes as [`change`](Self::change) does, for a caller who knows what they are: class, share that it
+    /// has, share that it is to have. It costs half, for the kernel is not asked; a refused change leaves classes with what
+    /// the caller said they had.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub fn replace(&mut self, shares: &[(ClassId, Share, Share)]) -> Result<(), TreeError> {
+        let change = |&(class, from, to)| Change {
+            root: &self.root,
+            class,
+            from,
+            to,
+            is_leaf: class != ClassId::LINK,
+        };
+        let changes: Vec<_> = shares.iter().map(change).collect();
+        replace(&mut self.netlink, &changes)
+    }
+
     /// Removes classes with what matches them. Their packets go to the default class from then on.
     ///
     /// # Errors
@@ -284,30 +302,61 @@ pub(crate) fn whole(rate: BitRate) -> Result<Share, ShareError> {
     Share::new(rate, rate, Priority::BestEffort)
 }
 
+/// A class that is to have another share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) class: ClassId,
+    pub(crate) from: Share,
+    pub(crate) to: Share,
+    /// Whether it has a queue.
+    pub(crate) is_leaf: bool,
+}
+
 /// Changes classes of one tree or several, all or none, in one send. What they were is asked first, in another.
 pub(crate) fn change(
     netlink: &mut Netlink,
     changes: &[(&Root, ClassId, Share)],
 ) -> Result<(), TreeError> {
-    let mut lookups = Vec::with_capacity(changes.len());
-    for (root, id, share) in changes {
-        share.check()?;
-        lookups.push(root.get_class(*id));
-    }
-    let answers = netlink.get_each(&lookups)?;
+    let lookups: Vec<_> = changes
+        .iter()
+        .map(|(root, class, _)| root.get_class(*class))
+        .collect();
+    let answers = netlink.get_each(&lookups)?.into_iter().zip(changes);
+    let known = answers.map(|(answer, &(root, class, to))| {
+        let before = root.reported(class, answer)?;
+        Ok(Change {
+            root,
+            class,
+            from: before.share(),
+            to,
+            is_leaf: before.is_leaf,
+        })
+    });
+    replace(netlink, &known.collect::<Result<Vec<_>, TreeError>>()?)
+}
+
+/// Changes classes of which is known what they are, all or none, in one send.
+pub(crate) fn replace(netlink: &mut Netlink, changes: &[Change<'_>]) -> Result<(), TreeError> {
     let mut steps = Vec::with_capacity(changes.len());
-    for (answer, (root, id, share)) in answers.into_iter().zip(changes) {
-        let before = root.reported(*id, answer)?;
-        let old = before.share();
+    for Change {
+        root,
+        class,
+        from,
+        to,
+        is_leaf,
+    } in changes
+    {
+        to.check()?;
         steps.push(Step::new(
-            root.change_class(*id, share),
-            root.change_class(*id, &old),
+            root.change_class(*class, to),
+            root.change_class(*class, from),
         ));
         let limit = |share: &Share| htb::queue_limit(share.assured);
-        if before.is_leaf && limit(share) != limit(&old) {
+        if *is_leaf && limit(to) != limit(from) {
             steps.push(Step::new(
-                root.queue(*id, share.assured),
-                root.queue(*id, old.assured),
+                root.queue(*class, to.assured),
+                root.queue(*class, from.assured),
             ));
         }
     }

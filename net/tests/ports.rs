@@ -19,11 +19,10 @@ use net::tree::TreeError;
 use system_tests::{Need, requires};
 use units::BitRate;
 
+use support::traffic::{frame, source};
 use support::{NEEDS, namespace, printed};
 
 const BRIDGE: &str = "chronovisor0";
-/// Bytes before each frame of a tap.
-const HEADER: usize = 12;
 const EVERYBODY: [u8; 6] = [0xff; 6];
 
 fn rate(text: &str) -> BitRate {
@@ -60,16 +59,6 @@ fn attach(namespace: &Namespace, ports: &mut Ports, number: u8) -> Tap {
     namespace.run(|| ports.attach(&spec)).unwrap().unwrap()
 }
 
-/// A frame of an experimental protocol (IEEE 802a), behind an empty header.
-fn frame(from: [u8; 6], to: [u8; 6], length: usize) -> Vec<u8> {
-    let mut frame = vec![0; HEADER];
-    frame.extend(to);
-    frame.extend(from);
-    frame.extend([0x88, 0xb5]);
-    frame.resize(HEADER + length, 0x5a);
-    frame
-}
-
 fn send(tap: &Tap, from: [u8; 6], to: [u8; 6]) {
     let frame = frame(from, to, 100);
     let mut tap = tap;
@@ -84,10 +73,7 @@ fn received(tap: &Tap) -> Vec<[u8; 6]> {
     let mut tap = tap;
     while begun.elapsed() < Duration::from_millis(50) {
         match tap.read(&mut buffer) {
-            Ok(_) if buffer[HEADER + 12..HEADER + 14] == [0x88, 0xb5] => {
-                from.push(*buffer[HEADER + 6..].first_chunk().unwrap());
-            }
-            Ok(_) => {}
+            Ok(length) => from.extend(source(&buffer[..length])),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -257,6 +243,11 @@ fn a_change_holds_in_both_directions_or_not_at_all() {
             .unwrap_err();
         assert!(matches!(error, PortsError::NoPort { .. }), "{error}");
     }
+    let gone = ("cv2p9", small, great);
+    let error = ports
+        .replace(&[(a.name(), small, original), gone])
+        .unwrap_err();
+    assert!(error.to_string().contains("change the class"), "{error}");
     let zero = Share {
         assured: rate("0bit/s"),
         ..original

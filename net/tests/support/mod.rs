@@ -1,5 +1,9 @@
 //! Namespaces with traffic in them.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
+pub mod traffic;
+
 use net::namespace::Namespace;
 use system_tests::Need;
 use system_tests::requires::Capability;
