@@ -1,0 +1,60 @@
+//! Why a tree cannot be had.
+
+use crate::class::ClassId;
+use crate::filter;
+use crate::netlink::NetlinkError;
+use crate::share::ShareError;
+
+/// Why a tree is not as it was to be. Nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// The interface has a queueing discipline of somebody else's.
+    #[error(
+        "{interface} has a {kind} queueing discipline at its root ({handle:x}:) that is not Chronovisor's: delete it by `tc qdisc del dev {interface} root`, or use another interface"
+    )]
+    Foreign {
+        /// The interface.
+        interface: String,
+        /// Its discipline.
+        kind: String,
+        /// The discipline's number.
+        handle: u32,
+    },
+    /// There is a tree already.
+    #[error(
+        "{interface} has a tree of Chronovisor's already: open it, or remove it by `chronovisor net clear`"
+    )]
+    Exists {
+        /// The interface.
+        interface: String,
+    },
+    /// There is no tree.
+    #[error("{interface} has no tree of Chronovisor's: make one by `chronovisor net apply FILE`")]
+    None {
+        /// The interface.
+        interface: String,
+    },
+    /// The tree has no such class.
+    #[error("{interface} has no class {class}: see `tc class show dev {interface}`")]
+    NoClass {
+        /// The interface.
+        interface: String,
+        /// The class asked for.
+        class: ClassId,
+    },
+    /// Every number for a filter is taken.
+    #[error(
+        "{interface} has {} filters, the most there can be: let fewer destinations share it",
+        filter::LAST
+    )]
+    Full {
+        /// The interface.
+        interface: String,
+    },
+    /// No rate that HTB can keep.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The kernel refused or cannot be asked.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
