@@ -119,6 +119,11 @@ mod tests {
     use std::vec::Vec;
 
     /// Rotation by 20 degrees in floating point, of one channel.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole numbers from 0 to the image's side"
+    )]
     fn slow(side: usize, from: &[u8], (x, y): (usize, usize), channel: usize) -> f64 {
         let centre = (side as f64 - 1.0) / 2.0;
         let (dx, dy) = (x as f64 - centre, y as f64 - centre);

@@ -93,8 +93,10 @@ fn summarise(system: &System, index: usize, task: &Task) {
     }
     let state = task::state(index);
     let jobs = state.done.load(Ordering::Relaxed);
-    let late =
-        |job: &u64| !task.kind.is_service() && policy::deadline(task, next_release(task, *job, system.start)) <= system.end;
+    let late = |job: &u64| {
+        !task.kind.is_service()
+            && policy::deadline(task, next_release(task, *job, system.start)) <= system.end
+    };
     // Jobs that never finished missed the deadlines that have passed.
     let unfinished = (jobs..state.released.load(Ordering::Relaxed)).filter(late);
     let misses = state.misses.load(Ordering::Relaxed) + unfinished.count() as u64;

@@ -8,8 +8,8 @@ use rt_abi::taskset::{MAX_TASKS, PAGE, Task, TaskSet};
 
 use crate::clock::{self, Clock};
 use crate::cpu::MAX_VCPUS;
-use crate::ring::Ring;
 use crate::memory::Range;
+use crate::ring::Ring;
 use crate::start_info::StartInfo;
 use crate::{hw, memory, network, web};
 
@@ -117,9 +117,7 @@ pub enum Shortage {
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Regions => {
-                f.write_str("not enough memory for the regions of the dirtying tasks")
-            }
+            Self::Regions => f.write_str("not enough memory for the regions of the dirtying tasks"),
             Self::Services(bytes) => write!(
                 f,
                 "not enough memory: the network and its services need {} KiB in one piece; give the guest more",

@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Child;
+use std::sync::RwLockReadGuard;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ struct Wire {
     child: Child,
     output: Receiver<Vec<String>>,
     _image: tempfile::TempDir,
+    _shared: RwLockReadGuard<'static, ()>,
 }
 
 impl Drop for Wire {
@@ -41,6 +43,7 @@ impl Drop for Wire {
 
 impl Wire {
     fn start(line: &str) -> Self {
+        let shared = qemu::among_others();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         // A port that was free a moment ago.
         let theirs = UdpSocket::bind("127.0.0.1:0")
@@ -73,6 +76,7 @@ impl Wire {
             output: qemu::lines_of(&mut child),
             child,
             _image: directory,
+            _shared: shared,
         };
         wire.assert_alive();
         wire

@@ -1,9 +1,9 @@
 //! Runs `rt-guest` under QEMU and reads what it prints.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,19 @@ use rt_abi::taskset::TaskSet;
 
 /// Long enough for every run here on a busy machine; a guest that hangs must not hang the tests.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Tests that only look at times of the guest may run beside each other; those that keep both processors busy may not.
+static PROCESSORS: RwLock<()> = RwLock::new(());
+
+/// Has the machine for oneself.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    PROCESSORS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Shares the machine with others.
+pub fn among_others() -> RwLockReadGuard<'static, ()> {
+    PROCESSORS.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A machine to run the guest on.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +54,7 @@ impl Machine {
     pub fn run(&self, line: &str) -> Run {
         // The guest itself refuses what does not parse; some tests want just that.
         let set = TaskSet::parse(line).unwrap_or_default();
+        let _shared = among_others();
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("rt-guest");
         std::fs::write(&image, guest_images::RT_GUEST).unwrap();
@@ -54,7 +68,7 @@ impl Machine {
         }
     }
 
-    fn start(&self, image: &PathBuf, vcpus: u16, line: &str) -> Child {
+    fn start(&self, image: &Path, vcpus: u16, line: &str) -> Child {
         let mut qemu = Command::new("qemu-system-x86_64");
         self.command(&mut qemu, image, vcpus, line);
         qemu.spawn().unwrap()

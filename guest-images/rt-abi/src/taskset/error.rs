@@ -15,6 +15,13 @@ pub struct Text<const N: usize> {
 impl<const N: usize> Text<N> {
     /// What `value` displays as.
     pub fn new(value: impl fmt::Display) -> Self {
+        Self::formatted(format_args!("{value}"))
+    }
+
+    /// In one place for every kind of value: the guest is small.
+    #[cold]
+    #[inline(never)]
+    fn formatted(value: fmt::Arguments<'_>) -> Self {
         const { assert!(N <= u8::MAX as usize) };
         let mut text = Self {
             bytes: [0; N],
@@ -22,7 +29,7 @@ impl<const N: usize> Text<N> {
             cut: false,
         };
         // A `Display` that fails leaves a shorter text, which is all an error message can do about it.
-        let _ = write!(text, "{value}");
+        let _ = text.write_fmt(value);
         text
     }
 
@@ -119,10 +126,22 @@ impl ParseError {
         value: impl fmt::Display,
         problem: Problem,
     ) -> Self {
+        Self::formatted(task, format_args!("{key}"), format_args!("{value}"), problem)
+    }
+
+    /// In one place for every kind of value: the guest is small.
+    #[cold]
+    #[inline(never)]
+    fn formatted(
+        task: Option<Name>,
+        key: fmt::Arguments<'_>,
+        value: fmt::Arguments<'_>,
+        problem: Problem,
+    ) -> Self {
         Self {
             task,
-            key: Text::new(key),
-            value: Text::new(value),
+            key: Text::formatted(key),
+            value: Text::formatted(value),
             problem,
         }
     }

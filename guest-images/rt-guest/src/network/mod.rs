@@ -13,7 +13,9 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use rt_abi::taskset::{Interface as Settings, Kind, TaskSet};
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet, SocketStorage};
+use smoltcp::iface::{
+    Config, Interface, PollIngressSingleResult, PollResult, SocketSet, SocketStorage,
+};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr};
 
@@ -218,18 +220,23 @@ impl Network {
         }
         let wish = self.interface.poll_at(instant(now), &self.sockets);
         let wish = wish.map_or(u64::MAX, |at| {
-            u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000)
+            u64::try_from(at.total_micros())
+                .unwrap_or(0)
+                .saturating_mul(1000)
         });
-        let own = self.connections.as_ref().map_or(u64::MAX, |c| c.next_look(now));
+        let own = self
+            .connections
+            .as_ref()
+            .map_or(u64::MAX, |c| c.next_look(now));
         Next::At(wish.max(now + PATIENCE).min(own))
     }
 
     /// Takes one frame, if there is one.
     fn take_in(&mut self, system: &System) -> bool {
         let now = system.clock.now();
-        let taken = self
-            .interface
-            .poll_ingress_single(instant(now), &mut self.device, &mut self.sockets);
+        let taken =
+            self.interface
+                .poll_ingress_single(instant(now), &mut self.device, &mut self.sockets);
         if matches!(taken, PollIngressSingleResult::None) {
             return false;
         }
@@ -242,9 +249,9 @@ impl Network {
     /// Sends what the sockets have; whether there is more.
     fn give_out(&mut self, now: u64) -> bool {
         (0..BOUND).all(|_| {
-            let sent = self
-                .interface
-                .poll_egress(instant(now), &mut self.device, &mut self.sockets);
+            let sent =
+                self.interface
+                    .poll_egress(instant(now), &mut self.device, &mut self.sockets);
             for flow in self.flows.iter_mut().flatten() {
                 flow.serve(&mut self.sockets);
             }

@@ -20,8 +20,7 @@ const DATA_VALID: u8 = 2;
 /// Which queue it is.
 pub const INDEX: u32 = 0;
 /// Bytes of memory that are needed.
-pub const MEMORY: u64 =
-    queue::MEMORY + BUFFER as u64 * queue::LONGEST as u64 + LARGEST as u64 + 64;
+pub const MEMORY: u64 = queue::MEMORY + BUFFER as u64 * queue::LONGEST as u64 + LARGEST as u64 + 64;
 
 /// The receive queue and its buffers.
 pub struct Receiver {

@@ -153,8 +153,10 @@ fn with_network() -> impl Strategy<Value = TaskSet> {
                 prefix,
                 gateway,
             };
-            let mut set = TaskSet::default();
-            set.services = Services { echo, sink, source };
+            let mut set = TaskSet {
+                services: Services { echo, sink, source },
+                ..TaskSet::default()
+            };
             let mut network = Task::network(interface, places.0);
             network.priority = places.2;
             set.add(network).unwrap();
