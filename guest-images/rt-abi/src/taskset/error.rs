@@ -126,7 +126,12 @@ impl ParseError {
         value: impl fmt::Display,
         problem: Problem,
     ) -> Self {
-        Self::formatted(task, format_args!("{key}"), format_args!("{value}"), problem)
+        Self::formatted(
+            task,
+            format_args!("{key}"),
+            format_args!("{value}"),
+            problem,
+        )
     }
 
     /// In one place for every kind of value: the guest is small.
