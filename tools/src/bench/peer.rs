@@ -33,7 +33,7 @@ impl Qemu {
 
     /// The command that runs `image` on its smallest machine.
     pub fn command(&self, image: &Path, line: &str) -> Command {
-        self.with_memory(image, (line, MEMORY))
+        self.on_machine("microvm", image, (line, MEMORY))
     }
 
     /// The same with so many MiB of RAM, and with a network device behind `tap`, which it inherits. Its offloads are on
@@ -44,7 +44,8 @@ impl Qemu {
         (line, memory): (&str, &str),
         (tap, mac): (&impl AsRawFd, Mac),
     ) -> Command {
-        let mut command = self.with_memory(image, (line, memory));
+        // Without ACPI it announces its devices on the guest's command line.
+        let mut command = self.on_machine("microvm,acpi=off", image, (line, memory));
         command
             .args(["-global", "virtio-mmio.force-legacy=false"])
             .arg("-netdev")
@@ -54,10 +55,12 @@ impl Qemu {
         command
     }
 
-    fn with_memory(&self, image: &Path, (line, memory): (&str, &str)) -> Command {
+    fn on_machine(&self, machine: &str, image: &Path, (line, memory): (&str, &str)) -> Command {
         let mut command = Command::new(PROGRAM);
         command
-            .args(["-M", "microvm,memory-backend=ram", "-accel", "kvm"])
+            .arg("-M")
+            .arg(format!("{machine},memory-backend=ram"))
+            .args(["-accel", "kvm"])
             .args(["-m", memory, "-smp", "1"])
             // A memfd, so that guest memory can be told from the rest of the process.
             .arg("-object")

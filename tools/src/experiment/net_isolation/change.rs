@@ -151,7 +151,8 @@ fn split(link: &Link, tenths: u64) -> [Share; 2] {
     [with(gold, tenths), with(other, 10 - tenths)]
 }
 
-/// How long a change of both takes, in both directions, without load: `count` of them.
+/// How long a change of both takes, in both directions, without load, for a caller who knows what they were: `count` of
+/// them.
 pub fn calls(
     link: &Link,
     fabric: &mut Fabric,
@@ -161,10 +162,14 @@ pub fn calls(
     let (ports, [gold, other]) = fabric.ports();
     let mut times = Vec::with_capacity(count);
     for number in 0..count {
-        let [first, second] = shares[number % shares.len()];
-        let changes = [(gold.as_str(), first), (other.as_str(), second)];
+        let from = shares[number % shares.len()];
+        let to = shares[(number + 1) % shares.len()];
+        let changes = [
+            (gold.as_str(), from[0], to[0]),
+            (other.as_str(), from[1], to[1]),
+        ];
         let begin = Instant::now();
-        ports.change(&changes)?;
+        ports.replace(&changes)?;
         times.push(begin.elapsed());
     }
     change(fabric, link, TENTHS[0])?;
