@@ -113,10 +113,10 @@ impl Queues {
                 let both = from.ports.iter().zip(&to.ports);
                 let changed = both.filter(|(old, new)| old.share != new.share);
                 let shares: Vec<_> = changed
-                    .map(|(_, new)| (new.port.as_str(), new.share))
+                    .map(|(old, new)| (new.port.as_str(), old.share, new.share))
                     .collect();
                 if !shares.is_empty() {
-                    self.ports(from)?.change(&shares)?;
+                    self.ports(from)?.replace(&shares)?;
                 }
             }
             Place::Uplink => {
