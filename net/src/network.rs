@@ -240,13 +240,19 @@ impl Network {
         })
     }
 
-    /// Gives up a share that was reserved.
+    /// Gives up a share that this process has reserved.
     ///
     /// # Errors
-    /// When there is none of this name, or the kernel or a router refuses.
+    /// When there is none of this name, it is the plan's or another process's, or the kernel or a router refuses.
     pub fn release(&self, name: &str) -> Result<(), NetworkError> {
         self.with(|session| {
             let after = session.book.released(name)?;
+            let own = Some(Process::current());
+            let mut shares = session.book.shares.iter();
+            if shares.any(|entry| entry.plan.name == name && entry.owner != own) {
+                let name = name.to_owned();
+                return Err(Denied::NotReserved { name }.into());
+            }
             session.replace(after)
         })
     }

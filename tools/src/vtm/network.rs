@@ -99,10 +99,10 @@ impl NetworkShares {
             return Ok(());
         };
         match self.network()?.release(vtm) {
-            // The network was cleared meanwhile, and the share with it.
+            // The network was cleared meanwhile, and the share with it; another may have the name by now.
             Err(
                 NetworkError::State(StateError::NotApplied { .. })
-                | NetworkError::Denied(Denied::NoShare { .. }),
+                | NetworkError::Denied(Denied::NoShare { .. } | Denied::NotReserved { .. }),
             ) => {}
             released => released?,
         }
