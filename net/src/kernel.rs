@@ -30,7 +30,6 @@ pub(crate) const NAME: usize = libc::IFNAMSIZ - 1;
 
 nix::ioctl_write_int!(tun_set_interface_raw, b'T', 202);
 nix::ioctl_write_int!(tun_set_offload_raw, b'T', 208);
-nix::ioctl_write_ptr!(tun_set_send_buffer_raw, b'T', 212, libc::c_int);
 nix::ioctl_write_ptr!(tun_set_header_size_raw, b'T', 216, libc::c_int);
 
 /// Makes `file`, an open /dev/net/tun, the interface `name` (TUNSETIFF, Documentation/networking/tuntap.rst).
@@ -59,10 +58,4 @@ pub(crate) fn set_tap_offloads(file: &File, flags: libc::c_ulong) -> nix::Result
 pub(crate) fn set_tap_header_size(file: &File, bytes: libc::c_int) -> nix::Result<()> {
     // SAFETY: the kernel reads one int, which lives until the call has returned.
     unsafe { tun_set_header_size_raw(file.as_raw_fd(), &raw const bytes) }.map(drop)
-}
-
-/// Bounds the bytes that a tap's writer may have under way (TUNSETSNDBUF).
-pub(crate) fn set_tap_send_buffer(file: &File, bytes: libc::c_int) -> nix::Result<()> {
-    // SAFETY: the kernel reads one int, which lives until the call has returned.
-    unsafe { tun_set_send_buffer_raw(file.as_raw_fd(), &raw const bytes) }.map(drop)
 }

@@ -11,9 +11,9 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{
-    Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REQUEST,
-    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-    NlasIterator,
+    Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_MULTIPART,
+    NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -27,6 +27,8 @@ pub use transaction::{Step, Transaction};
 const AT_ONCE: usize = 64;
 /// No answer is longer (NLMSG_GOODSIZE and dumps of 32 KiB, `netlink_dump` in net/netlink/af_netlink.c).
 const ANSWER: usize = 1 << 16;
+/// How often a list is asked for that changes while it is read.
+const LISTS: usize = 8;
 /// Bytes of an error code.
 const CODE: usize = 4;
 /// Bytes of a message's header.
@@ -79,6 +81,8 @@ impl Request {
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    /// Whether what was listed changed meanwhile: something of it may be missing.
+    is_torn: bool,
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
 }
@@ -108,6 +112,7 @@ impl Netlink {
         Ok(Self {
             socket: open().map_err(|source| NetlinkError::Open { source })?,
             sequence: 0,
+            is_torn: false,
             outgoing: Vec::new(),
             incoming: Vec::with_capacity(ANSWER),
         })
@@ -159,16 +164,27 @@ impl Netlink {
         }
     }
 
-    /// Everything of a kind that the kernel has.
+    /// Everything of a kind that the kernel has. A list that changed while the kernel gave it, which it says
+    /// (NLM_F_DUMP_INTR), is asked for again.
     ///
     /// # Errors
-    /// When the socket fails, the kernel refuses, or an answer is not understood.
+    /// When the socket fails, the kernel refuses, an answer is not understood, or the list never holds still.
     pub fn list(
         &mut self,
         does: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        self.ask(does, message, NLM_F_DUMP)
+        for _ in 0..LISTS {
+            self.is_torn = false;
+            let answers = self.ask(does, message.clone(), NLM_F_DUMP)?;
+            if !self.is_torn {
+                return Ok(answers);
+            }
+        }
+        Err(NetlinkError::Socket {
+            action: "read from",
+            source: io::ErrorKind::Interrupted.into(),
+        })
     }
 
     /// The one thing that `message` describes.
@@ -250,6 +266,7 @@ impl Netlink {
             if sequence != number {
                 continue;
             }
+            self.is_torn |= flags & NLM_F_DUMP_INTR != 0;
             let is_part = flags & NLM_F_MULTIPART != 0;
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(this)
                 .map_err(|error| garbled(does, &error.to_string()))?;
@@ -264,6 +281,14 @@ impl Netlink {
                     let refusal = refusal(&this[HEADER..length], flags, does);
                     return refusal
                         .map_or(Ok(false), |refusal| Err(NetlinkError::Refused(refusal)));
+                }
+                // A list that the kernel could not finish ends with why.
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    return Err(NetlinkError::Refused(Refusal {
+                        does: does.to_owned(),
+                        errno: Errno::from_raw(done.code.wrapping_neg()),
+                        text: String::new(),
+                    }));
                 }
                 NetlinkPayload::Done(_) => return Ok(false),
                 _ => {}

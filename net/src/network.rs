@@ -102,7 +102,7 @@ impl Network {
     /// When none was applied (`chronovisor net apply FILE` does), or the files or the kernel's queues cannot be used.
     pub fn open(run_dir: &Path) -> Result<Self, NetworkError> {
         let network = Self::at(run_dir)?;
-        network.with(|session| session.prune().map(|_| ()))?;
+        network.with(|session| session.tidy())?;
         Ok(network)
     }
 
@@ -240,13 +240,19 @@ impl Network {
         })
     }
 
-    /// Gives up a share that was reserved.
+    /// Gives up a share that this process has reserved.
     ///
     /// # Errors
-    /// When there is none of this name, or the kernel or a router refuses.
+    /// When there is none of this name, it is the plan's or another process's, or the kernel or a router refuses.
     pub fn release(&self, name: &str) -> Result<(), NetworkError> {
         self.with(|session| {
             let after = session.book.released(name)?;
+            let own = Some(Process::current());
+            let mut shares = session.book.shares.iter();
+            if shares.any(|entry| entry.plan.name == name && entry.owner != own) {
+                let name = name.to_owned();
+                return Err(Denied::NotReserved { name }.into());
+            }
             session.replace(after)
         })
     }
@@ -314,31 +320,49 @@ impl Session<'_> {
 
     /// Drops the ports whose taps are gone, and the shares whose processes are; whether there were any.
     fn prune(&mut self) -> Result<bool, NetworkError> {
+        let has_lost_ports = self.prune_ports()?;
         let mut after = self.book.clone();
-        if !after.ports.is_empty() {
-            let ports = self.queues.ports(&self.book)?;
-            ports.repair()?;
-            let live = ports.list()?;
-            let is_live = |name: &str| live.iter().any(|port| port.name == name);
-            after.ports.retain(|entry| is_live(&entry.port));
-        }
         let lives = |owner: Option<Process>| owner.is_none_or(Process::is_alive);
-        let (shares, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut after.shares)
-            .into_iter()
-            .partition(|entry| lives(entry.owner));
-        after.shares = shares;
-        if after == self.book && gone.is_empty() {
+        after.shares.retain(|entry| lives(entry.owner));
+        if after == self.book {
+            return Ok(has_lost_ports);
+        }
+        self.replace(after)?;
+        Ok(true)
+    }
+
+    /// Drops the ports whose taps are gone. It needs no router: what VMs left must not wait for one.
+    fn prune_ports(&mut self) -> Result<bool, NetworkError> {
+        if self.book.ports.is_empty() {
             return Ok(false);
         }
-        match gone.is_empty() {
-            true => {
-                self.book = after;
-                self.write()?;
-                self.locked.settle()?;
-            }
-            false => self.replace(after)?,
+        let ports = self.queues.ports(&self.book)?;
+        ports.repair()?;
+        let live = ports.list()?;
+        let is_live = |name: &str| live.iter().any(|port| port.name == name);
+        let mut after = self.book.clone();
+        after.ports.retain(|entry| is_live(&entry.port));
+        if after == self.book {
+            return Ok(false);
         }
+        self.book = after;
+        self.write()?;
+        self.locked.settle()?;
         Ok(true)
+    }
+
+    /// As [`Session::prune`], for what goes on without it: routers that cannot be asked, marks that nft refuses, and an uplink
+    /// that has vanished keep no VM from the bridge.
+    fn tidy(&mut self) -> Result<(), NetworkError> {
+        match self.prune() {
+            Err(
+                error @ (NetworkError::Router(_) | NetworkError::Marks(_) | NetworkError::Tree(_)),
+            ) => {
+                tracing::warn!(%error, "shares of processes that have died stay");
+                Ok(())
+            }
+            pruned => pruned.map(drop),
+        }
     }
 
     /// A decision; a refusal is only final after what is gone was dropped.
@@ -348,8 +372,9 @@ impl Session<'_> {
     ) -> Result<T, NetworkError> {
         match decision(&self.book) {
             Err(denied) => match self.prune() {
-                Ok(true) => Ok(decision(&self.book)?),
-                _ => Err(denied.into()),
+                Ok(false) => Err(denied.into()),
+                // Also where only a part could be dropped.
+                _ => Ok(decision(&self.book)?),
             },
             decided => Ok(decided?),
         }

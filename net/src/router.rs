@@ -5,11 +5,12 @@
 //! each router and one line back, all routers at work at once.
 
 use std::io::{self, BufReader, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
@@ -18,7 +19,7 @@ use crate::book::Book;
 use crate::network::RouterStatus;
 use crate::plan::{Role, RouterPlan};
 
-/// How long a router has to answer, the time to reach it included.
+/// How long all routers together have to answer, the time to reach them included.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an agent has to end when nobody asks any more.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -168,14 +169,15 @@ impl Routers {
             .iter()
             .map(|(router, request)| self.send(router, request));
         let sent: Vec<_> = sent.collect();
+        let until = Instant::now() + PATIENCE;
         let both = asked.iter().zip(sent);
         let answers = both.map(|((router, request), sent)| {
             let is_fresh = sent?;
-            match self.receive(router) {
+            match self.receive(router, until) {
                 // An agent that was kept may have ended since: another one is asked the same, which changes nothing twice.
                 Err(RouterError::Talk { .. }) if !is_fresh => {
                     self.send(router, request)?;
-                    self.receive(router)
+                    self.receive(router, Instant::now() + PATIENCE)
                 }
                 answer => answer,
             }
@@ -202,9 +204,10 @@ impl Routers {
         Ok(true)
     }
 
-    fn receive(&mut self, router: &RouterPlan) -> Result<Reply, RouterError> {
+    fn receive(&mut self, router: &RouterPlan, until: Instant) -> Result<Reply, RouterError> {
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
-        let read = self.find(router).map_or_else(|| Err(gone()), Agent::read);
+        let agent = self.find(router);
+        let read = agent.map_or_else(|| Err(gone()), |agent| agent.read(until));
         if read.is_err() {
             // What it may still say would be taken for the answer to another question.
             self.forget(router);
@@ -268,15 +271,20 @@ impl Agent {
         let mut line = serde_json::to_vec(asked)?;
         line.push(b'\n');
         let requests = self.requests.as_mut();
-        requests
-            .ok_or(io::ErrorKind::NotConnected)?
-            .write_all(&line)
+        let requests = requests.ok_or(io::ErrorKind::NotConnected)?;
+        let until = Instant::now() + PATIENCE;
+        // A pipe that is ready takes so much without waiting for its reader (pipe(7)).
+        for part in line.chunks(libc::PIPE_BUF) {
+            wait_for(requests.as_fd(), PollFlags::POLLOUT, until)?;
+            requests.write_all(part)?;
+        }
+        Ok(())
     }
 
-    fn read(&mut self) -> io::Result<Answered> {
+    fn read(&mut self, until: Instant) -> io::Result<Answered> {
         let mut input = Patient {
             answers: &mut self.answers,
-            until: Instant::now() + PATIENCE,
+            until,
         };
         let line = next_line(&mut input)?;
         let line = line.ok_or_else(|| io::Error::other("it ended without an answer"))?;
@@ -310,15 +318,24 @@ impl Patient<'_> {
         if !self.answers.buffer().is_empty() {
             return Ok(());
         }
-        let left = self.until.saturating_duration_since(Instant::now());
-        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let stdout = self.answers.get_ref().as_fd();
-        match poll(&mut [PollFd::new(stdout, PollFlags::POLLIN)], left)? {
-            0 => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no answer within {} s", PATIENCE.as_secs()),
-            )),
-            _ => Ok(()),
+        wait_for(stdout, PollFlags::POLLIN, self.until)
+    }
+}
+
+/// Waits until `file` is ready, but no longer than `until`.
+fn wait_for(file: BorrowedFd<'_>, ready: PollFlags, until: Instant) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(file, ready)], left) {
+            Ok(0) => {
+                let reason = format!("no answer within {} s", PATIENCE.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+            }
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

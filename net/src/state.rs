@@ -147,7 +147,12 @@ impl State {
 
     /// Locks the state until the answer is dropped.
     pub(crate) fn lock(&mut self) -> Result<Locked<'_>, StateError> {
-        self.lock.lock().map_err(failed("lock", &self.dir))?;
+        // A signal does not end the waiting.
+        while let Err(error) = self.lock.lock() {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(failed("lock", &self.dir)(error));
+            }
+        }
         let mut mark = [0; 16];
         let length = self.lock.read_at(&mut mark, 0);
         let length = length.map_err(failed("read the lock in", &self.dir))?;

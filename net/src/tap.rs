@@ -145,19 +145,6 @@ impl Tap {
         Ok(netlink.apply(&[device::set_queue_length(&link, packets)])?)
     }
 
-    /// Lets writes wait (EAGAIN, and poll(2) for writing) while so many bytes of memory are taken by frames that were
-    /// written and are still queued: back pressure instead of loss. It reaches as far as the queue of the port that the
-    /// frame goes to, so a slow receiver then holds up what this tap sends to others; without it (as at first) frames
-    /// that find their class's queue full are dropped and counted there.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn set_send_buffer(&self, bytes: u32) -> Result<(), TapError> {
-        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX).max(1);
-        kernel::set_tap_send_buffer(&self.file, bytes)
-            .map_err(refused("set the send buffer of", &self.name))
-    }
-
     /// Its open file.
     #[must_use]
     pub fn file(&self) -> &File {

@@ -364,7 +364,7 @@ fn a_fifth_stream_arrives_whole_where_monitors_move_cpu_time_and_bandwidth_and_n
     let namespaces = fs::read_dir("/run/netns").into_iter().flatten();
     let names = namespaces.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let left: Vec<_> = names
-        .filter(|name| name.starts_with("chronovisor-vod-"))
+        .filter(|name| name.starts_with("chronovisor-experiment-") && name.contains("-vod-"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -62,6 +62,14 @@ pub enum Denied {
         /// Those who have.
         known: Vec<String>,
     },
+    /// A share that somebody else gives up.
+    #[error(
+        "the share of '{name}' was not reserved by this process: who reserved it releases it, and a plan's goes with the plan"
+    )]
+    NotReserved {
+        /// The name.
+        name: String,
+    },
     /// A longer packet than the bridge carries.
     #[error("mtu = {mtu} of '{vm}' is above the bridge's {most}: write at most {most}")]
     Mtu {

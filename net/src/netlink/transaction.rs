@@ -48,7 +48,14 @@ impl Transaction<'_> {
             .into_iter()
             .map(|step| (step.request, step.undo))
             .unzip();
-        let answers = self.netlink.send(&requests)?;
+        let answers = match self.netlink.send(&requests) {
+            Ok(answers) => answers,
+            Err(error) => {
+                // Nobody knows how far it came. Taking back what was not done does nothing.
+                self.undo.extend(undo.into_iter().flatten());
+                return Err(error);
+            }
+        };
         let mut first = None;
         for (answer, undo) in answers.into_iter().zip(undo) {
             match answer {

@@ -200,8 +200,9 @@ impl Queues {
         }
         self.remove_others(&mut netlink, book, others)?;
         if let Some(bridge) = &book.plan.bridge {
-            let known = others.iter().any(|other| other.plan.bridge.is_some());
-            self.make_bridge(&mut netlink, bridge, known, book)?;
+            let mut known = others.iter().filter_map(|other| other.plan.bridge.as_ref());
+            let is_known = known.any(|other| other.name == bridge.name);
+            self.make_bridge(&mut netlink, bridge, is_known, book)?;
         }
         if let Some(uplink) = &book.plan.uplink {
             let known = others.iter().flat_map(|other| interfaces(&other.plan));
@@ -390,12 +391,15 @@ fn mark(book: &Book, others: &[&Book]) -> Result<(), NetworkError> {
     }
 }
 
-/// The name of a plan's table of marks.
+/// The name of a plan's table of marks. A host that is an edge router for others may have an uplink of its own by the same
+/// interface: each has its own table.
 fn table(plan: &NetworkPlan) -> Option<String> {
-    let uplink = plan.uplink.iter().flat_map(|uplink| &uplink.interfaces);
-    let marking = plan.marking.iter().flat_map(|marking| &marking.interfaces);
-    uplink
-        .chain(marking)
-        .next()
-        .map(|name| marks::table_of(name))
+    let first = |names: &[String]| names.first().cloned();
+    let uplink = plan.uplink.as_ref();
+    let marking = plan.marking.as_ref();
+    let own = uplink.and_then(|uplink| first(&uplink.interfaces));
+    own.map(|name| marks::table_of(&name)).or_else(|| {
+        let edge = marking.and_then(|marking| first(&marking.interfaces));
+        edge.map(|name| format!("{}_edge", marks::table_of(&name)))
+    })
 }

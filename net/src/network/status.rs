@@ -102,7 +102,7 @@ impl Network {
     /// When the kernel cannot be asked. A router that cannot is in the answer.
     pub fn status(&self) -> Result<NetworkStatus, NetworkError> {
         self.with(|session| {
-            session.prune()?;
+            session.tidy()?;
             Ok(NetworkStatus {
                 bridge: session.bridge()?,
                 uplink: session.uplink()?,

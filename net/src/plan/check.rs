@@ -158,6 +158,16 @@ fn check_routers(plan: &NetworkPlan) -> Result<(), PlanError> {
                 "write how its agent is started, such as [\"ssh\", \"core\", \"chronovisor\", \"net\", \"agent\"]",
             ));
         }
+        if plan.routers[..index]
+            .iter()
+            .any(|other| other.command == router.command)
+        {
+            return Err(value(
+                format!("{key}.command"),
+                format!("{:?}", router.command),
+                "one agent has one plan; where a router has two roles, give each agent a --run-dir of its own",
+            ));
+        }
         match &router.role {
             Role::Edge { interfaces: names } => interfaces(&format!("{key}.interface"), names)?,
             Role::Core(core) => check_uplink(&key, core)?,

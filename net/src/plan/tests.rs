@@ -252,6 +252,13 @@ fn bad_routers_are_named_with_key_value_and_what_would_fit() {
     let gold =
         "[[share]]\nname='gold'\nassured='6Mbit/s'\nceil='6Mbit/s'\ndestinations=['10.0.0.1']\n";
     let core = "[[router]]\nname='r'\nrole='core'\ninterface='eth1'\ncapacity='5Mbit/s'\nheadroom='0bit/s'\ncommand=['x']\n";
+    let twice = error(&format!(
+        "{UPLINK}{core}[[router]]\nname='s'\nrole='edge'\ninterface='eth2'\ncommand=['x']\n"
+    ));
+    assert!(
+        twice.contains("router \"s\": command") && twice.contains("--run-dir"),
+        "{twice}"
+    );
     let sum = error(&format!("{UPLINK}{gold}{core}"));
     assert!(
         sum.contains("router \"r\"") && sum.contains("fits is 5Mbit/s"),

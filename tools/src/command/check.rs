@@ -64,7 +64,9 @@ pub fn check(context: &Context, spec: &Path) -> Result<u8, Failure> {
     let mut vcpus = vcpus;
     let network = match plan.network {
         Some(network) => {
-            Network::open(&context.run_dir)?.admit(&network.port)?;
+            Network::open(&context.run_dir)
+                .and_then(|shares| shares.admit(&network.port))
+                .map_err(super::net::failure)?;
             let thread = vcpus.pop();
             thread.map(|thread| NetworkAnswer::new(&network.port, thread))
         }

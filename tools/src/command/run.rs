@@ -70,7 +70,8 @@ pub fn restore(
 fn admit_checked(context: &Context, plan: VmPlan, force: bool) -> Result<AdmittedVm, Failure> {
     let run_dir = &context.run_dir;
     let vm = Vms { run_dir }.make(plan).map_err(|error| match error {
-        StartError::Refused(_) => Failure::from(error).refused(),
+        StartError::Refused(_) | StartError::NetworkThread(_) => Failure::from(error).refused(),
+        StartError::Network(error) => super::net::failure(error),
         other => other.into(),
     })?;
     if !force {

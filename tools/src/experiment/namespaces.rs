@@ -9,7 +9,6 @@ use net::device;
 use net::mac::Mac;
 use net::namespace::Namespace;
 use net::netlink::{Netlink, NetlinkError};
-use nix::mount::{MntFlags, umount2};
 
 use super::ExperimentError;
 
@@ -29,16 +28,11 @@ pub fn create(host: &str) -> Result<Namespace, ExperimentError> {
 /// Removes those of processes that are gone.
 pub fn sweep() {
     for entry in fs::read_dir(FOLDER).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(owner) else {
-            continue;
-        };
-        if Path::new(&format!("/proc/{pid}")).exists() {
-            continue;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_gone = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
+        if owner(&name).is_some_and(is_gone) {
+            Namespace::delete(&name);
         }
-        // Somebody else may be at it: what is gone need not be removed.
-        let _ = umount2(&entry.path(), MntFlags::MNT_DETACH);
-        let _ = fs::remove_file(entry.path());
     }
 }
 

@@ -98,10 +98,11 @@ fn round_trip(socket: &UdpSocket, number: u64) -> io::Result<Option<Duration>> {
     }
 }
 
+/// Nothing came in time, or a signal did: it ends a wait that has a timeout (signal(7)).
 fn is_late(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
     )
 }
 

@@ -59,8 +59,11 @@ pub fn write(mut stream: TcpStream) -> io::Result<Worker> {
 }
 
 fn is_late(error: &io::Error) -> bool {
-    let kind = error.kind();
-    kind == ErrorKind::WouldBlock || kind == ErrorKind::TimedOut
+    // A signal ends a wait that has a timeout (signal(7)).
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
 }
 
 #[cfg(test)]

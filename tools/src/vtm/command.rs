@@ -116,10 +116,10 @@ pub struct NetworkShare {
     /// The hosts.
     #[serde(default)]
     pub targets: Vec<IpAddr>,
-    /// The user, where there are no hosts.
+    /// The user, instead of hosts.
     #[serde(default)]
     pub uid: Option<u32>,
-    /// The control group (version 2), where there are neither.
+    /// The control group (version 2), instead of both.
     #[serde(default)]
     pub cgroup: Option<String>,
 }

@@ -201,7 +201,13 @@ impl Machine for VtmMachine {
                 self.scheduler.team(&wanted.vtm)?;
                 self.network.reserve(&wanted)?;
             }
-            Command::NetworkAdapt { changes } => self.network.adapt(&changes)?,
+            Command::NetworkAdapt { changes } => {
+                // Not those of VMs, which have shares too.
+                for change in &changes {
+                    self.scheduler.team(&change.vtm)?;
+                }
+                self.network.adapt(&changes)?;
+            }
             Command::Release { vtm } => {
                 self.scheduler.team(&vtm)?;
                 self.network.release(&vtm)?;

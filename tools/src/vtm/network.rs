@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use net::network::NetworkError;
+use net::network::{Denied, NetworkError, StateError};
 use net::plan::{SharePlan, Traffic};
 use net::share::{Share, ShareError};
 use net::{Network, plan};
@@ -29,6 +29,12 @@ pub enum ShareOfNetworkError {
         "whose packets are '{vtm}' to have the share for? Name one of: the addresses of hosts that they go to, --uid, --cgroup"
     )]
     NoTraffic {
+        /// The VTM.
+        vtm: String,
+    },
+    /// Packets of several kinds.
+    #[error("'{vtm}' names more than one of targets, uid and cgroup: a share is for one of them")]
+    Several {
         /// The VTM.
         vtm: String,
     },
@@ -64,8 +70,7 @@ impl NetworkShares {
 
     /// Reserves for a VTM.
     pub(super) fn reserve(&mut self, wanted: &NetworkShare) -> Result<(), ShareOfNetworkError> {
-        let vtm = wanted.vtm.clone();
-        let traffic = traffic(wanted).ok_or(ShareOfNetworkError::NoTraffic { vtm })?;
+        let traffic = traffic(wanted)?;
         let network = self.network()?;
         let widest = plan::NetworkPlan::widest(&network.plan()?);
         let usual = widest.map_or(wanted.bandwidth, |widest| widest.max(wanted.bandwidth));
@@ -93,7 +98,14 @@ impl NetworkShares {
         let Some(at) = self.reserved.iter().position(|name| name == vtm) else {
             return Ok(());
         };
-        self.network()?.release(vtm)?;
+        match self.network()?.release(vtm) {
+            // The network was cleared meanwhile, and the share with it; another may have the name by now.
+            Err(
+                NetworkError::State(StateError::NotApplied { .. })
+                | NetworkError::Denied(Denied::NoShare { .. } | Denied::NotReserved { .. }),
+            ) => {}
+            released => released?,
+        }
         self.reserved.remove(at);
         Ok(())
     }
@@ -113,9 +125,18 @@ impl Drop for NetworkShares {
     }
 }
 
-fn traffic(wanted: &NetworkShare) -> Option<Traffic> {
+fn traffic(wanted: &NetworkShare) -> Result<Traffic, ShareOfNetworkError> {
+    let vtm = || wanted.vtm.clone();
     let hosts = wanted.targets.clone();
-    let hosts = (!hosts.is_empty()).then_some(Traffic::Destinations(hosts));
-    let cgroup = wanted.cgroup.clone().map(Traffic::Cgroup);
-    hosts.or(wanted.uid.map(Traffic::Uid)).or(cgroup)
+    let given = [
+        (!hosts.is_empty()).then_some(Traffic::Destinations(hosts)),
+        wanted.uid.map(Traffic::Uid),
+        wanted.cgroup.clone().map(Traffic::Cgroup),
+    ];
+    let mut given = given.into_iter().flatten();
+    let traffic = given.next();
+    if given.next().is_some() {
+        return Err(ShareOfNetworkError::Several { vtm: vtm() });
+    }
+    traffic.ok_or_else(|| ShareOfNetworkError::NoTraffic { vtm: vtm() })
 }

@@ -91,7 +91,8 @@ pub fn net(context: &Context, command: NetCommand) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn failure(error: NetworkError) -> Failure {
+/// An error of the network; one that is a refusal as such.
+pub fn failure(error: NetworkError) -> Failure {
     let refused = error.is_refusal();
     let failure = Failure::from(error);
     if refused { failure.refused() } else { failure }

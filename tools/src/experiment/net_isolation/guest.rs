@@ -62,7 +62,7 @@ fn measured(
     network: &Network,
     (lengths, progress): (&Lengths, &Progress),
 ) -> Result<Vec<RoundTrips>, ExperimentError> {
-    let _guest = start(stage)?;
+    let mut guest = start(stage)?;
     let mac = Mac::of_name(NAME);
     let share = |megabits: u64| BitRate::new(megabits * 1_000_000);
     let port = network.attach(&PortRequest {
@@ -73,7 +73,7 @@ fn measured(
     })?;
     let other = Played::new(Arc::new(port), mac, SocketAddrV4::new(OTHER, SINK))
         .map_err(ExperimentError::io("play a guest behind a tap"))?;
-    until_it_answers(progress)?;
+    until_it_answers(&mut guest, progress)?;
     let mut trips = Vec::new();
     for flood in [None, Some(Direction::In), Some(Direction::Out)] {
         let _load = flood.map(|flood| Load::start(flood, &other)).transpose()?;
@@ -131,7 +131,7 @@ fn start(stage: &Stage) -> Result<Part, ExperimentError> {
     Part::spawn("the guest", &stage.folder, &arguments)
 }
 
-fn until_it_answers(progress: &Progress) -> Result<(), ExperimentError> {
+fn until_it_answers(guest: &mut Part, progress: &Progress) -> Result<(), ExperimentError> {
     let failed = || ExperimentError::io("reach the guest");
     let socket = UdpSocket::bind((HOST, 0)).map_err(failed())?;
     socket
@@ -143,6 +143,9 @@ fn until_it_answers(progress: &Progress) -> Result<(), ExperimentError> {
     let begin = Instant::now();
     loop {
         interrupt::check()?;
+        if let Some(error) = guest.ended() {
+            return Err(error);
+        }
         progress.tick();
         // Until its device is up nobody takes the datagram.
         let answered = socket

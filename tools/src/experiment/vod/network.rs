@@ -6,21 +6,19 @@
 //!  and load                              (other way)  (other way)
 //! ```
 //!
-//! Every namespace carries the name of this process; what an experiment left that was killed, the next one removes.
+//! Every namespace carries the number of this process ([`namespaces`]).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 use std::process::Command;
 
 use net::device;
 use net::namespace::Namespace;
 use net::netlink::Netlink;
 
-use crate::experiment::ExperimentError;
 use crate::experiment::part::owner;
+use crate::experiment::{ExperimentError, namespaces};
 
-const PREFIX: &str = "chronovisor-vod-";
 /// The interface towards the source.
 pub const WEST: &str = "west";
 /// The interface towards the client.
@@ -75,11 +73,8 @@ pub fn failed(action: &'static str) -> impl Fn(&dyn std::error::Error) -> Experi
 impl Network {
     /// Builds it.
     pub fn build() -> Result<Self, ExperimentError> {
-        clear_up_after_crashes();
-        let create = |host: &str| {
-            let name = format!("{PREFIX}{}-{host}", std::process::id());
-            Namespace::create(&name).map_err(|error| failed("make a network namespace")(&error))
-        };
+        namespaces::sweep();
+        let create = |host: &str| namespaces::create(&format!("vod-{host}"));
         let network = Self {
             source: create("source")?,
             edge: create("edge")?,
@@ -196,18 +191,4 @@ pub fn open_inside<T: Send>(
         .run(open)
         .map_err(|error| failed("enter a network namespace")(&error))?;
     opened.map_err(ExperimentError::io("open a socket in a network namespace"))
-}
-
-/// Removes the namespaces of experiments that were killed.
-fn clear_up_after_crashes() {
-    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').next());
-        let is_gone = |pid: &&str| !Path::new("/proc").join(pid).exists();
-        if pid.is_some_and(|pid| is_gone(&pid)) {
-            Namespace::delete(&name);
-        }
-    }
 }

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A guest whose web service is reached. Dropping it ends it, and then its network.
 pub struct WebGuest {
     // Ends before its bridge does.
-    _part: Part,
+    part: Part,
     _bridge: Bridge,
 }
 
@@ -65,8 +65,8 @@ impl WebGuest {
         arguments.extend([path(&spec), "--records".to_owned(), path(&records(stage))]);
         arguments.extend(owner());
         let part = Part::spawn("the guest", &stage.folder, &arguments)?;
-        let guest = Self {
-            _part: part,
+        let mut guest = Self {
+            part,
             _bridge: bridge,
         };
         guest.until_it_answers()?;
@@ -78,10 +78,13 @@ impl WebGuest {
         SocketAddr::from((ADDRESS, PORT))
     }
 
-    fn until_it_answers(&self) -> Result<(), ExperimentError> {
+    fn until_it_answers(&mut self) -> Result<(), ExperimentError> {
         let begin = Instant::now();
         loop {
             interrupt::check()?;
+            if let Some(error) = self.part.ended() {
+                return Err(error);
+            }
             let wait = Wait {
                 patience: Duration::from_secs(2),
                 is_over: &|| interrupt::check().is_err(),
@@ -89,6 +92,15 @@ impl WebGuest {
             match http::get(self.server(), "/", wait) {
                 Ok(answer) if String::from_utf8_lossy(&answer.body).contains(&right_answer()) => {
                     return Ok(());
+                }
+                Ok(answer) if begin.elapsed() > PATIENCE => {
+                    return Err(super::ClientError::Wrong {
+                        server: self.server(),
+                        path: "/".to_owned(),
+                        status: answer.status,
+                        length: answer.body.len(),
+                    }
+                    .into());
                 }
                 Err(error) if begin.elapsed() > PATIENCE => {
                     return Err(super::ClientError::from(error).into());
