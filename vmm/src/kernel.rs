@@ -276,13 +276,6 @@ impl Stretches {
         self.first = end;
     }
 
-    /// Takes the last stretches away, so that `count` are left.
-    pub fn truncate(&mut self, count: usize) {
-        let end = (self.first + count).min(self.list.len());
-        self.bytes -= lengths(&self.list[end..]);
-        self.list.truncate(end);
-    }
-
     /// Takes all away.
     pub fn clear(&mut self) {
         self.list.clear();

@@ -110,8 +110,8 @@ pub struct Built {
 
 /// Builds a machine without an image: memory is zero, vCPUs are in reset.
 ///
-/// With a `card` it has a network device. `elsewhere` runs a closure on another thread, on another CPU if there is one, in the order they are given: making
-/// memory takes longest, and what KVM can tell of CPUID is slow to collect.
+/// With a `card` it has a network device. `elsewhere` runs a closure on another thread, on another CPU if there is one, in
+/// the order they are given: making memory takes longest, and what KVM can tell of CPUID is slow to collect.
 ///
 /// # Errors
 /// [`MachineError`]; everything made so far is gone again.

@@ -238,8 +238,12 @@ impl RunningVm {
             return None;
         }
         // Where a thread may run on any CPU, the kernel takes a CPU away as long as all reservations fit on average.
-        let mut vcpus = self.vcpus.iter().enumerate();
-        let refusal = vcpus.find_map(|(vcpu, handle)| self.readmit(vcpu, &handle.granted).err());
+        // The network device's thread stands in the ledger behind the vCPUs.
+        let vcpus = self.vcpus.iter().map(|vcpu| &vcpu.granted);
+        let mut threads = vcpus
+            .chain(self.network.iter().map(Worker::granted))
+            .enumerate();
+        let refusal = threads.find_map(|(place, granted)| self.readmit(place, granted).err());
         match refusal {
             None => {
                 *online = now;
@@ -254,10 +258,10 @@ impl RunningVm {
         }
     }
 
-    fn readmit(&self, vcpu: usize, granted: &Granted) -> Result<(), Refusal> {
+    fn readmit(&self, place: usize, granted: &Granted) -> Result<(), Refusal> {
         match (granted.placement, granted.request.reservation) {
             (Placement::Global, Some(reservation)) => {
-                let same = [Change::new(&self.plan.name, vcpu, reservation)];
+                let same = [Change::new(&self.plan.name, place, reservation)];
                 self.ledger.exchange(&same, &same).map(drop)
             }
             _ => Ok(()),

@@ -169,10 +169,14 @@ impl NetSpec {
                 value: "0".to_owned(),
                 fits: "a port from 1 to 65535".to_owned(),
             }),
-            None if self.http.is_none() && self.http_period.is_some() => Err(SpecError::Missing {
-                key: "guest.net.http".to_owned(),
-                fits: "the port, or remove guest.net.http_period".to_owned(),
-            }),
+            None if self.http.is_none()
+                && (self.http_period.is_some() || self.http_priority.is_some()) =>
+            {
+                Err(SpecError::Missing {
+                    key: "guest.net.http".to_owned(),
+                    fits: "the port, or remove guest.net.http_period and http_priority".to_owned(),
+                })
+            }
             None => Ok(()),
         }
     }

@@ -112,7 +112,7 @@ impl Connection {
         if !socket.is_open() {
             // Fails for port 0 only, and for what is open.
             let _ = socket.listen(port);
-        } else if socket.can_recv() && socket.may_send() {
+        } else if socket.can_recv() && socket.may_send() && socket.send_queue() == 0 {
             self.read(socket, index, system, now);
         } else if !socket.may_recv() && socket.may_send() && self.state == State::CloseWait {
             socket.close();
@@ -149,8 +149,8 @@ impl Connection {
                     self.phase = Phase::Working { head, keeps };
                 }
                 self.since = now;
-                // No more than there is.
-                let _ = socket.recv(|bytes| (length.min(bytes.len()), ()));
+                // There is so much. Not `recv`, which stops where the buffer turns over.
+                let _ = socket.recv_slice(bytes.get_mut(..length).unwrap_or_default());
             }
         }
     }

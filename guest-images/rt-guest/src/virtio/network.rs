@@ -189,7 +189,7 @@ impl Device for NetworkDevice {
         capabilities.checksum.tcp = checksum;
         capabilities.checksum.udp = checksum;
         if self.features & HOST_TSO4 != 0 {
-            // The length in the IP header has 16 bits.
+            // With the Ethernet header: no more than `transmit::LARGEST` has room for.
             capabilities.segmentation.tcpv4 = NonZeroUsize::new(usize::from(u16::MAX));
         }
         capabilities

@@ -15,10 +15,10 @@ use crate::memory::Arena;
 
 /// Bytes of all frames that wait to be sent.
 const SIZE: u64 = 512 << 10;
-/// Bytes of the longest frame with its header.
-pub const LARGEST: u64 = 65_536;
 /// Frames start at multiples of this.
 const ALIGN: u64 = 64;
+/// Bytes that the longest frame takes up, with its header.
+pub const LARGEST: u64 = (HEADER as u64 + u16::MAX as u64).next_multiple_of(ALIGN);
 /// After so many bytes the device is told, though more may follow at once.
 const BATCH: u64 = 128 << 10;
 /// Which queue it is.

@@ -114,7 +114,7 @@ impl Notifier {
         (events, self.needs_reset())
     }
 
-    /// Takes up what was saved. A message that was under way may be lost, so the guest is interrupted once for nothing.
+    /// Takes up what was saved. A message that was under way may be lost: whoever lets the guest run signals what is up.
     pub fn restore(&self, (events, needs_reset): (u32, bool)) {
         self.shown.store(0, Ordering::Release);
         self.fresh.store(events, Ordering::Release);

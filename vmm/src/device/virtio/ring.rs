@@ -107,6 +107,12 @@ impl Ring {
         }
     }
 
+    /// Descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
     /// The next chain, if there is one.
     ///
     /// # Errors

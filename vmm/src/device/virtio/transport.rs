@@ -154,15 +154,17 @@ impl<B: Backend> Transport<B> {
     }
 
     fn set_ready(&mut self, ready: bool) {
-        if self.registers.status & DRIVER_OK != 0 {
-            if !ready {
-                // Taken away from a device at work: it does without all of them.
-                self.backend.deactivate();
-            }
+        let is_at_work = self.registers.status & DRIVER_OK != 0;
+        let Some(ring) = self.registers.selected_mut() else {
+            return;
+        };
+        if is_at_work && ready {
             return;
         }
-        if let Some(ring) = self.registers.selected_mut() {
-            ring.ready = ready;
+        ring.ready = ready;
+        if is_at_work {
+            // Taken away from a device at work: it does without all of them.
+            self.backend.deactivate();
         }
     }
 
@@ -325,7 +327,9 @@ impl<B: Backend> Device for Transport<B> {
         let damaged = |reason: String| RestoreError::Damaged { kind, reason };
         let bytes = state.expect(kind, STATE_VERSION)?;
         let saved = self.taken_up(bytes).map_err(damaged)?;
-        if saved.registers.status & DRIVER_OK != 0 && !saved.needs_reset {
+        // One that a queue was taken away from works no more.
+        let is_whole = saved.registers.queues.iter().all(|ring| ring.ready);
+        if saved.registers.status & DRIVER_OK != 0 && !saved.needs_reset && is_whole {
             let StateV1 { registers, .. } = &saved;
             let activated = self
                 .backend

@@ -66,7 +66,8 @@ pub struct NetworkCounters {
     pub waits_for_buffers: u64,
     /// How often the guest's frames were left in its queue because the tap was full: back pressure, no loss.
     pub waits_for_tap: u64,
-    /// Frames lost because they were longer than all buffers that the guest ever made available.
+    /// Frames lost because they were longer than all buffers that the guest ever made available, or than the one that each
+    /// may have.
     pub too_long: u64,
     /// Frames of the guest lost because they were none, or because the kernel did not take them.
     pub refused: u64,

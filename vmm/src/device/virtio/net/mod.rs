@@ -11,7 +11,6 @@
 mod counters;
 mod pace;
 mod receive;
-
 mod transmit;
 mod wire;
 mod worker;

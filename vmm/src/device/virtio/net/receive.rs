@@ -54,7 +54,7 @@ pub(super) struct Receiver {
     /// A frame that waits for room, in so many bytes of `memory`.
     held: Option<usize>,
     memory: Box<[u8]>,
-    /// The most bytes that ever were available when a frame had to wait.
+    /// The most bytes that ever were available when a frame had to wait or was handed over.
     most: usize,
 }
 
@@ -146,6 +146,10 @@ impl Receiver {
             let Some(chain) = ring.take(ram)? else {
                 return Ok(());
             };
+            // Each has a descriptor of its own. Empty ones would be taken for as long as the guest offers them.
+            if self.posted.len() >= usize::from(ring.size()) {
+                return Err(Fault::Available);
+            }
             let head = chain.head_index();
             let before = (self.buffers.len(), self.buffers.bytes());
             let buffers = &mut self.buffers;
@@ -203,21 +207,20 @@ impl Receiver {
         length: usize,
     ) -> Result<bool, Fault> {
         self.post(ram)?;
-        if !self.has_room(length) {
-            let most = self.most;
-            self.most = most.max(self.buffers.bytes());
-            if !self.wait(ram, counters)? {
-                // As much as it ever makes available, in vain: no frame behind this one would ever get through.
-                if most == 0 || self.buffers.bytes() < most {
-                    return Ok(false);
-                }
-                counters.too_long.add(1);
-                self.held = None;
-                return Ok(true);
+        // Until there is room or the guest has been asked to notify: what came in between is not notified of.
+        while !self.has_room(length) {
+            if self.takes_no_more() {
+                return Ok(self.lose(counters));
             }
-            if !self.has_room(length) {
-                return Ok(false);
+            if self.wait(ram, counters)? {
+                continue;
             }
+            let (most, bytes) = (self.most, self.buffers.bytes());
+            self.most = most.max(bytes);
+            // As much as it ever makes available, in vain: no frame behind this one would ever get through. One that has
+            // had room for such a frame is only slow.
+            let is_in_vain = most > 0 && most < length && bytes >= most;
+            return Ok(is_in_vain && self.lose(counters));
         }
         self.held = None;
         self.buffers.put(0, &self.memory[..length]);
@@ -230,6 +233,19 @@ impl Receiver {
             Some(first) if !self.mergeable => first.bytes >= length,
             _ => self.buffers.bytes() >= length,
         }
+    }
+
+    /// Whether no other buffer can help the frame that waits and has no room.
+    fn takes_no_more(&self) -> bool {
+        let is_bound_to_one = !self.mergeable && !self.posted.is_empty();
+        is_bound_to_one || self.buffers.len() >= AT_ONCE
+    }
+
+    /// Drops the frame that waits, which waits no longer then.
+    fn lose(&mut self, counters: &Counters) -> bool {
+        counters.too_long.add(1);
+        self.held = None;
+        true
     }
 
     /// Gives the guest the frame that lies in the first `length` bytes of its buffers.
@@ -245,6 +261,7 @@ impl Receiver {
         if length < HEADER {
             return Ok(());
         }
+        self.most = self.most.max(self.buffers.bytes());
         let mut left = length;
         let mut count = 0_u16;
         for posted in &self.posted {

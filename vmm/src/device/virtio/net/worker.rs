@@ -67,6 +67,21 @@ impl Wake {
         self.all();
     }
 
+    /// Orders to stand still; [`Wake::stand`] is the answer to that.
+    fn pause(&self) {
+        self.order.store(Order::Pause as u8, Ordering::Release);
+        // After the order: whoever answers from now on sees it before working again, whatever it saw before.
+        self.stands.store(false, Ordering::Release);
+        // After that: it answers once more if it has already.
+        self.all();
+    }
+
+    /// The thread stands still.
+    fn stand(&self) {
+        // Takes up what was written before the answer was asked for, and is done before the next look at the order.
+        self.stands.swap(true, Ordering::AcqRel);
+    }
+
     fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
             0 => Order::Run,
@@ -156,8 +171,12 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Lets it work.
+    /// Lets it work. Interrupts for what the guest has not acknowledged: in one that was taken up, the message may have been
+    /// lost under way, and one for nothing does no harm.
     pub fn run(&self) {
+        if self.desk.notifier.is_up() {
+            self.desk.notifier.signal();
+        }
         self.desk.wake.set(Order::Run);
     }
 
@@ -166,9 +185,7 @@ impl Worker {
     /// # Errors
     /// If it does not within some seconds.
     pub fn pause(&self) -> Result<(), String> {
-        // Before the order: where it says that it stands from now on, it does.
-        self.desk.wake.stands.store(false, Ordering::Release);
-        self.desk.wake.set(Order::Pause);
+        self.desk.wake.pause();
         let asked = Instant::now();
         while !self.desk.wake.stands.load(Ordering::Acquire) {
             if asked.elapsed() > PATIENCE {
@@ -277,7 +294,7 @@ fn run(desk: &Desk, epoll: &Epoll, granted: &Granted) {
                 next
             }
             Order::Pause => {
-                desk.wake.stands.store(true, Ordering::Release);
+                desk.wake.stand();
                 // Whatever is lost while it stands still is looked for afterwards.
                 ready = Ready::ALL;
                 Next::Wait

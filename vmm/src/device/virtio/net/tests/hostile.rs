@@ -125,6 +125,17 @@ fn an_available_index_that_jumps_stops_the_device() {
 }
 
 #[test]
+fn more_buffers_than_there_are_descriptors_stop_the_device() {
+    let fault = meet(|driver| {
+        driver.describe(0, 0, (BUFFERS, 0), (WRITE, 0));
+        (0..SIZE).for_each(|_| driver.offer(0, 0));
+        driver.desk.work_off();
+        driver.offer(0, 0);
+    });
+    assert_eq!(fault, Some(Fault::Available));
+}
+
+#[test]
 fn a_frame_longer_than_there_can_be_stops_the_device() {
     let fault = meet(|driver| {
         driver.describe(1, 0, (BUFFERS, 0x1_0000), (NEXT, 1));

@@ -169,6 +169,57 @@ fn a_frame_longer_than_all_buffers_is_lost_and_counted_and_the_next_one_is_not()
 }
 
 #[test]
+fn a_frame_waits_for_a_guest_that_has_had_room_for_such() {
+    let (host, end) = wire();
+    let mut driver = Driver::new(end);
+    driver.start(MRG_RXBUF);
+    driver.offer_buffers(4, 500);
+    host.send(&frame(60)).unwrap();
+    host.send(&frame(1514)).unwrap();
+    for _ in 0..3 {
+        driver.desk.work_off();
+    }
+    assert_eq!(driver.used(0), Some((0, 72)));
+    assert_eq!(driver.used(0), None);
+    driver.offer_buffers(1, 500);
+    driver.desk.work_off();
+    let counters = driver.desk.counters();
+    assert_eq!((counters.received, counters.too_long), (2, 0));
+}
+
+#[test]
+fn a_frame_longer_than_the_one_buffer_that_it_may_have_is_lost() {
+    let (host, end) = wire();
+    let mut driver = Driver::new(end);
+    driver.start(0);
+    driver.offer_buffers(4, 500);
+    host.send(&frame(1000)).unwrap();
+    host.send(&frame(60)).unwrap();
+    driver.desk.work_off();
+    assert_eq!(driver.used(0), Some((0, 72)));
+    assert_eq!(driver.desk.counters().too_long, 1);
+}
+
+#[test]
+fn a_queue_taken_away_stays_away_in_the_saved_device() {
+    let (host, end) = wire();
+    let mut driver = Driver::new(end);
+    driver.start(MRG_RXBUF);
+    driver.offer_buffers(4, 500);
+    driver.set(0x30, 0);
+    driver.set(0x44, 0);
+    assert_eq!(driver.get(0x44), 0);
+    let (other_host, other_end) = wire();
+    let mut other = Driver::of(driver.ram.clone(), other_end);
+    other.device.restore(&driver.device.save()).unwrap();
+    for (host, desk) in [(&host, &driver.desk), (&other_host, &other.desk)] {
+        host.send(&frame(60)).unwrap();
+        desk.work_off();
+        assert_eq!(desk.counters().received, 0);
+    }
+}
+
+#[test]
 fn the_guest_is_interrupted_when_it_wants_to_be() {
     let (host, end) = wire();
     let mut driver = Driver::new(end);
