@@ -249,7 +249,7 @@ fn a_web_server_in_a_reservation_answers_beside_load_as_without_it() {
         let rows = result["rows"].as_array().unwrap();
         let row = rows.iter().find(|row| row["key"] == key).unwrap();
         assert!(row["not_measured"].is_null(), "{row}");
-        assert_eq!(row["count"], 200, "{row}");
+        assert_eq!(row["count"], 100, "{row}");
         row["avg_s"].as_f64().unwrap()
     };
     let (reserved, loaded) = (mean("reserved"), mean("reserved-loaded"));

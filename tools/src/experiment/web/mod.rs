@@ -43,7 +43,7 @@ pub const CLIENTS: usize = 10;
 /// Of each client.
 pub const REQUESTS: usize = 10;
 const RUNS: usize = 20;
-const QUICK_RUNS: usize = 2;
+const QUICK_RUNS: usize = 1;
 const LISTEN: Duration = Duration::from_secs(2);
 const QUICK_LISTEN: Duration = Duration::from_millis(500);
 /// About how long a hundred requests take, for the progress bar.
