@@ -57,7 +57,8 @@ mod tests {
             delay_us in 0u32..60_000,
             before in 2.0f64..10.0,
             change in prop::sample::select(vec![-1.5, 3.0, 6.0]),
-            interval_us in 500u32..3_000,
+            // The 200 samples go on for 79 ms at least after the change.
+            interval_us in 650u32..3_000,
             frame in prop::sample::select(vec![0.0f64, 11_536.0]),
         ) {
             let rates = (before * 1e6, (before + change) * 1e6);
