@@ -256,7 +256,7 @@ fn bad_routers_are_named_with_key_value_and_what_would_fit() {
         "{UPLINK}{core}[[router]]\nname='s'\nrole='edge'\ninterface='eth2'\ncommand=['x']\n"
     ));
     assert!(
-        twice.contains("router \"s\": command") && twice.contains("--run-dir"),
+        twice.contains("router \"s\".command") && twice.contains("--run-dir"),
         "{twice}"
     );
     let sum = error(&format!("{UPLINK}{gold}{core}"));
