@@ -14,7 +14,7 @@ use crate::report::stats::{Distribution, Quantile};
 /// A guest that ends as soon as it can.
 const LINE: &str = "duration=1ms start=2ms";
 /// As much memory as it needs: ours is populated before it starts, QEMU's as it is touched.
-const MEMORY: &str = "2MiB";
+const MEMORY: &str = "3MiB";
 /// Starts of each, taking turns.
 const STARTS: usize = 30;
 
