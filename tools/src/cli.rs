@@ -276,6 +276,20 @@ pub struct ExperimentArgs {
     pub cpu: Option<u32>,
 }
 
+impl ExperimentArgs {
+    /// The command that ran experiment `name` so; where its report went does not matter.
+    pub fn command_line(&self, name: &str) -> String {
+        let mut line = format!("chronovisor experiment {name}");
+        if self.quick {
+            line += " --quick";
+        }
+        if let Some(cpu) = self.cpu {
+            line += &format!(" --cpu {cpu}");
+        }
+        line
+    }
+}
+
 /// `experiment schedulability`.
 #[derive(Debug, Args)]
 pub struct SchedulabilityArgs {

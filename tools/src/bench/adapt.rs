@@ -12,7 +12,6 @@ use super::timeline::Timeline;
 use super::{Bench, wait};
 use crate::experiment::interrupt;
 use crate::failure::Failure;
-use crate::report::stats::{Distribution, Quantile};
 
 pub(super) const FIRST: &str = "bench-adapt";
 const SECOND: &str = "bench-giver";
@@ -77,15 +76,6 @@ impl Times {
     }
 
     fn row(self, delays: &[Option<u64>]) -> Result<Row, Failure> {
-        let check = |label, times: Vec<Duration>, limit| {
-            let times = Distribution::new(times);
-            let micros = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64() * 1e6;
-            let median = micros(times.quantile(Quantile::MEDIAN));
-            Check::new(label, (median, "us"), Target::AtMost(limit)).beside(format!(
-                "p99 {:.0} us",
-                micros(times.quantile(Quantile::P99))
-            ))
-        };
         let seen: Vec<u64> = delays.iter().flatten().copied().collect();
         let longest = seen
             .iter()
@@ -100,9 +90,9 @@ impl Times {
         let unseen = delays.len() - seen.len();
         let all_seen = Check::new("changes not seen", (unseen as f64, ""), Target::AtMost(0.0));
         Ok(Row::new(vec![
-            check("in the monitor, median", self.inside, 50.0),
-            check("through the socket, median", self.socket, 200.0),
-            check("pair, median", self.pair, 400.0),
+            Check::median_micros("in the monitor, median", self.inside, 50.0),
+            Check::median_micros("through the socket, median", self.socket, 200.0),
+            Check::median_micros("pair, median", self.pair, 400.0),
             in_effect,
             all_seen.beside(format!("of {}", delays.len())),
         ]))

@@ -1,7 +1,7 @@
 //! Changing the network shares of a pair of VMs: the call that changes the kernel's classes, and the whole of it with
 //! admission, lock and state.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use net::admission::Wanted;
 use net::mac::Mac;
@@ -12,10 +12,9 @@ use net::{Network, Port, PortRequest};
 use vmm::units::BitRate;
 
 use super::Bench;
-use super::outcome::{Check, Row, Target};
+use super::outcome::{Check, Row};
 use crate::experiment::{interrupt, namespaces};
 use crate::failure::Failure;
-use crate::report::stats::{Distribution, Quantile};
 
 const BRIDGE: &str = "bench0";
 const PLAN: &str = "[bridge]\nname = \"bench0\"\ncapacity = \"12Mbit/s\"\n";
@@ -81,20 +80,10 @@ fn timed(network: &Network, count: usize) -> Result<Row, Failure> {
         whole.push(begin.elapsed());
     }
     Ok(Row::new(vec![
-        check("call, median", calls, 20.0),
-        check("API, median", whole, 200.0),
+        Check::median_micros("call, median", calls, 20.0),
+        Check::median_micros("API, median", whole, 200.0),
     ])
     .note("two VMs, both directions: four classes in one send"))
-}
-
-fn check(label: &str, times: Vec<Duration>, limit: f64) -> Check {
-    let times = Distribution::new(times);
-    let micros = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64() * 1e6;
-    let median = micros(times.quantile(Quantile::MEDIAN));
-    Check::new(label, (median, "us"), Target::AtMost(limit)).beside(format!(
-        "p99 {:.0} us",
-        micros(times.quantile(Quantile::P99))
-    ))
 }
 
 fn shares(gold: u64) -> Result<[Share; 2], Failure> {

@@ -1,9 +1,12 @@
 //! What a row says: values against targets, what a peer reached, and what should be known beside them.
 
+use std::time::Duration;
+
 use sched::noise::CpuNoise;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::report::stats::{Distribution, Quantile};
 
 /// What a value has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -63,6 +66,17 @@ pub struct Check {
 }
 
 impl Check {
+    /// The median of `times` in microseconds, at most `limit`, with the 99th percentile beside it.
+    pub fn median_micros(label: &str, times: Vec<Duration>, limit: f64) -> Self {
+        let times = Distribution::new(times);
+        let micros = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64() * 1e6;
+        let median = micros(times.quantile(Quantile::MEDIAN));
+        Self::new(label, (median, "us"), Target::AtMost(limit)).beside(format!(
+            "p99 {:.0} us",
+            micros(times.quantile(Quantile::P99))
+        ))
+    }
+
     /// A value with its target.
     pub fn new(
         label: impl Into<String>,

@@ -54,7 +54,7 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
     Report {
         title: "CBS-KVM: response times inside and outside a hard reservation".to_owned(),
         summary: summary(results),
-        command_line: command_line(args),
+        command_line: args.command_line("cbs-kvm"),
         host,
         sections: vec![
             paper_section(results),
@@ -65,17 +65,6 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
         jobs: jobs.collect(),
         raw: raw(results),
     }
-}
-
-fn command_line(args: &ExperimentArgs) -> String {
-    let mut line = "chronovisor experiment cbs-kvm".to_owned();
-    if args.quick {
-        line += " --quick";
-    }
-    if let Some(cpu) = args.cpu {
-        line += &format!(" --cpu {cpu}");
-    }
-    line
 }
 
 fn misses(ran: Option<&Ran>) -> String {

@@ -32,7 +32,7 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
     Report {
         title: "The edge: the least budget that keeps every deadline".to_owned(),
         summary: summary(results),
-        command_line: command_line(args),
+        command_line: args.command_line("edge"),
         host,
         sections: vec![
             edge_section(results),
@@ -46,17 +46,6 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
             .collect(),
         raw: raw(results),
     }
-}
-
-fn command_line(args: &ExperimentArgs) -> String {
-    let mut line = "chronovisor experiment edge".to_owned();
-    if args.quick {
-        line += " --quick";
-    }
-    if let Some(cpu) = args.cpu {
-        line += &format!(" --cpu {cpu}");
-    }
-    line
 }
 
 fn summary(results: &Results) -> String {

@@ -20,23 +20,12 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
     Report {
         title: "Feedback: a reservation that follows a stepping need".to_owned(),
         summary: summary(results),
-        command_line: command_line(args),
+        command_line: args.command_line("feedback"),
         host,
         sections: vec![shares_section(results), figures_section(results)],
         jobs: jobs.collect(),
         raw: raw(results),
     }
-}
-
-fn command_line(args: &ExperimentArgs) -> String {
-    let mut line = "chronovisor experiment feedback".to_owned();
-    if args.quick {
-        line += " --quick";
-    }
-    if let Some(cpu) = args.cpu {
-        line += &format!(" --cpu {cpu}");
-    }
-    line
 }
 
 fn percent(share: f64) -> String {

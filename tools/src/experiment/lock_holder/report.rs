@@ -22,7 +22,7 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
     Report {
         title: "A spin lock across two vCPUs, with and without aligned budgets".to_owned(),
         summary: summary(results),
-        command_line: command_line(args),
+        command_line: args.command_line("lock-holder"),
         host,
         sections: vec![
             lock_chapter(results),
@@ -36,17 +36,6 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
             .collect(),
         raw: raw(results),
     }
-}
-
-fn command_line(args: &ExperimentArgs) -> String {
-    let mut line = "chronovisor experiment lock-holder".to_owned();
-    if args.quick {
-        line += " --quick";
-    }
-    if let Some(cpu) = args.cpu {
-        line += &format!(" --cpu {cpu}");
-    }
-    line
 }
 
 /// Of busy vCPUs with a CPU each: a run with aligned budgets, and the same with the most time lost otherwise.

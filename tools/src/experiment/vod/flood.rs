@@ -2,14 +2,12 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use units::BitRate;
 
 use crate::experiment::ExperimentError;
+use crate::traffic::{Run, Worker};
 
 /// Bytes of a datagram; on the wire there are 42 more.
 const PAYLOAD: usize = 1_328;
@@ -24,42 +22,17 @@ pub fn socket() -> io::Result<UdpSocket> {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
 }
 
-/// Sends until it is dropped.
-pub struct Flood {
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+/// Sends to `to` at a rate on the wire, until it is dropped.
+pub fn start(socket: UdpSocket, to: Ipv4Addr, rate: BitRate) -> Result<Worker, ExperimentError> {
+    let to = SocketAddrV4::new(to, PORT);
+    Worker::start("flood", move |run| send(&socket, to, (rate, run)))
+        .map_err(ExperimentError::io("start a thread"))
 }
 
-impl Flood {
-    /// Begins to send to `to` at a rate on the wire.
-    pub fn start(socket: UdpSocket, to: Ipv4Addr, rate: BitRate) -> Result<Self, ExperimentError> {
-        let over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&over);
-        let thread = std::thread::Builder::new()
-            .name("flood".to_owned())
-            .spawn(move || send(&socket, SocketAddrV4::new(to, PORT), (rate, &told)))
-            .map_err(ExperimentError::io("start a thread"))?;
-        Ok(Self {
-            over,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread would have ended the process.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn send(socket: &UdpSocket, to: SocketAddrV4, (rate, over): (BitRate, &AtomicBool)) {
+fn send(socket: &UdpSocket, to: SocketAddrV4, (rate, run): (BitRate, &Run)) {
     let begin = Instant::now();
     let mut sent = 0;
-    while !over.load(Ordering::Relaxed) {
+    while run.goes_on() {
         let due = due(rate, begin.elapsed());
         // What was not sent for want of CPU time is not made up for beyond a tick's worth or two.
         sent = sent.max(due.saturating_sub(due_within(rate, EVERY * 4)));

@@ -34,7 +34,7 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
     Report {
         title: "Video on demand: a fifth stream, and what is adapted for it".to_owned(),
         summary: summary(results),
-        command_line: command_line(args),
+        command_line: args.command_line("vod"),
         host,
         sections: vec![
             scenarios(results),
@@ -45,17 +45,6 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
         jobs: Vec::new(),
         raw: raw::raw(results),
     }
-}
-
-fn command_line(args: &ExperimentArgs) -> String {
-    let mut line = "chronovisor experiment vod".to_owned();
-    if args.quick {
-        line += " --quick";
-    }
-    if let Some(cpu) = args.cpu {
-        line += &format!(" --cpu {cpu}");
-    }
-    line
 }
 
 impl Ran {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sched::qos::{Event, Presence, Rule, Watch};
 
 use super::course::Course;
-use super::flood::{self, Flood};
+use super::flood;
 use super::guests::{self, Guests};
 use super::listening::{Clock, Listener, Place};
 use super::monitor::{Losses, Pace};
@@ -279,7 +279,7 @@ pub fn run(
         Mode::Guests => (Box::new(Guests::start(at, timing)?), guests::greatest()),
     };
     let socket = open_inside(&hosts.network.source, flood::socket)?;
-    let _flood = Flood::start(socket, BEST_EFFORT_TARGET, LOAD)?;
+    let _flood = flood::start(socket, BEST_EFFORT_TARGET, LOAD)?;
     let scene = Scene {
         watch: Watch::new(rules(adaptation, (senders.cpu(), most))?),
         carrying: Carrying {

@@ -34,23 +34,12 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
     Report {
         title: "What scheduling VTMs costs".to_owned(),
         summary: summary(results),
-        command_line: command_line(args),
+        command_line: args.command_line("vtm-overhead"),
         host,
         sections: vec![dispatch_section(results), adaptation_section(results)],
         jobs: Vec::new(),
         raw: raw(results),
     }
-}
-
-fn command_line(args: &ExperimentArgs) -> String {
-    let mut line = "chronovisor experiment vtm-overhead".to_owned();
-    if args.quick {
-        line += " --quick";
-    }
-    if let Some(cpu) = args.cpu {
-        line += &format!(" --cpu {cpu}");
-    }
-    line
 }
 
 /// The least and the greatest mean of the rows with sleeping jobs, which differ in nothing but their size.

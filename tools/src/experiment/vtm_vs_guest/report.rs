@@ -24,23 +24,12 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
     Report {
         title: "A computation as a VTM, as a guest, as a process".to_owned(),
         summary: summary(results),
-        command_line: command_line(args),
+        command_line: args.command_line("vtm-vs-guest"),
         host,
         sections: vec![comparison(results), method(results)],
         jobs: rows.flat_map(|run| run.rows.clone()).collect(),
         raw: raw(results),
     }
-}
-
-fn command_line(args: &ExperimentArgs) -> String {
-    let mut line = "chronovisor experiment vtm-vs-guest".to_owned();
-    if args.quick {
-        line += " --quick";
-    }
-    if let Some(cpu) = args.cpu {
-        line += &format!(" --cpu {cpu}");
-    }
-    line
 }
 
 impl Results {

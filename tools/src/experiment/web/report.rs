@@ -34,23 +34,12 @@ pub fn report(results: &Results, args: &ExperimentArgs, host: Vec<HostCheck>) ->
     Report {
         title: "Web: response times of a CPU-bound service on the host and in guests".to_owned(),
         summary: summary(results),
-        command_line: command_line(args),
+        command_line: args.command_line("web"),
         host,
         sections: vec![table_section(results), method(results)],
         jobs: Vec::new(),
         raw: raw(results),
     }
-}
-
-fn command_line(args: &ExperimentArgs) -> String {
-    let mut line = "chronovisor experiment web".to_owned();
-    if args.quick {
-        line += " --quick";
-    }
-    if let Some(cpu) = args.cpu {
-        line += &format!(" --cpu {cpu}");
-    }
-    line
 }
 
 fn summary(results: &Results) -> String {
