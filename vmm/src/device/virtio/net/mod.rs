@@ -153,8 +153,6 @@ impl Ready {
 enum Next {
     /// When somebody says so.
     Wait,
-    /// Soon: the guest sends much, and a short sleep lets more of it come together.
-    Soon,
     /// Now.
     Now,
 }
@@ -163,7 +161,6 @@ impl From<Pause> for Next {
     fn from(pause: Pause) -> Self {
         match pause {
             Pause::Budget => Self::Now,
-            Pause::Soon => Self::Soon,
             Pause::Empty | Pause::Starved => Self::Wait,
         }
     }
@@ -301,17 +298,19 @@ impl Engine {
         let mut next = Next::Wait;
         let (ram, tap) = (&self.ram, self.wire.descriptor());
         let mut interrupt = false;
-        if ready.receive {
-            let pause = self.receiver.work(ram, tap, counters, BUDGET)?;
-            next = next.max(pause.into());
-            ready.receive = next != Next::Wait;
-            interrupt |= self.receiver.wants_interrupt(ram)?;
-        }
         if ready.transmit {
             let pause = self.transmitter.work(ram, tap, counters, BUDGET)?;
-            ready.transmit = matches!(pause, Pause::Budget | Pause::Soon);
+            ready.transmit = pause == Pause::Budget;
             next = next.max(pause.into());
             interrupt |= self.transmitter.wants_interrupt(ram)?;
+            // A peer on this host has answered while the kernel took the frames: the answer shares their interrupt.
+            ready.receive = true;
+        }
+        if ready.receive {
+            let pause = self.receiver.work(ram, tap, counters, BUDGET)?;
+            ready.receive = pause == Pause::Budget;
+            next = next.max(pause.into());
+            interrupt |= self.receiver.wants_interrupt(ram)?;
         }
         if interrupt {
             counters.interrupts.add(1);

@@ -30,8 +30,6 @@ pub(super) enum Pause {
     Budget,
     /// The tap has no frame.
     Empty,
-    /// The guest has no frame at the moment, but has just sent so much that it soon will have.
-    Soon,
     /// The guest has no room; it has been asked to notify.
     Starved,
 }

@@ -17,10 +17,6 @@ const LONGEST: usize = HEADER + 14 + 4 + 65_535;
 /// Header and Ethernet header.
 const SHORTEST: usize = HEADER + 14;
 
-/// After so many bytes in a stretch more is expected soon: no single datagram is as long. Frames to the guest are not
-/// waited for so: a guest's receive window is short, and waiting lengthens the round trip that it has to last for.
-const BULK: usize = 16 << 10;
-
 /// The transmit queue at work.
 pub(super) struct Transmitter {
     ring: Option<Ring>,
@@ -62,14 +58,9 @@ impl Transmitter {
         };
         let frame = &mut self.frame;
         ring.stop_listening(ram)?;
-        let (mut pause, mut moved) = (Pause::Budget, 0);
+        let mut pause = Pause::Budget;
         for _ in 0..budget {
             let Some(chain) = ring.take(ram)? else {
-                if moved >= BULK {
-                    // It need not notify of what is looked for anyway.
-                    pause = Pause::Soon;
-                    break;
-                }
                 if ring.listen(ram)? {
                     ring.stop_listening(ram)?;
                     continue;
@@ -91,7 +82,6 @@ impl Transmitter {
                 pause = Pause::Starved;
                 break;
             }
-            moved += frame.bytes();
             ring.used(ram, head, 0)?;
         }
         ring.publish(ram)?;

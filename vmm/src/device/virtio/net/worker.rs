@@ -28,8 +28,6 @@ const KICK_RECEIVE: u64 = RECEIVE as u64;
 const KICK_TRANSMIT: u64 = TRANSMIT as u64;
 const TAP: u64 = 2;
 const OWNER: u64 = 3;
-/// How long the thread sleeps when the guest sends much: what comes meanwhile is carried together, without a notification.
-const MODERATION: Duration = Duration::from_micros(50);
 /// How long the owner waits for the thread to stand still; longer than the longest period of SCHED_DEADLINE (4.19 s).
 const PATIENCE: Duration = Duration::from_secs(6);
 
@@ -288,8 +286,6 @@ fn run(desk: &Desk, epoll: &Epoll, granted: &Granted) {
                 if let Some(until) = used_up {
                     desk.counters.used_up.add(1);
                     sleep_until(until);
-                } else if next == Next::Soon {
-                    sleep_until(monotonic() + MODERATION);
                 }
                 next
             }
@@ -310,7 +306,7 @@ fn wait(desk: &Desk, epoll: &Epoll, ready: &mut Ready, next: Next) {
     let mut events = [EpollEvent::empty(); 4];
     let timeout = match next {
         Next::Wait => EpollTimeout::NONE,
-        Next::Soon | Next::Now => EpollTimeout::ZERO,
+        Next::Now => EpollTimeout::ZERO,
     };
     // It fails only for a signal, and there is none.
     let count = epoll.wait(&mut events, timeout).unwrap_or(0);
