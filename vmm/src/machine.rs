@@ -175,8 +175,8 @@ fn assemble(
         .get_tsc_khz()
         .map_err(call("tell the TSC frequency"))?;
     let (ports, output) = port_bus()?;
-    let coalesced = coalesce_serial(&vm, &vcpus[0])?;
-    let (mmio, network) = devices::memory_bus(&vm, &ram, card)?;
+    let coalesced = coalesce(&vm, &vcpus[0])?;
+    let (mmio, network) = devices::memory_bus(&vm, &ram, card, coalesced.is_some())?;
     let machine = Machine {
         vm,
         coalesced,
@@ -387,9 +387,10 @@ fn port_bus() -> Result<(Bus, SerialOutput), MachineError> {
     Ok((ports, output))
 }
 
-/// Has KVM collect what is written to the serial transmit register until there is another reason to exit.
-fn coalesce_serial(vm: &VmFd, vcpu: &VcpuFd) -> Result<Option<Mutex<VcpuFd>>, MachineError> {
-    if !vm.check_extension(Cap::CoalescedPio) {
+/// Where KVM collects writes until there is another reason to exit, if it can: those to device memory, and since Linux
+/// 4.20 those to ports, of which the serial transmit register's are collected.
+fn coalesce(vm: &VmFd, vcpu: &VcpuFd) -> Result<Option<Mutex<VcpuFd>>, MachineError> {
+    if !vm.check_extension(Cap::CoalescedMmio) {
         return Ok(None);
     }
     let mut ring = kernel::second_view(vm, vcpu).map_err(|source| MachineError::Call {
@@ -398,8 +399,10 @@ fn coalesce_serial(vm: &VmFd, vcpu: &VcpuFd) -> Result<Option<Mutex<VcpuFd>>, Ma
     })?;
     ring.map_coalesced_mmio_ring()
         .map_err(call("map its ring of coalesced writes"))?;
-    vm.register_coalesced_mmio(IoEventAddress::Pio(SERIAL_PORT), 1)
-        .map_err(call("coalesce serial output"))?;
+    if vm.check_extension(Cap::CoalescedPio) {
+        vm.register_coalesced_mmio(IoEventAddress::Pio(SERIAL_PORT), 1)
+            .map_err(call("coalesce serial output"))?;
+    }
     Ok(Some(Mutex::new(ring)))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry};
-use kvm_ioctls::{Cap, IoEventAddress, VmFd};
+use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::GuestMemoryMmap;
 
 use super::{MachineError, call};
@@ -23,16 +23,22 @@ pub(super) fn announcement() -> String {
     format!(" virtio_mmio.device={kibibytes}K@{NETWORK:#x}:{NETWORK_PIN}")
 }
 
-/// The bus with all devices in memory, and the network device's side towards its thread.
+/// The bus with all devices in memory, and the network device's side towards its thread. What KVM may hold back it does
+/// only if somebody delivers it (`is_coalesced`).
 pub(super) fn memory_bus(
     vm: &Arc<VmFd>,
     ram: &GuestMemoryMmap,
     card: Option<Card>,
+    is_coalesced: bool,
 ) -> Result<(Bus, Option<Arc<Desk>>), MachineError> {
     let mut bus = Bus::default();
     let desk = card
         .map(|card| network(vm, ram, card, &mut bus))
         .transpose()?;
+    if desk.is_some() && is_coalesced {
+        vm.register_coalesced_mmio(IoEventAddress::Mmio(NETWORK + INTERRUPT_ACK), 4)
+            .map_err(call("hold acknowledged interrupts back"))?;
+    }
     let lines = desk.iter().map(|desk| {
         let pin = usize::try_from(NETWORK_PIN).unwrap_or(0);
         (pin, Arc::clone(desk.notifier()))
@@ -64,10 +70,6 @@ fn network(
     }
     vm.register_irqfd(notifier.line(), NETWORK_PIN)
         .map_err(call("take a device's interrupt"))?;
-    if vm.check_extension(Cap::CoalescedMmio) {
-        vm.register_coalesced_mmio(IoEventAddress::Mmio(NETWORK + INTERRUPT_ACK), 4)
-            .map_err(call("hold acknowledged interrupts back"))?;
-    }
     bus.insert(window(NETWORK), Box::new(Transport::new(device, notifier)))?;
     Ok(desk)
 }
