@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sched::account::{AccountSnapshot, Throttling};
 use sched::backend::InForce;
 use sched::feedback::Standing;
-use sched::ledger::Ledger;
+use sched::ledger::{Entry, Ledger};
 use serde::Serialize;
 use vmm::control::{ControlError, Reply, Request, client};
 use vmm::guest::{GuestStatus, NetworkStatus, TaskStatistics, VcpuStatus};
@@ -283,7 +283,9 @@ fn task_text(number: u16, task: &TaskStatistics) -> String {
 struct Row {
     name: String,
     pid: i32,
-    vcpus: usize,
+    /// Not known of a guest that does not answer yet.
+    vcpus: Option<usize>,
+    /// Of the vCPUs, and then of the network device's thread if there is one.
     reservations: Vec<String>,
     state: String,
 }
@@ -291,21 +293,18 @@ struct Row {
 /// `ls`.
 pub fn ls(context: &Context) -> Result<u8, Failure> {
     let entries = Ledger::open(&context.run_dir)?.entries()?;
-    let rows: Vec<Row> = entries
-        .iter()
-        .map(|entry| Row {
+    let row = |entry: &Entry| {
+        let threads = entry.vcpus.iter();
+        let status = status_of(context, &entry.vm).ok();
+        Row {
             name: entry.vm.clone(),
             pid: entry.process.pid,
-            vcpus: entry.vcpus.len(),
-            reservations: entry
-                .vcpus
-                .iter()
-                .map(|vcpu| describe(&vcpu.granted))
-                .collect(),
-            state: status_of(context, &entry.vm)
-                .map_or_else(|_| "starting".to_owned(), |status| status.state),
-        })
-        .collect();
+            vcpus: status.as_ref().map(|status| status.vcpus.len()),
+            reservations: threads.map(|thread| describe(&thread.granted)).collect(),
+            state: status.map_or_else(|| "starting".to_owned(), |status| status.state),
+        }
+    };
+    let rows: Vec<Row> = entries.iter().map(|entry| row(entry)).collect();
     context.print(&rows, |rows| ls_text(rows))?;
     Ok(0)
 }
@@ -326,10 +325,11 @@ fn ls_text(rows: &[Row]) -> String {
     );
     for row in rows {
         let first = row.reservations.first().map_or("", String::as_str);
+        let vcpus = row.vcpus.map_or("?".to_owned(), |count| count.to_string());
         let _ = writeln!(
             text,
-            "{:<width$}  {:>7}  {:<8}  {:>5}  {first}",
-            row.name, row.pid, row.state, row.vcpus
+            "{:<width$}  {:>7}  {:<8}  {vcpus:>5}  {first}",
+            row.name, row.pid, row.state
         );
     }
     text
