@@ -17,6 +17,7 @@ use system_tests::requires::Capability;
 use system_tests::{Need, requires};
 use units::ByteSize;
 use vmm::clock::Clock;
+use vmm::device::virtio::Fault;
 use vmm::device::virtio::net::{Card, Identity, NetworkCounters, Worker};
 use vmm::device::{Effect, SerialOutput};
 use vmm::kernel::set_run_signal_mask;
@@ -209,6 +210,30 @@ fn throughput(
         bytes += carry(&mut stream).unwrap();
     }
     bytes as f64 / begun.elapsed().as_secs_f64()
+}
+
+#[test]
+fn a_tap_that_is_deleted_stops_the_device_and_nothing_else() {
+    requires!(Need::Kvm, ADMIN);
+    let mut guest = Echo::start("deleted", "echo=7");
+    let socket = guest.socket();
+    guest.await_answer(&socket, 7);
+    ip(&guest.namespace, &format!("link delete {TAP}"));
+    let notifier = Arc::clone(guest.worker.as_ref().unwrap().desk().notifier());
+    let begun = Instant::now();
+    while notifier.fault().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(notifier.take_fault(), Some(Fault::Gone));
+    assert!(notifier.needs_reset());
+    assert_eq!(guest.counters().tap_errors, 1);
+    // The vCPU runs on, and the thread is idle.
+    std::thread::sleep(Duration::from_millis(50));
+    let wakes = guest.counters().wakes;
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(guest.counters().wakes < wakes + 10);
+    assert!(!guest.vcpu.as_ref().unwrap().is_finished());
 }
 
 #[test]

@@ -144,6 +144,34 @@ fn a_guest_has_its_share_and_its_devices_thread_has_cpu_time_as_long_as_it_runs(
 }
 
 #[test]
+fn a_guest_whose_interface_is_deleted_runs_on_and_its_owner_is_told_which_one() {
+    requires!(Need::Kvm, NICE, ADMIN);
+    let networked = Networked::new("gone").apply();
+    let mut guest = networked.launch("cv-gone", "");
+    networked.echo(1);
+    let listed = networked.run(&["--json", "ls"]).expect(0).stdout;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    // The device's thread is none.
+    assert_eq!(listed[0]["vcpus"], 1, "{listed}");
+    let port = network(&mut guest)["port"].as_str().unwrap().to_owned();
+    let deleted = std::process::Command::new("ip")
+        .args(["-n", networked.namespace.name(), "link", "delete", &port])
+        .status();
+    assert!(deleted.unwrap().success());
+    let begun = Instant::now();
+    while network(&mut guest)["fault"] != "gone" {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let status = networked.run(&["status", "cv-gone"]).expect(0).stdout;
+    let said = format!("has stopped: its interface {port} is gone");
+    assert!(status.contains(&said), "{status}");
+    let ended = guest.stop();
+    assert!(ended.stderr.contains(&port), "{ended:?}");
+    ended.expect(0);
+}
+
+#[test]
 fn a_saved_guest_goes_on_with_its_connections_and_its_address() {
     requires!(Need::Kvm, NICE, ADMIN);
     let networked = Networked::new("saved").apply();

@@ -10,6 +10,7 @@ use sched::feedback::Standing;
 use sched::ledger::{Entry, Ledger};
 use serde::Serialize;
 use vmm::control::{ControlError, Reply, Request, client};
+use vmm::device::virtio::Fault;
 use vmm::guest::{GuestStatus, NetworkStatus, TaskStatistics, VcpuStatus};
 
 use super::Context;
@@ -167,9 +168,21 @@ fn network_text(network: &NetworkStatus) -> String {
         );
     }
     if network.needs_reset {
-        text.push_str("    stands still until the guest resets it\n");
+        text.push_str(&standstill_text(network));
     }
     text
+}
+
+/// Why the device stands still.
+fn standstill_text(network: &NetworkStatus) -> String {
+    match network.fault {
+        Some(Fault::Gone) => format!(
+            "    has stopped: its interface {} is gone; a new start of the guest makes it anew\n",
+            network.port
+        ),
+        Some(fault) => format!("    stands still until the guest resets it: {fault}\n"),
+        None => "    stands still until the guest resets it\n".to_owned(),
+    }
 }
 
 /// A vCPU in a few lines.

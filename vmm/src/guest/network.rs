@@ -13,6 +13,7 @@ use sched::request::Granted;
 use serde::{Deserialize, Serialize};
 
 use super::running::RunningVm;
+use crate::device::virtio::Fault;
 use crate::device::virtio::net::{Card, Identity, NetworkCounters, Offloads, Wire, Worker};
 use crate::spec::NetworkPlan;
 
@@ -31,8 +32,10 @@ pub struct NetworkStatus {
     pub granted: Granted,
     /// What the kernel has in force for its thread, read back; text where that failed.
     pub in_force: Result<InForce, String>,
-    /// Whether it stands still until the guest resets it, because its queues made no sense.
+    /// Whether it stands still until the guest resets it.
     pub needs_reset: bool,
+    /// What for; not known where the guest was saved so.
+    pub fault: Option<Fault>,
     /// What passed, waited and was lost.
     pub counters: NetworkCounters,
 }
@@ -102,18 +105,25 @@ impl RunningVm {
                 Err(error) => Err(error.to_string()),
             },
             needs_reset: worker.desk().notifier().needs_reset(),
+            fault: worker.desk().notifier().fault(),
             counters: worker.desk().counters(),
         })
     }
 
-    /// Says once what the guest's queues were stopped for.
+    /// Says once what the network device was stopped for.
     pub(super) fn say_network_fault(&self) {
-        let notifier = self.network.as_ref().map(|worker| worker.desk().notifier());
-        if let Some(fault) = notifier.and_then(|notifier| notifier.take_fault()) {
-            let vm = self.name();
-            tracing::warn!(
-                "{vm}: its network device stands still until the guest resets it: {fault}"
-            );
+        let Some((worker, port)) = self.network.as_ref().zip(self.port.as_ref()) else {
+            return;
+        };
+        let (vm, port) = (self.name(), &port.name);
+        match worker.desk().notifier().take_fault() {
+            None => {}
+            Some(Fault::Gone) => tracing::error!(
+                "{vm}: its network device has stopped, because its interface {port} is gone; a new start of {vm} makes it anew"
+            ),
+            Some(fault) => tracing::warn!(
+                "{vm}: its network device at {port} stands still until the guest resets it: {fault}"
+            ),
         }
     }
 }

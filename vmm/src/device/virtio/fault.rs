@@ -1,4 +1,4 @@
-//! What a guest can do wrong with its queues.
+//! What stops a device: what a guest can do wrong with its queues, and the loss of what the device stands on.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,17 +25,25 @@ pub enum Fault {
     /// A chain with more descriptors or bytes than there can be.
     #[error("a descriptor chain is longer than there can be")]
     TooLong,
+    /// The host's end does not exist any more.
+    #[error("its interface on the host is gone")]
+    Gone,
+    /// The host's end cannot do what the driver was offered.
+    #[error("its interface on the host refuses the offloads that the driver has taken")]
+    Offloads,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Queue,
         Self::Available,
         Self::Chain,
         Self::Outside,
         Self::Direction,
         Self::TooLong,
+        Self::Gone,
+        Self::Offloads,
     ];
 
     /// The fault with this number, if there is one.

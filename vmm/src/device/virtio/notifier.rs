@@ -23,8 +23,10 @@ pub struct Notifier {
     fresh: AtomicU32,
     shown: AtomicU32,
     needs_reset: AtomicBool,
-    /// Number of the last fault since it was last asked for.
+    /// Number of the fault that stopped the device last.
     fault: AtomicU8,
+    /// Whether it has not been told yet.
+    is_news: AtomicBool,
 }
 
 impl Notifier {
@@ -39,6 +41,7 @@ impl Notifier {
             shown: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             fault: AtomicU8::new(0),
+            is_news: AtomicBool::new(false),
         })
     }
 
@@ -82,7 +85,8 @@ impl Notifier {
 
     /// Stops the device until it is reset, and tells the guest.
     pub fn fail(&self, fault: Fault) {
-        self.fault.store(fault as u8, Ordering::Release);
+        self.fault.store(fault as u8, Ordering::Relaxed);
+        self.is_news.store(true, Ordering::Release);
         if !self.needs_reset.swap(true, Ordering::AcqRel) {
             self.raise(CONFIGURATION);
         }
@@ -94,10 +98,18 @@ impl Notifier {
         self.needs_reset.load(Ordering::Acquire)
     }
 
+    /// The fault for which the device has stopped; not known of one that was taken up.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        let number = self.fault.load(Ordering::Relaxed);
+        Fault::numbered(number).filter(|_| self.needs_reset())
+    }
+
     /// The last fault, once.
     #[must_use]
     pub fn take_fault(&self) -> Option<Fault> {
-        Fault::numbered(self.fault.swap(0, Ordering::AcqRel))
+        let is_news = self.is_news.swap(false, Ordering::AcqRel);
+        Fault::numbered(self.fault.load(Ordering::Relaxed)).filter(|_| is_news)
     }
 
     /// The device is reset.
@@ -163,7 +175,9 @@ mod tests {
         assert_eq!(notifier.take_fault(), Some(Fault::Chain));
         assert_eq!(notifier.take_fault(), None);
         assert!(notifier.needs_reset());
+        assert_eq!(notifier.fault(), Some(Fault::Chain));
         notifier.reset();
         assert!(!notifier.needs_reset() && !notifier.is_up());
+        assert_eq!(notifier.fault(), None);
     }
 }

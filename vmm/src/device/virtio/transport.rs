@@ -29,7 +29,7 @@ const NEEDS_RESET: u32 = 64;
 /// ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, FAILED.
 const DRIVERS: u32 = 1 | 2 | DRIVER_OK | FEATURES_OK | 128;
 
-const STATE_VERSION: u16 = 1;
+const STATE_VERSION: u16 = 2;
 
 /// A kind of device behind a transport.
 pub trait Backend: Send {
@@ -56,6 +56,8 @@ pub trait Backend: Send {
     fn progress(&self) -> Option<Vec<RingState>>;
     /// What of it is saved beside registers and queues.
     fn save(&self) -> Vec<u8>;
+    /// Takes up what was saved, which is of a device like this and worked as this one does now.
+    fn take_up(&mut self, saved: &[u8]);
     /// Whether what was saved is of a device like this.
     ///
     /// # Errors
@@ -70,7 +72,7 @@ pub struct Transport<B> {
     registers: Registers,
 }
 
-/// What the driver has set, as saved: version 1.
+/// What the driver has set, as saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Registers {
     status: u32,
@@ -82,7 +84,7 @@ struct Registers {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct StateV1 {
+struct StateV2 {
     registers: Registers,
     events: u32,
     needs_reset: bool,
@@ -210,8 +212,8 @@ impl<B: Backend> Transport<B> {
         self.registers = Registers::new(&self.backend);
     }
 
-    fn taken_up(&self, bytes: &[u8]) -> Result<StateV1, String> {
-        let (saved, rest): (StateV1, _) =
+    fn taken_up(&self, bytes: &[u8]) -> Result<StateV2, String> {
+        let (saved, rest): (StateV2, _) =
             postcard::take_from_bytes(bytes).map_err(|e| e.to_string())?;
         if !rest.is_empty() {
             return Err(format!("{} bytes are left over", rest.len()));
@@ -308,7 +310,7 @@ impl<B: Backend> Device for Transport<B> {
             registers.queues = queues;
         }
         let (events, needs_reset) = self.notifier.state();
-        let state = StateV1 {
+        let state = StateV2 {
             registers,
             events,
             needs_reset,
@@ -330,11 +332,12 @@ impl<B: Backend> Device for Transport<B> {
         // One that a queue was taken away from works no more.
         let is_whole = saved.registers.queues.iter().all(|ring| ring.ready);
         if saved.registers.status & DRIVER_OK != 0 && !saved.needs_reset && is_whole {
-            let StateV1 { registers, .. } = &saved;
+            let StateV2 { registers, .. } = &saved;
             let activated = self
                 .backend
                 .activate(registers.driver_features, &registers.queues);
             activated.map_err(|fault| damaged(fault.to_string()))?;
+            self.backend.take_up(&saved.backend);
         }
         self.registers = saved.registers;
         self.notifier.restore((saved.events, saved.needs_reset));

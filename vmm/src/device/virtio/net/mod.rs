@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The lock is taken by the thread for each stretch of work, by a vCPU thread that starts or resets the device, and by the
-//! owner only while the thread stands still. The thread only tries it.
+//! owner, who has it for a moment only unless the thread stands still. The thread only tries it, and has it for no call
+//! that may wait.
 
 mod counters;
 mod pace;
@@ -117,6 +118,7 @@ pub struct Net {
 /// What the device, its thread and their owner share.
 pub struct Desk {
     engine: Mutex<Engine>,
+    wire: Box<dyn Wire>,
     wake: worker::Wake,
     notifier: Arc<Notifier>,
     counters: Counters,
@@ -125,11 +127,16 @@ pub struct Desk {
 /// Both queues at work.
 struct Engine {
     ram: GuestMemoryMmap,
-    wire: Box<dyn Wire>,
     mtu: u16,
     receiver: Receiver,
     transmitter: Transmitter,
+    /// The driver has set it to work.
     works: bool,
+    /// The owner has it stand still.
+    stands: bool,
+    /// What frames may come with, and what the wire was told of that.
+    offloads: Offloads,
+    told: Option<Offloads>,
 }
 
 /// What may have something for the device's thread to do.
@@ -139,13 +146,15 @@ struct Ready {
     receive: bool,
     /// The guest may have frames, and the tap may take them.
     transmit: bool,
+    /// There is no tap any more.
+    gone: bool,
 }
 
 impl Ready {
-    const ALL: Self = Self {
-        receive: true,
-        transmit: true,
-    };
+    /// There may be anything to do.
+    fn all(&mut self) {
+        (self.receive, self.transmit) = (true, true);
+    }
 }
 
 /// When there is something to do again, the latest first.
@@ -179,14 +188,17 @@ impl Net {
         let Card { identity, wire } = card;
         let engine = Engine {
             ram: ram.clone(),
-            wire,
             mtu: identity.mtu,
             receiver: Receiver::new(ram.clone(), QUEUE_SIZE),
             transmitter: Transmitter::new(ram.clone(), QUEUE_SIZE),
             works: false,
+            stands: false,
+            offloads: Offloads::default(),
+            told: None,
         };
         let desk = Arc::new(Desk {
             engine: Mutex::new(engine),
+            wire,
             wake: worker::Wake::new(QUEUES.len())?,
             notifier,
             counters: Counters::default(),
@@ -230,7 +242,8 @@ impl Desk {
 
     /// Does all there is to do, on the calling thread: for who has no [`Worker`].
     pub fn work_off(&self) {
-        let mut ready = Ready::ALL;
+        let mut ready = Ready::default();
+        ready.all();
         while self.work(&mut ready) != Next::Wait {}
     }
 
@@ -240,20 +253,49 @@ impl Desk {
             // Whoever has it wakes the thread afterwards.
             return Next::Wait;
         };
-        if !engine.works {
+        if !engine.works || engine.stands {
             // The first look after it has begun to work is at everything.
-            *ready = Ready::ALL;
+            ready.all();
             return Next::Wait;
         }
-        match engine.work(&self.counters, &self.notifier, ready) {
-            Ok(next) => next,
-            Err(fault) => {
-                engine.stop();
-                self.counters.faults.add(1);
-                self.notifier.fail(fault);
-                Next::Wait
-            }
+        if engine.told != Some(engine.offloads) {
+            return self.tell(engine);
         }
+        let worked = match ready.gone {
+            true => Err(Fault::Gone),
+            false => engine.work(self, ready),
+        };
+        worked.unwrap_or_else(|fault| self.fail(&mut engine, fault))
+    }
+
+    /// Tells the wire what the driver takes. The kernel has its lock of all interfaces meanwhile, for which no vCPU thread
+    /// that wants `engine` is to wait.
+    fn tell(&self, mut engine: MutexGuard<'_, Engine>) -> Next {
+        let offloads = engine.offloads;
+        engine.told = None;
+        drop(engine);
+        let told = self.wire.set_offloads(offloads);
+        let Ok(mut engine) = self.engine.try_lock() else {
+            return Next::Wait;
+        };
+        match told {
+            Ok(()) => engine.told = Some(offloads),
+            Err(_) if !engine.works => {}
+            Err(error) if wire::is_gone(&error) => return self.fail(&mut engine, Fault::Gone),
+            Err(_) => return self.fail(&mut engine, Fault::Offloads),
+        }
+        Next::Now
+    }
+
+    /// Stops the device until it is reset.
+    fn fail(&self, engine: &mut Engine, fault: Fault) -> Next {
+        engine.stop();
+        match fault {
+            Fault::Gone | Fault::Offloads => self.counters.tap_errors.add(1),
+            _ => self.counters.faults.add(1),
+        }
+        self.notifier.fail(fault);
+        Next::Wait
     }
 }
 
@@ -266,16 +308,14 @@ impl Engine {
         };
         let (receive, transmit) = (ring(RECEIVE)?, ring(TRANSMIT)?);
         let has = |feature: u64| features & feature != 0;
-        let offloads = Offloads {
+        self.offloads = Offloads {
             checksum: has(GUEST_CSUM),
             tcp4: has(GUEST_TSO4),
             tcp6: has(GUEST_TSO6),
             ecn: has(GUEST_ECN),
             udp: false,
         };
-        // With an offload that the tap has not, its frames would be what the driver has not agreed to.
-        self.wire.set_offloads(offloads).map_err(|_| Fault::Queue)?;
-        let is_whole = !(offloads.tcp4 || offloads.tcp6);
+        let is_whole = !(self.offloads.tcp4 || self.offloads.tcp6);
         let frame = is_whole.then(|| HEADER + 14 + 4 + usize::from(self.mtu));
         self.receiver.start(receive, has(MRG_RXBUF), frame);
         self.transmitter.start(transmit);
@@ -289,14 +329,9 @@ impl Engine {
         self.transmitter.stop();
     }
 
-    fn work(
-        &mut self,
-        counters: &Counters,
-        notifier: &Notifier,
-        ready: &mut Ready,
-    ) -> Result<Next, Fault> {
+    fn work(&mut self, desk: &Desk, ready: &mut Ready) -> Result<Next, Fault> {
         let mut next = Next::Wait;
-        let (ram, tap) = (&self.ram, self.wire.descriptor());
+        let (ram, tap, counters) = (&self.ram, desk.wire.descriptor(), &desk.counters);
         let mut interrupt = false;
         if ready.transmit {
             let pause = self.transmitter.work(ram, tap, counters, BUDGET)?;
@@ -314,9 +349,17 @@ impl Engine {
         }
         if interrupt {
             counters.interrupts.add(1);
-            notifier.raise(USED_BUFFER);
+            desk.notifier.raise(USED_BUFFER);
         }
         Ok(next)
+    }
+}
+
+impl Identity {
+    fn bytes(self) -> [u8; 8] {
+        let [a, b, c, d, e, f] = self.mac;
+        let [low, high] = self.mtu.to_le_bytes();
+        [a, b, c, d, e, f, low, high]
     }
 }
 
@@ -373,20 +416,30 @@ impl Backend for Net {
         Some(both.to_vec())
     }
 
+    /// Address, MTU, and the frame that waits for the guest's room, if one does.
     fn save(&self) -> Vec<u8> {
-        let mut bytes = self.identity.mac.to_vec();
-        bytes.extend(self.identity.mtu.to_le_bytes());
+        let mut bytes = self.identity.bytes().to_vec();
+        bytes.extend(self.desk.engine().receiver.held());
         bytes
     }
 
+    fn take_up(&mut self, saved: &[u8]) {
+        let held = saved.get(self.identity.bytes().len()..);
+        self.desk.engine().receiver.hold(held.unwrap_or_default());
+    }
+
     fn is_like(&self, saved: &[u8]) -> Result<(), String> {
-        if saved == self.save() {
-            return Ok(());
-        }
-        let Some((mac, mtu)) = saved.split_first_chunk::<6>() else {
+        let Some((identity, held)) = saved.split_first_chunk() else {
             return Err("it has no address".to_owned());
         };
-        let mtu = <[u8; 2]>::try_from(mtu).map_or(0, u16::from_le_bytes);
+        if held.len() > receive::LONGEST {
+            return Err(format!("it holds a frame of {} bytes", held.len()));
+        }
+        if *identity == self.identity.bytes() {
+            return Ok(());
+        }
+        let [mac @ .., low, high] = *identity;
+        let mtu = u16::from_le_bytes([low, high]);
         let octets = mac.map(|octet| format!("{octet:02x}")).join(":");
         Err(format!(
             "the guest has mac = \"{octets}\" and mtu = {mtu}; write that into [network] of its specification"

@@ -12,12 +12,13 @@ use vm_memory::GuestMemoryMmap;
 
 use super::HEADER;
 use super::counters::Counters;
+use super::wire::is_gone;
 use crate::device::virtio::ring::{Direction, Ring};
 use crate::device::virtio::{Fault, RingState};
 use crate::kernel::Stretches;
 
 /// The longest frame with its header, where the kernel may hand over trains of packets.
-const LONGEST: usize = HEADER + 14 + 4 + 65_535;
+pub(super) const LONGEST: usize = HEADER + 14 + 4 + 65_535;
 /// Offset of `num_buffers` in the header (virtio 1.2, section 5.1.6).
 const NUM_BUFFERS: usize = 10;
 /// So many stretches are read into at once, and no more need be ready.
@@ -95,6 +96,18 @@ impl Receiver {
         self.ring.as_ref().map(|ring| ring.state(untaken))
     }
 
+    /// The frame that waits; no bytes if none does.
+    pub(super) fn held(&self) -> &[u8] {
+        let length = self.held.filter(|_| self.ring.is_some());
+        &self.memory[..length.unwrap_or(0)]
+    }
+
+    /// Has a frame wait that waited when the device was saved, if there is one. It is no longer than the longest.
+    pub(super) fn hold(&mut self, frame: &[u8]) {
+        self.memory[..frame.len()].copy_from_slice(frame);
+        self.held = (!frame.is_empty()).then_some(frame.len());
+    }
+
     /// Hands at most `budget` frames over.
     pub(super) fn work(
         &mut self,
@@ -113,6 +126,7 @@ impl Receiver {
                     Ok(placed) => placed?,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Pause::Empty),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) if is_gone(&error) => return Err(Fault::Gone),
                     Err(_) => {
                         counters.tap_errors.add(1);
                         return Ok(Pause::Empty);

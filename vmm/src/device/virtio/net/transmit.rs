@@ -8,6 +8,7 @@ use vm_memory::GuestMemoryMmap;
 use super::HEADER;
 use super::counters::Counters;
 use super::receive::Pause;
+use super::wire::is_gone;
 use crate::device::virtio::ring::{Direction, Ring};
 use crate::device::virtio::{Fault, RingState};
 use crate::kernel::Stretches;
@@ -76,7 +77,7 @@ impl Transmitter {
             if frame.bytes() > LONGEST {
                 return Err(Fault::TooLong);
             }
-            if !send(frame, tap, counters) {
+            if !send(frame, tap, counters)? {
                 ring.put_back();
                 counters.waits_for_tap.add(1);
                 pause = Pause::Starved;
@@ -97,19 +98,20 @@ impl Transmitter {
 }
 
 /// Sends a frame, or counts it as refused. False if the tap is full.
-fn send(frame: &Stretches, tap: BorrowedFd<'_>, counters: &Counters) -> bool {
+fn send(frame: &Stretches, tap: BorrowedFd<'_>, counters: &Counters) -> Result<bool, Fault> {
     if frame.bytes() < SHORTEST {
         counters.refused.add(1);
-        return true;
+        return Ok(true);
     }
     match frame.write_to(tap) {
         Ok(_) => {
             counters.sent.add(1);
             counters.sent_bytes.add((frame.bytes() - HEADER) as u64);
         }
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+        Err(error) if is_gone(&error) => return Err(Fault::Gone),
         // A header that makes no sense, or an interface that is down.
         Err(_) => counters.refused.add(1),
     }
-    true
+    Ok(true)
 }

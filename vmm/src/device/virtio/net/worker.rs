@@ -6,21 +6,22 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::time::TimeSpec;
 use sched::backend::{self, BackendError, CpuReservation, InForce};
-use sched::kernel::{Tid, monotonic, sleep_until, thread_cpu_time};
+use sched::kernel::{Tid, monotonic, thread_cpu_time};
 use sched::request::{Granted, Placement};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::pace::Pace;
 use super::{Desk, Next, RECEIVE, Ready, TRANSMIT};
-use crate::desk::Order;
 use crate::kernel;
 
 /// What wakes the thread.
@@ -28,15 +29,16 @@ const KICK_RECEIVE: u64 = RECEIVE as u64;
 const KICK_TRANSMIT: u64 = TRANSMIT as u64;
 const TAP: u64 = 2;
 const OWNER: u64 = 3;
-/// How long the owner waits for the thread to stand still; longer than the longest period of SCHED_DEADLINE (4.19 s).
+/// How long the owner waits for the end of a stretch of work, in which the kernel may have taken the thread its CPU until
+/// its next period: longer than the longest one of SCHED_DEADLINE (4.19 s).
 const PATIENCE: Duration = Duration::from_secs(6);
 
 /// How the thread is told that there is something to do.
 pub(super) struct Wake {
     kicks: Vec<EventFd>,
     owner: EventFd,
-    order: AtomicU8,
-    stands: AtomicBool,
+    /// The thread is to end.
+    ends: AtomicBool,
 }
 
 impl Wake {
@@ -45,8 +47,7 @@ impl Wake {
         Ok(Self {
             kicks: kicks.collect::<io::Result<_>>()?,
             owner: EventFd::new(EFD_NONBLOCK)?,
-            order: AtomicU8::new(Order::Pause as u8),
-            stands: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
         })
     }
 
@@ -60,32 +61,20 @@ impl Wake {
         let _ = self.owner.write(1);
     }
 
-    fn set(&self, order: Order) {
-        self.order.store(order as u8, Ordering::Release);
-        self.all();
+    /// Sleeps until `instant`, if not woken by all before. The rest, if so.
+    fn rest(&self, instant: Duration) -> Option<Duration> {
+        let left = instant.saturating_sub(monotonic());
+        let owner = kernel::descriptor(&self.owner);
+        let mut owner = [PollFd::new(owner.as_fd(), PollFlags::POLLIN)];
+        // Whatever ends it, the clock says whether it was long enough.
+        let _ = ppoll(&mut owner, Some(TimeSpec::from_duration(left)), None);
+        Some(instant).filter(|instant| monotonic() < *instant)
     }
 
-    /// Orders to stand still; [`Wake::stand`] is the answer to that.
-    fn pause(&self) {
-        self.order.store(Order::Pause as u8, Ordering::Release);
-        // After the order: whoever answers from now on sees it before working again, whatever it saw before.
-        self.stands.store(false, Ordering::Release);
-        // After that: it answers once more if it has already.
-        self.all();
-    }
-
-    /// The thread stands still.
-    fn stand(&self) {
-        // Takes up what was written before the answer was asked for, and is done before the next look at the order.
-        self.stands.swap(true, Ordering::AcqRel);
-    }
-
-    fn order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
-            0 => Order::Run,
-            1 => Order::Pause,
-            _ => Order::Stop,
-        }
+    /// Takes note of what woke all: the next [`Wake::rest`] is woken by what comes after.
+    fn hear(&self) {
+        // Fails only if there was nothing.
+        let _ = self.owner.read();
     }
 }
 
@@ -129,6 +118,7 @@ impl Worker {
         attach: impl FnOnce(Tid),
     ) -> Result<Self, WorkerError> {
         let failed = |step| move |source| WorkerError::Thread { step, source };
+        desk.engine().stands = true;
         let epoll = desk.watch().map_err(failed("make the events of"))?;
         let (tell, told) = mpsc::channel();
         let (go, gone) = mpsc::channel();
@@ -175,17 +165,22 @@ impl Worker {
         if self.desk.notifier.is_up() {
             self.desk.notifier.signal();
         }
-        self.desk.wake.set(Order::Run);
+        self.desk.engine().stands = false;
+        self.desk.wake.all();
     }
 
-    /// Has it stand still, and waits for that: it touches neither queues nor tap then.
+    /// Has it stand still: it touches neither queues nor tap when this returns. Waits for the end of a stretch of work at
+    /// most, not for a thread that rests or has no budget.
     ///
     /// # Errors
-    /// If it does not within some seconds.
+    /// If that does not come within some seconds.
     pub fn pause(&self) -> Result<(), String> {
-        self.desk.wake.pause();
         let asked = Instant::now();
-        while !self.desk.wake.stands.load(Ordering::Acquire) {
+        loop {
+            if let Ok(mut engine) = self.desk.engine.try_lock() {
+                engine.stands = true;
+                return Ok(());
+            }
             if asked.elapsed() > PATIENCE {
                 return Err(format!(
                     "the network device's thread did not stand still within {PATIENCE:?}"
@@ -193,7 +188,6 @@ impl Worker {
             }
             std::thread::sleep(Duration::from_micros(50));
         }
-        Ok(())
     }
 
     /// The thread.
@@ -225,7 +219,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.desk.wake.set(Order::Stop);
+        self.desk.wake.ends.store(true, Ordering::Release);
+        self.desk.wake.all();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread would have ended the process.
             let _ = thread.join();
@@ -253,9 +248,18 @@ impl Desk {
             add(&kernel::descriptor(kick), number, input)?;
         }
         add(&kernel::descriptor(&self.wake.owner), OWNER, input)?;
-        let engine = self.engine();
-        add(&engine.wire.descriptor(), TAP, input | EpollFlags::EPOLLOUT)?;
+        add(&self.wire.descriptor(), TAP, input | EpollFlags::EPOLLOUT)?;
         Ok(epoll)
+    }
+
+    /// Charges what the thread has consumed; until when it is to rest, if that was its budget.
+    fn charge(&self, pace: &mut Pace) -> Option<Duration> {
+        let consumed = thread_cpu_time();
+        let nanos = u64::try_from(consumed.as_nanos()).unwrap_or(u64::MAX);
+        self.counters.consumed.set(nanos);
+        let until = pace.look(monotonic(), consumed)?;
+        self.counters.used_up.add(1);
+        Some(until)
     }
 }
 
@@ -273,29 +277,22 @@ fn run(desk: &Desk, epoll: &Epoll, granted: &Granted) {
     let mut ready = Ready::default();
     let reservation = granted.request.reservation;
     let mut pace = reservation.map(|r| Pace::new(r, monotonic(), thread_cpu_time()));
-    loop {
-        let next = match desk.wake.order() {
-            Order::Run => {
+    // Until when the budget is used up.
+    let mut used_up = None;
+    while !desk.wake.ends.load(Ordering::Acquire) {
+        let next = match used_up {
+            Some(until) => {
+                used_up = desk.wake.rest(until);
+                Next::Now
+            }
+            None => {
                 let next = desk.work(&mut ready);
-                let used_up = pace.as_mut().and_then(|pace| {
-                    let consumed = thread_cpu_time();
-                    let nanos = u64::try_from(consumed.as_nanos()).unwrap_or(u64::MAX);
-                    desk.counters.consumed.set(nanos);
-                    pace.look(monotonic(), consumed)
-                });
-                if let Some(until) = used_up {
-                    desk.counters.used_up.add(1);
-                    sleep_until(until);
+                used_up = pace.as_mut().and_then(|pace| desk.charge(pace));
+                match used_up {
+                    Some(_) => Next::Now,
+                    None => next,
                 }
-                next
             }
-            Order::Pause => {
-                desk.wake.stand();
-                // Whatever is lost while it stands still is looked for afterwards.
-                ready = Ready::ALL;
-                Next::Wait
-            }
-            Order::Stop => return,
         };
         wait(desk, epoll, &mut ready, next);
     }
@@ -320,8 +317,12 @@ fn wait(desk: &Desk, epoll: &Epoll, ready: &mut Ready, next: Next) {
             TAP => {
                 ready.receive |= event.events().contains(EpollFlags::EPOLLIN);
                 ready.transmit |= event.events().contains(EpollFlags::EPOLLOUT);
+                ready.gone |= event.events().contains(EpollFlags::EPOLLERR);
             }
-            _ => *ready = Ready::ALL,
+            _ => {
+                desk.wake.hear();
+                ready.all();
+            }
         }
     }
 }

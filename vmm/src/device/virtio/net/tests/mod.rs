@@ -2,12 +2,16 @@
 
 mod driver;
 mod hostile;
+mod thread;
+
+use std::sync::Arc;
 
 use driver::{BUFFERS, Driver, EVENT_INDEX, INDIRECT, MAC, NEXT, wire};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{HEADER, MRG_RXBUF};
+use super::{Card, HEADER, Identity, MRG_RXBUF, Net};
 use crate::device::Device;
+use crate::device::virtio::{Backend, Notifier};
 
 /// A frame that begins with its header.
 fn frame(length: usize) -> Vec<u8> {
@@ -261,6 +265,51 @@ fn a_saved_device_goes_on_where_it_was() {
     assert_eq!(driver.used(0), Some((1, 500)));
     assert_eq!(driver.used(0), Some((2, 212)));
     assert_eq!(other.get(0x60) & 1, 1);
+}
+
+#[test]
+fn a_frame_that_waits_for_room_is_saved_with_the_device() {
+    let (host, end) = wire();
+    let mut driver = Driver::new(end);
+    driver.start(MRG_RXBUF);
+    driver.offer_buffers(4, 500);
+    let sent = frame(1514);
+    host.send(&frame(60)).unwrap();
+    host.send(&sent).unwrap();
+    driver.desk.work_off();
+    assert_eq!(driver.used(0), Some((0, 72)));
+    let saved = driver.device.save();
+    let mut other = Driver::of(driver.ram.clone(), wire().1);
+    other.device.restore(&saved).unwrap();
+    assert_eq!(other.device.save(), saved);
+    driver.offer_buffers(1, 500);
+    other.desk.work_off();
+    assert_eq!(other.desk.counters().received, 1);
+    let used: Vec<_> = std::iter::from_fn(|| driver.used(0)).collect();
+    assert_eq!(used, [(1, 500), (2, 500), (3, 500), (0, 26)]);
+    let mut seen = driver.bytes(BUFFERS + 500, 1500);
+    seen.extend(driver.bytes(BUFFERS, 26));
+    seen[10..12].fill(0);
+    assert_eq!(seen, sent);
+}
+
+#[test]
+fn a_saved_frame_that_is_longer_than_any_is_refused() {
+    let identity = Identity {
+        mac: MAC,
+        mtu: 1500,
+    };
+    let card = Card {
+        identity,
+        wire: wire().1,
+    };
+    let notifier = Arc::new(Notifier::new().unwrap());
+    let (net, _) = Net::new(card, &driver::memory(), notifier).unwrap();
+    let mut saved = net.save();
+    assert_eq!(net.is_like(&saved), Ok(()));
+    saved.resize(saved.len() + 70_000, 0);
+    let refused = net.is_like(&saved).unwrap_err();
+    assert!(refused.contains("70000 bytes"), "{refused}");
 }
 
 #[test]
