@@ -99,6 +99,35 @@ fn jobs_of_a_vtm_take_turns() {
     assert!(*least >= 60, "a quantum within a slot is a turn: {turns:?}");
 }
 
+/// The first one would have nearly all if it were at the head of the kernel's queue whenever the VTM gets the CPU.
+#[test]
+fn jobs_that_run_at_once_go_on_where_they_were_when_their_vtm_lost_the_cpu() {
+    requires_real_time!();
+    let _host = Host::lock();
+    for suspend in [Suspend::Signals, Suspend::Freezer] {
+        let jobs = [Process::busy(), Process::busy(), Process::busy()];
+        let mut vtms = scheduler(suspend);
+        let together = RoundRobin {
+            active: 3.try_into().unwrap(),
+            ..RoundRobin::default()
+        };
+        vtms.create("gold", together).unwrap();
+        vtms.reserve("gold", &share(20, 40)).unwrap();
+        for job in &jobs {
+            vtms.add_job("gold", &job.source()).unwrap();
+        }
+        vtms.schedule().unwrap();
+        sleep(ms(4000));
+        let status = vtms.status();
+        let times: Vec<Duration> = status.vtms[0].jobs.iter().map(|job| job.cpu_time).collect();
+        let all: Duration = times.iter().sum();
+        assert!(
+            times.iter().all(|time| *time > all / 5),
+            "{suspend:?}: {times:?}"
+        );
+    }
+}
+
 #[test]
 fn a_new_table_is_in_force_at_the_next_slot_for_both_vtms_or_for_none() {
     requires_real_time!();

@@ -17,6 +17,7 @@ use rtrb::{Consumer, Producer};
 
 use super::config::RoundRobin;
 use super::freezer::Freezer;
+use super::interrupted::{self, Work};
 use super::table::Table;
 use super::turns::Turns;
 use crate::histogram::Histogram;
@@ -74,6 +75,7 @@ pub(super) struct Handle {
     pub(super) id: u64,
     pub(super) stop: Stop,
     pub(super) count: Arc<JobCount>,
+    pub(super) work: Work,
     /// Whether it was continued.
     pub(super) on: bool,
 }
@@ -317,10 +319,9 @@ impl Dispatcher {
     fn give_cpu_to(&mut self, next: Option<usize>, now: Duration) {
         self.account(now);
         if let Some(team) = self.current.and_then(|team| self.state(team)) {
-            team.turns
-                .running()
-                .iter_mut()
-                .for_each(|job| job.switch(false));
+            let running = team.turns.running();
+            interrupted::order(running);
+            running.iter_mut().for_each(|job| job.switch(false));
         }
         self.current = next;
         self.turn_ends = Duration::MAX;
@@ -343,6 +344,7 @@ impl Dispatcher {
         team.turns
             .last_waiting(left)
             .for_each(|job| job.switch(false));
+        interrupted::mark(team.turns.running());
         for job in team.turns.running() {
             job.switch(true);
             if let Some(queues) = &mut self.queues {
@@ -355,10 +357,11 @@ impl Dispatcher {
     /// Where nobody has a turn although somebody waits for one: jobs that came after the VTM got the CPU.
     fn fill_turn(&mut self) {
         let now = self.counted;
-        if let Some(team) = self.current.and_then(|team| self.state(team))
-            && team.turns.running().is_empty()
-            && team.turns.has_waiting()
-        {
+        let Some(team) = self.current.and_then(|team| self.state(team)) else {
+            return;
+        };
+        interrupted::mark(team.turns.running());
+        if team.turns.running().is_empty() && team.turns.has_waiting() {
             self.next_turn(now);
         }
     }

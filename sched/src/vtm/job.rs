@@ -19,6 +19,7 @@ use super::dispatcher::{Handle, JobCount, Stop};
 use super::error::VtmError;
 use super::freezer::{Freezer, Group};
 use super::guardian::Guardian;
+use super::interrupted::Work;
 use super::making::Making;
 use super::processes::{Seen, Snapshot, look, threads};
 use super::record::{ProcessRecord, Record, set_of};
@@ -53,7 +54,8 @@ impl Tracked {
     }
 }
 
-fn cpu_time(pid: i32) -> Option<Duration> {
+/// CPU time of a process. Allocates nothing.
+pub(super) fn cpu_time(pid: i32) -> Option<Duration> {
     let clock = clock_getcpuclockid(Tid(pid).pid()).ok()?;
     clock_gettime(clock).ok().map(Duration::from)
 }
@@ -92,6 +94,7 @@ impl JobEntry {
             id: self.id,
             stop: self.stop(),
             count: Arc::clone(&self.count),
+            work: Work::of(self.pid),
             on: false,
         }
     }

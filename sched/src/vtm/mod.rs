@@ -22,6 +22,7 @@ mod dispatcher;
 mod error;
 mod freezer;
 mod guardian;
+mod interrupted;
 mod job;
 mod layout;
 mod limit;

@@ -4,7 +4,7 @@
 //! traffic ordinary ones on the measured CPU, and are measured in turns; the other one sleeps then. The load is made
 //! elsewhere. QEMU's tap has the header for offloads, as ours.
 
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -271,12 +271,12 @@ fn round_trips(socket: &UdpSocket, span: (Duration, Duration)) -> Result<Distrib
 }
 
 fn taken(place: Ipv4Addr, length: Duration) -> Result<f64, Failure> {
-    let stream = TcpStream::connect(SocketAddrV4::new(place, SINK))?;
+    let stream = stream::connect(SocketAddrV4::new(place, SINK), stream::PATIENCE)?;
     rate(&stream::write(stream)?, length)
 }
 
 fn given(place: Ipv4Addr, length: Duration) -> Result<f64, Failure> {
-    let stream = TcpStream::connect(SocketAddrV4::new(place, SOURCE))?;
+    let stream = stream::connect(SocketAddrV4::new(place, SOURCE), stream::PATIENCE)?;
     rate(&stream::read(stream)?, length)
 }
 

@@ -53,10 +53,15 @@ impl Flood {
         // CAP_NET_ADMIN it waits.
         let _ = setsockopt(&socket.as_fd(), sockopt::SndBufForce, &BUFFER);
         let worker = Worker::start("flood", move |run| send(&socket, (rate, batch), run))?;
-        Ok(Self {
+        Ok(Self::of(worker))
+    }
+
+    /// What `worker`, which has just begun, counts as datagrams of this kind.
+    pub fn of(worker: Worker) -> Self {
+        Self {
             worker,
             begin: Instant::now(),
-        })
+        }
     }
 
     /// Tells it to end, without waiting for that.

@@ -1,7 +1,7 @@
 //! Bulk transfer over TCP connections.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::Worker;
@@ -10,6 +10,16 @@ use super::Worker;
 const GLANCE: Duration = Duration::from_millis(20);
 /// What one call hands over.
 const CHUNK: usize = 64 << 10;
+/// How long a connection may take: a few times as long as the first packet is waited for before it is sent anew (RFC 6298, 2.1).
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connects the calling thread's namespace to `to`; gives up after `patience`, where the kernel would try for minutes.
+pub fn connect(to: SocketAddrV4, patience: Duration) -> io::Result<TcpStream> {
+    TcpStream::connect_timeout(&SocketAddr::V4(to), patience).map_err(|error| {
+        let why = format!("no connection to {to} within {patience:?}: {error}");
+        io::Error::new(error.kind(), why)
+    })
+}
 
 /// Takes whatever arrives on all connections that `listener` accepts, until it is dropped.
 pub fn take(listener: TcpListener) -> io::Result<Worker> {
@@ -69,6 +79,33 @@ fn is_late(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+    };
+    use std::os::fd::AsRawFd;
+    use std::time::Instant;
+
+    #[test]
+    fn a_connection_that_nobody_takes_is_given_up_and_named() {
+        // Nobody accepts, and no more than one connection may wait for that: the kernel drops the others' first packets.
+        let listener = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let at: SockaddrIn = getsockname(listener.as_raw_fd()).unwrap();
+        let to = SocketAddrV4::new(at.ip(), at.port());
+        let _waiting = connect(to, PATIENCE).unwrap();
+        let begin = Instant::now();
+        let refused = connect(to, Duration::from_millis(50)).unwrap_err();
+        assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
+        assert_eq!(refused.kind(), ErrorKind::TimedOut);
+        assert!(refused.to_string().contains(&to.to_string()), "{refused}");
+    }
 
     #[test]
     fn what_is_written_is_taken() {

@@ -8,6 +8,7 @@ use super::case::{Case, Direction, Lengths, Link, Load};
 use super::effect::{Sample, delay};
 use super::fabric::Fabric;
 use super::load::Sending;
+use super::measure::is_enough;
 use crate::experiment::progress::Progress;
 use crate::experiment::{ExperimentError, interrupt};
 use crate::report::stats::Distribution;
@@ -19,8 +20,12 @@ const AFTER: Duration = Duration::from_millis(160);
 const GLANCE: Duration = Duration::from_millis(1);
 /// How finely the delay is sought.
 const STEP: Duration = Duration::from_micros(100);
-/// Tenths of the link for gold, in turns; best effort has the others.
-const TENTHS: [u64; 2] = [6, 2];
+
+/// Tenths of the link for gold, in turns; best effort has the others. Both must go on to offer more than they have, or what
+/// best effort leaves is gold's as soon as its queue is empty, and the rate after the change is not the promised one.
+fn tenths(link: &Link) -> [u64; 2] {
+    if *link == Link::LARGE { [6, 5] } else { [6, 2] }
+}
 
 /// What gold and best effort had passed when, since a change.
 #[derive(Clone, Debug)]
@@ -42,6 +47,8 @@ pub struct Changes {
     pub traces: Vec<Trace>,
     /// How long each call took, under load.
     pub calls: Distribution,
+    /// Whether both offered more than they had at any time: otherwise the rates say nothing about shares.
+    pub is_loaded: bool,
 }
 
 impl Changes {
@@ -52,7 +59,8 @@ impl Changes {
 
     /// What a delay is known to at best: the time of a call's datagrams at the rate by which gold's changes.
     pub fn resolution(&self) -> Duration {
-        Case::grain(&self.link, TENTHS[0].abs_diff(TENTHS[1])) + GLANCE
+        let [one, other] = tenths(&self.link);
+        Case::grain(&self.link, one.abs_diff(other)) + GLANCE
     }
 }
 
@@ -67,23 +75,38 @@ pub fn under_load(
         load: Load::Udp,
         direction: Direction::Out,
     };
-    let _sending = Sending::start(&case, fabric)?;
+    let sending = Sending::start(&case, fabric)?;
     interrupt::sleep(lengths.settle, || progress.tick())?;
     let (mut traces, mut calls) = (Vec::new(), Vec::new());
+    let tenths = tenths(&link);
     for number in 0..lengths.changes {
         interrupt::check()?;
         progress.tick();
-        let from = TENTHS[number % TENTHS.len()];
-        let to = TENTHS[(number + 1) % TENTHS.len()];
+        let from = tenths[number % tenths.len()];
+        let to = tenths[(number + 1) % tenths.len()];
         let (trace, call) = one(fabric, &link, (from, to))?;
         traces.push(trace);
         calls.push(call);
     }
-    change(fabric, &link, TENTHS[0])?;
+    let offered = sending.offered();
+    drop(sending);
+    change(fabric, &link, tenths[0])?;
     Ok(Changes {
         link,
         traces,
         calls: Distribution::new(calls),
+        is_loaded: is_enough(&offered, &greatest(&link)),
+    })
+}
+
+/// The most that each of the two has, bits per second.
+fn greatest(link: &Link) -> [f64; 2] {
+    let both = tenths(link).map(|tenths| split(link, tenths));
+    [0, 1].map(|index: usize| {
+        let rates = both
+            .iter()
+            .map(|shares| shares[index].assured.bits_per_second() as f64);
+        rates.fold(0.0, f64::max)
     })
 }
 
@@ -126,10 +149,9 @@ fn watch(
 ) -> Result<(), ExperimentError> {
     let begin = Instant::now();
     while begin.elapsed() < length {
-        let asked = Instant::now();
-        let counters = fabric.counters()?;
+        let (at, counters) = fabric.counters()?;
         let bits = counters.map(|counters| counters.out.bytes as f64 * 8.0);
-        readings.push((asked + asked.elapsed() / 2, bits));
+        readings.push((at, bits));
         std::thread::sleep(GLANCE);
     }
     Ok(())
@@ -158,7 +180,8 @@ pub fn calls(
     fabric: &mut Fabric,
     count: usize,
 ) -> Result<Distribution, ExperimentError> {
-    let shares = TENTHS.map(|tenths| split(link, tenths));
+    let tenths = tenths(link);
+    let shares = tenths.map(|tenths| split(link, tenths));
     let (ports, [gold, other]) = fabric.ports();
     let mut times = Vec::with_capacity(count);
     for number in 0..count {
@@ -172,6 +195,27 @@ pub fn calls(
         ports.replace(&changes)?;
         times.push(begin.elapsed());
     }
-    change(fabric, link, TENTHS[0])?;
+    change(fabric, link, tenths[0])?;
     Ok(Distribution::new(times))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_change_both_offer_more_than_they_have() {
+        for link in [Link::SMALL, Link::GIGABIT, Link::LARGE] {
+            let case = Case {
+                link,
+                load: Load::Udp,
+                direction: Direction::Out,
+            };
+            let offered = case.offered().map(|rate| rate.bits_per_second() as f64);
+            assert!(is_enough(&offered, &greatest(&link)), "{link:?}");
+            let [one, other] = tenths(&link);
+            let grain = Case::grain(&link, one.abs_diff(other));
+            assert!(grain < Duration::from_millis(3), "{link:?}: {grain:?}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use net::mac::Mac;
 use net::namespace::Namespace;
@@ -14,6 +15,7 @@ use super::case::{Link, NAMES};
 use crate::experiment::ExperimentError;
 use crate::experiment::namespaces::{self, Plug};
 use crate::traffic::played::Played;
+use crate::traffic::stream;
 
 /// The bridge.
 pub const BRIDGE: &str = "isolation0";
@@ -84,8 +86,12 @@ impl Fabric {
         }
     }
 
-    /// What each VM's port has counted.
-    pub fn counters(&mut self) -> Result<[PortCounters; 2], ExperimentError> {
+    /// What each VM's port has counted, and when.
+    pub fn counters(&mut self) -> Result<(Instant, [PortCounters; 2]), ExperimentError> {
+        promptly(|| self.counters_once())
+    }
+
+    fn counters_once(&mut self) -> Result<[PortCounters; 2], ExperimentError> {
         let states = self.ports.list()?;
         let of = |machine: &Machine| {
             let state = states.iter().find(|state| state.name == machine.port);
@@ -179,6 +185,33 @@ impl Machine {
     }
 }
 
+/// An answer that took longer was interrupted: when it was true is known too badly.
+const PROMPT: Duration = Duration::from_micros(500);
+/// How often it is asked until there is a prompt one.
+const ATTEMPTS: u32 = 8;
+
+/// Asks what changes while others may have the CPU in between: until an answer is prompt, at most some times. The answer that took
+/// the shortest, and the middle of the time that it took.
+fn promptly<T, E>(mut ask: impl FnMut() -> Result<T, E>) -> Result<(Instant, T), E> {
+    let mut once = || {
+        let begin = Instant::now();
+        let answer = ask()?;
+        let took = begin.elapsed();
+        Ok((took, begin + took / 2, answer))
+    };
+    let mut best = once()?;
+    for _ in 1..ATTEMPTS {
+        if best.0 <= PROMPT {
+            break;
+        }
+        let next = once()?;
+        if next.0 < best.0 {
+            best = next;
+        }
+    }
+    Ok((best.1, best.2))
+}
+
 /// A datagram socket of the calling thread's namespace that talks to `to`.
 pub fn to(to: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
@@ -188,7 +221,9 @@ pub fn to(to: SocketAddrV4) -> io::Result<UdpSocket> {
 
 /// Connections of the calling thread's namespace to `to`.
 pub fn connections(to: SocketAddrV4, count: usize) -> io::Result<Vec<TcpStream>> {
-    (0..count).map(|_| TcpStream::connect(to)).collect()
+    (0..count)
+        .map(|_| stream::connect(to, stream::PATIENCE))
+        .collect()
 }
 
 /// Listens in the calling thread's namespace.
@@ -199,4 +234,43 @@ pub fn listen(port: u16) -> io::Result<TcpListener> {
 /// A datagram socket that others send to.
 pub fn receive(port: u16) -> io::Result<UdpSocket> {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_interrupted_is_asked_for_again() {
+        let mut asked = 0;
+        let begin = Instant::now();
+        let answer = promptly(|| {
+            asked += 1;
+            if asked == 1 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok::<_, ()>(asked)
+        });
+        let (at, answer) = answer.unwrap();
+        assert!(answer > 1 && at - begin >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn where_no_answer_is_prompt_the_shortest_counts() {
+        let mut waits = [9, 8, 3, 7, 7, 7, 7, 7, 1, 1]
+            .map(Duration::from_millis)
+            .into_iter();
+        let answer = promptly(|| {
+            let wait = waits.next().unwrap();
+            std::thread::sleep(wait);
+            Ok::<_, ()>(wait)
+        });
+        let (at, answer) = answer.unwrap();
+        assert!(
+            at < Instant::now() && answer < Duration::from_millis(7),
+            "{answer:?}"
+        );
+        assert_eq!(waits.len(), 2);
+        assert_eq!(promptly(|| Err::<(), _>("refused")), Err("refused"));
+    }
 }

@@ -38,9 +38,13 @@ impl Sending {
         match case.load {
             Load::Udp | Load::Tcp => {}
             Load::Spoofed => {
-                sending.played(other, (host_end(fabric::BRIDGE)?, rate), Some(gold.mac))?
+                let played = played(other, (host_end(fabric::BRIDGE)?, rate), Some(gold.mac))?;
+                sending.workers.extend(played);
             }
-            Load::Broadcast => sending.played(other, (everybody(), rate), None)?,
+            Load::Broadcast => {
+                let played = played(other, (everybody(), rate), None)?;
+                sending.workers.extend(played);
+            }
         }
         Ok(sending)
     }
@@ -59,7 +63,8 @@ impl Sending {
         Ok(sending)
     }
 
-    /// What floods of sockets offered so far, bits per second, in the order they were started.
+    /// What floods offered so far, bits per second, in the order they were started; without what is spoofed or goes to
+    /// everybody.
     pub fn offered(&self) -> Vec<f64> {
         self.floods.iter().map(Flood::offered).collect()
     }
@@ -72,7 +77,11 @@ impl Sending {
         }
         match machine.inside(move || fabric::to(to))? {
             Some(socket) => self.flood(socket, rate),
-            None => self.played(machine, (host_end(fabric::BRIDGE)?, rate), None),
+            None => {
+                let played = played(machine, (host_end(fabric::BRIDGE)?, rate), None)?;
+                self.floods.extend(played.map(Flood::of));
+                Ok(())
+            }
         }
     }
 
@@ -98,20 +107,6 @@ impl Sending {
         let flood = Flood::start(socket, rate);
         self.floods
             .push(flood.map_err(ExperimentError::io("flood with datagrams"))?);
-        Ok(())
-    }
-
-    fn played(
-        &mut self,
-        machine: &Machine,
-        (to, rate): (End, BitRate),
-        claimed: Option<Mac>,
-    ) -> Result<(), ExperimentError> {
-        if let Kind::Played(guest) = &machine.kind {
-            let flood = guest.flood(to, rate, claimed);
-            self.workers
-                .push(flood.map_err(ExperimentError::io("flood through a tap"))?);
-        }
         Ok(())
     }
 
@@ -143,6 +138,21 @@ impl Sending {
         }
         Ok(())
     }
+}
+
+/// A flood of a guest that is played, if it is one.
+fn played(
+    machine: &Machine,
+    (to, rate): (End, BitRate),
+    claimed: Option<Mac>,
+) -> Result<Option<Worker>, ExperimentError> {
+    let Kind::Played(guest) = &machine.kind else {
+        return Ok(None);
+    };
+    let flood = guest.flood(to, rate, claimed);
+    flood
+        .map(Some)
+        .map_err(ExperimentError::io("flood through a tap"))
 }
 
 impl Drop for Sending {

@@ -29,7 +29,8 @@ pub struct Outcome {
     pub others: f64,
     /// Frames of best effort with a foreign address that were dropped, per second.
     pub foreign: f64,
-    /// What sockets offered, bits per second; a played guest's is not in it.
+    /// What they offered, bits per second, but for TCP, which offers what it gets; and without what was spoofed or went to
+    /// everybody.
     pub offered: Vec<f64>,
 }
 
@@ -40,12 +41,11 @@ impl Outcome {
         [0, 1].map(|index: usize| self.case.deviation(self.passed[index], expected[index]))
     }
 
-    /// Whether sockets could offer more than was to pass: where other programs take the CPUs too they cannot, and what
+    /// Whether floods could offer more than was to pass: where other programs take the CPUs too they cannot, and what
     /// passed says nothing about shares.
     pub fn is_loaded(&self) -> bool {
         let expected = self.case.expected(self.others);
-        let mut offered = self.offered.iter().zip(expected);
-        offered.all(|(offered, expected)| *offered >= expected * ENOUGH)
+        is_enough(&self.offered, &expected)
     }
 
     /// Whether both are within what is allowed.
@@ -53,6 +53,12 @@ impl Outcome {
         let allowed = f64::from(self.case.link.allowed);
         self.deviations().iter().all(|off| off.abs() <= allowed)
     }
+}
+
+/// Whether what was offered is more than what is to pass.
+pub fn is_enough(offered: &[f64], expected: &[f64]) -> bool {
+    let mut both = offered.iter().zip(expected);
+    both.all(|(offered, expected)| *offered >= expected * ENOUGH)
 }
 
 /// Counters at an instant.
@@ -63,13 +69,8 @@ struct Reading {
 
 impl Reading {
     fn take(fabric: &mut Fabric) -> Result<Self, ExperimentError> {
-        let begin = Instant::now();
-        let counters = fabric.counters()?;
-        // In the middle of the time that it took.
-        Ok(Self {
-            at: begin + begin.elapsed() / 2,
-            counters,
-        })
+        let (at, counters) = fabric.counters()?;
+        Ok(Self { at, counters })
     }
 
     /// Bits that VM `index` passed.

@@ -37,6 +37,9 @@ pub struct Frame {
     /// When its last packet did.
     pub at: Duration,
     /// By how many seconds the time since the frame before differs from what their timestamps say. Positive: it was late.
+    /// From the last packet of one that arrived to the last of the other, for a frame can be shown when it is complete. This is
+    /// what the scenario's "jitter within 20 ms" is held against: the paper (Duran-Limon et al.) gives the range without a
+    /// definition. RFC 3550's interarrival jitter, a mean over packets, is told beside it.
     pub deviation: f64,
 }
 

@@ -161,15 +161,18 @@ fn scenarios(results: &Results) -> Section {
     let not_run = not_run.map(|(what, why)| format!("Not run: {what}: {why}."));
     let mut prose = vec![
         format!(
-            "Need: CPU time that a stream took for a frame, while there were four; what else the machine does changes it. Least \
-             and greatest: by how much the time between the last packets of two frames differs from what their timestamps say. \
+            "Need: CPU time that a stream took for a frame, while there were four; what else the machine does changes it. Least, \
+             greatest and within: by how much the time between the arrivals of the last packets of two frames that follow one \
+             another differs from what their timestamps say; the paper gives a range, and not what was measured for it. \
              Jitter: the interarrival jitter of RFC 3550, its greatest value. With five streams everything counts from when the \
              fifth begins, what is lost until something is adapted too; \"adapted\" leaves out the first {} s.",
             ADAPTED_AFTER.as_secs()
         ),
-        "Five streams need a little more than the 6 Mbit/s that gold has in the end: with everything adapted \
-         1.2 % is lost when best effort takes all of its share."
-            .to_owned(),
+        format!(
+            "Gold has 1.25 Mbit/s of the link for each stream, the paper's 5 for four, which is 3 % more than they take. For five the \
+             paper gives it 6, of which {STREAMS} streams of {} kbit/s lose 1.2 % whatever else is done.",
+            WIRE_RATE / 1_000
+        ),
     ];
     prose.extend(not_run);
     Section {
@@ -375,7 +378,8 @@ fn method(results: &Results) -> Section {
             ms(second),
             if is_papers { ", as in the paper" } else { "; in the paper 24 and 32 ms" },
         ),
-        "Each stream is a job of the VTM gold as soon as it streams (what starting ffmpeg takes is not gold's), two endless \
+        "Each stream is a job of the VTM gold as soon as it streams (what starting ffmpeg takes is not gold's) and finishes its \
+         frame before another one has the CPU (SCHED_FIFO); one that the end of gold's slots interrupts goes on first. Two endless \
          transcoding ffmpeg are jobs of best effort. Source, edge, core and client are network namespaces; the edges mark \
          packets by where they go, the core has a queue for each mark on a link of 10 Mbit/s, and a flood keeps best effort's \
          queue full."
@@ -383,8 +387,8 @@ fn method(results: &Results) -> Section {
         format!(
             "Nothing is adapted by the clock. Where the CPU is adapted, a rule counts frames that left the source more than {} ms \
              after their time: at the tenth within 1 s gold gets 8 ms of every 40 ms from best effort. Where the network is, a \
-             rule counts gaps in the sequence numbers at the client: at the fifth within 0.5 s gold gets 1 Mbit/s from best \
-             effort.",
+             rule counts gaps in the sequence numbers at the client: at the fifth within 0.5 s gold gets 1.25 Mbit/s from best \
+             effort: what the first {FIRST_STREAMS} streams have each.",
             ms(LATE)
         ),
         "Packets are counted, and their times taken, by the kernel at both ends: loss is what was sent and did not arrive. The \

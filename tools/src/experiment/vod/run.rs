@@ -17,7 +17,7 @@ use super::quality::{self, Adapting, Hands, Held, Pair, StreamsSeen};
 use super::rtp::{Position, Unwrapping};
 use super::shares::{self, Shares};
 use super::streams::{Processes, Senders};
-use super::vtms::Vtms;
+use super::vtms::{FRAME, Vtms};
 use super::{Adaptation, Mode, Timing};
 use crate::experiment::progress::Progress;
 use crate::experiment::stage::Stage;
@@ -28,9 +28,9 @@ use units::BitRate;
 const LOAD: BitRate = BitRate::new(10_000_000);
 /// Between two looks of the watch.
 const LOOK: Duration = Duration::from_millis(20);
-/// A frame that leaves so much later than it should is late: with the time between two frames more than what waiting for the
-/// VTM's next slots explains.
-pub const LATE: Duration = Duration::from_millis(80);
+/// A frame that leaves so much later than it should is late: the next one is due. Waiting for the VTM's next slots and for the
+/// frames of three other streams explains less (16 and 22 ms).
+pub const LATE: Duration = FRAME;
 
 /// Changes to tell their cost: as many as the paper's figures are means of, back and forth.
 const CHANGES: u32 = 30;

@@ -13,6 +13,7 @@ use net::share::{Priority, Share};
 use sched::reservation::Reservation;
 use units::BitRate;
 
+use super::need::{FIRST_STREAMS, STREAMS};
 use super::network::{BEST_EFFORT_TARGET, EAST, GOLD_TARGET, Network, WEST, failed, inside};
 use super::quality::{BEST_EFFORT, GOLD, Pair, link_rate, link_time};
 use crate::experiment::ExperimentError;
@@ -21,10 +22,14 @@ use crate::experiment::stage::Stage;
 
 /// What the bottleneck carries.
 pub const CAPACITY: BitRate = BitRate::new(10_000_000);
-/// What gold and best effort have with four streams.
-const FIRST: (u64, u64) = (5_000_000, 5_000_000);
-/// What gold has at most.
-const MOST: u64 = 6_000_000;
+/// What gold has for each stream, in bit/s: the paper's 5 Mbit/s for four. That is 3 % more than a stream takes on the wire,
+/// so that a queue that has filled up empties again. The paper's 6 Mbit/s for five are 1.15 % less than they take.
+const EACH: u64 = 1_250_000;
+
+/// What gold has for so many streams, in bit/s.
+fn of_gold(streams: u16) -> u64 {
+    EACH * u64::from(streams)
+}
 
 /// The shares. The queues go with the routers.
 pub struct Shares {
@@ -35,14 +40,14 @@ pub struct Shares {
 /// What both have with four streams, as time on the link.
 pub fn first() -> Result<Pair, ExperimentError> {
     Ok(Pair {
-        gold: time(FIRST.0)?,
-        best_effort: time(FIRST.1)?,
+        gold: time(of_gold(FIRST_STREAMS))?,
+        best_effort: time(CAPACITY.bits_per_second() - of_gold(FIRST_STREAMS))?,
     })
 }
 
 /// What gold has with five.
 pub fn greatest() -> Result<Duration, ExperimentError> {
-    Ok(time(MOST)?.runtime())
+    Ok(time(of_gold(STREAMS))?.runtime())
 }
 
 fn time(rate: u64) -> Result<Reservation, ExperimentError> {
@@ -154,4 +159,43 @@ fn routers(stage: &Stage, network: &Network) -> Vec<RouterPlan> {
         router("far-core", &network.far_core, core(WEST)),
         router("far-edge", &network.far_edge, edge(WEST)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ffmpeg::WIRE_RATE;
+    use super::super::quality::Held;
+    use super::*;
+
+    #[test]
+    fn gold_has_a_little_more_than_its_streams_take_and_best_effort_the_rest() {
+        let first = first().unwrap();
+        let most = greatest().unwrap();
+        let gold = [
+            (FIRST_STREAMS, link_rate(first.gold, CAPACITY)),
+            (
+                STREAMS,
+                link_rate(
+                    Reservation::new(most, first.gold.period()).unwrap(),
+                    CAPACITY,
+                ),
+            ),
+        ];
+        for (streams, rate) in gold {
+            let taken = WIRE_RATE * u64::from(streams);
+            let spare = rate.bits_per_second() as f64 / taken as f64 - 1.0;
+            assert!((0.02..0.04).contains(&spare), "{streams} streams: {spare}");
+        }
+        let sum = |pair: Pair| {
+            [pair.gold, pair.best_effort]
+                .map(|held| link_rate(held, CAPACITY).bits_per_second())
+                .iter()
+                .sum::<u64>()
+        };
+        assert_eq!(sum(first), CAPACITY.bits_per_second());
+        let rule = Held::Link.rule(first, most);
+        assert_eq!(rule.strategy.step, most - first.gold.runtime());
+        let left = rule.strategy.donor.unwrap().down_to;
+        assert_eq!(most + left, first.gold.period());
+    }
 }

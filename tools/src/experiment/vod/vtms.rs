@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sched::framework::{Manager, Scheduler};
+use sched::kernel::{Policy, Tid, set_policy};
 use sched::ledger::Ledger;
 use sched::reservation::Reservation;
 use sched::vtm::{CpuShare, JobSource, Need, RoundRobin, VtmConfig, VtmScheduler};
@@ -13,6 +14,9 @@ use crate::experiment::stage::{Promise, Stage};
 
 /// The quantum of the table: the paper's.
 pub const SLOT: Duration = Duration::from_millis(8);
+/// Of streams, the same as that of other jobs, but under SCHED_FIFO: frames are finished in the order in which they were due.
+/// SCHED_RR puts a stream behind the others after every 100 ms of CPU time, in the middle of a frame.
+const PRIORITY: u8 = 80;
 /// The period of gold: a frame's time.
 pub const FRAME: Duration = Duration::from_millis(40);
 
@@ -56,6 +60,11 @@ impl Vtms {
     /// Makes a process a job of a VTM.
     pub fn add(&mut self, vtm: &str, pid: i32) -> Result<(), ExperimentError> {
         self.scheduler.add_job(vtm, &JobSource::Process(pid))?;
+        if vtm == GOLD {
+            let policy = Policy::Fifo { priority: PRIORITY };
+            set_policy(Tid(pid), policy)
+                .map_err(|errno| ExperimentError::io("let streams finish frames")(errno.into()))?;
+        }
         Ok(())
     }
 
