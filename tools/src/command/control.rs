@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sched::account::{AccountSnapshot, Throttling};
 use sched::backend::InForce;
 use sched::feedback::Standing;
-use sched::ledger::Ledger;
+use sched::ledger::{Entry, Ledger};
 use serde::Serialize;
 use vmm::control::{ControlError, Reply, Request, client};
 use vmm::guest::{GuestStatus, NetworkStatus, TaskStatistics, VcpuStatus};
@@ -291,21 +292,22 @@ struct Row {
 /// `ls`.
 pub fn ls(context: &Context) -> Result<u8, Failure> {
     let entries = Ledger::open(&context.run_dir)?.entries()?;
-    let rows: Vec<Row> = entries
-        .iter()
-        .map(|entry| Row {
+    let row = |entry: &Arc<Entry>| {
+        let status = status_of(context, &entry.vm).ok();
+        // The ledger has the thread of a network device behind the vCPUs.
+        let vcpus = status
+            .as_ref()
+            .map_or(entry.vcpus.len(), |status| status.vcpus.len());
+        let granted = entry.vcpus.iter().take(vcpus);
+        Row {
             name: entry.vm.clone(),
             pid: entry.process.pid,
-            vcpus: entry.vcpus.len(),
-            reservations: entry
-                .vcpus
-                .iter()
-                .map(|vcpu| describe(&vcpu.granted))
-                .collect(),
-            state: status_of(context, &entry.vm)
-                .map_or_else(|_| "starting".to_owned(), |status| status.state),
-        })
-        .collect();
+            vcpus,
+            reservations: granted.map(|vcpu| describe(&vcpu.granted)).collect(),
+            state: status.map_or_else(|| "starting".to_owned(), |status| status.state),
+        }
+    };
+    let rows: Vec<Row> = entries.iter().map(row).collect();
     context.print(&rows, |rows| ls_text(rows))?;
     Ok(0)
 }
