@@ -328,8 +328,13 @@ impl Book {
 
     /// The book of nothing, unless VMs have ports.
     pub(crate) fn cleared(&self) -> Result<Self, Denied> {
-        self.keeps_ports(&NetworkPlan::default())?;
-        Ok(Self::default())
+        match (self.ports.first(), &self.plan.bridge) {
+            (Some(port), Some(bridge)) => Err(Denied::InUse {
+                vm: port.vm.clone(),
+                bridge: bridge.name.clone(),
+            }),
+            _ => Ok(Self::default()),
+        }
     }
 
     /// The book without the share of this name.

@@ -20,6 +20,15 @@ pub enum MarksError {
         "cannot start nft: {0}; install nftables, or let shares have destinations on the uplink instead of users, control groups and edge routers"
     )]
     Start(io::Error),
+    /// A share is for processes in a control group that there is not.
+    #[error(
+        "there is no control group {path} in the version 2 hierarchy at /sys/fs/cgroup: make it before the share, by `mkdir -p /sys/fs/cgroup/{}`",
+        .path.trim_matches('/')
+    )]
+    NoGroup {
+        /// Its path below the mount point.
+        path: String,
+    },
     /// It refused.
     #[error("nft refuses {what}: {reason}")]
     Refused {
@@ -56,7 +65,24 @@ impl Marks {
     /// # Errors
     /// When nft is not there or refuses; the old ones stay then.
     pub fn apply(&self, table: &str) -> Result<(), MarksError> {
-        run(&self.script(table), table)
+        run(&self.script(table), table).map_err(|error| self.explained(error))
+    }
+
+    /// nft quotes the rule that it refuses.
+    fn explained(&self, error: MarksError) -> MarksError {
+        let MarksError::Refused { reason, .. } = &error else {
+            return error;
+        };
+        let missing = self.classes.iter().find_map(|(whose, _)| match whose {
+            Whose::Cgroup(path) if reason.contains(&format!("\"{}\"", path.trim_matches('/'))) => {
+                Some(path.clone())
+            }
+            _ => None,
+        });
+        match missing.filter(|_| reason.contains("cgroupv2 path fails: No such file")) {
+            Some(path) => MarksError::NoGroup { path },
+            None => error,
+        }
     }
 
     /// Whether nothing is to be marked.
@@ -235,5 +261,31 @@ mod tests {
     #[test]
     fn a_tables_name_is_one_whatever_the_interface_is_called() {
         assert_eq!(table_of("eth0.7-a"), "chronovisor_eth0_7_a");
+    }
+
+    #[test]
+    fn a_missing_control_group_is_named_and_other_refusals_stay_in_the_words_of_nft() {
+        let class = ClassId::new(0x20).unwrap();
+        let marks = Marks {
+            classes: vec![
+                (Whose::Cgroup("/jobs/rest".to_owned()), class),
+                (Whose::Cgroup("/jobs/gold".to_owned()), class),
+            ],
+            ..Marks::default()
+        };
+        let said = |reason: &str| {
+            let refused = MarksError::Refused {
+                what: "table t".to_owned(),
+                reason: reason.to_owned(),
+            };
+            marks.explained(refused).to_string()
+        };
+        let missing = said(
+            "/dev/stdin:5:44-54: Error: cgroupv2 path fails: No such file or directory: \
+             socket cgroupv2 level 2 \"jobs/gold\" meta priority set 4356:11",
+        );
+        assert!(missing.contains("no control group /jobs/gold"), "{missing}");
+        let other = said("socket cgroupv2 level 2 \"jobs/gold\": Operation not permitted");
+        assert!(other.starts_with("nft refuses table t: "), "{other}");
     }
 }

@@ -101,6 +101,10 @@ impl Network {
     /// # Errors
     /// When none was applied (`chronovisor net apply FILE` does), or the files or the kernel's queues cannot be used.
     pub fn open(run_dir: &Path) -> Result<Self, NetworkError> {
+        if !State::is_in(run_dir) {
+            let dir = run_dir.to_owned();
+            return Err(StateError::NotApplied { dir }.into());
+        }
         let network = Self::at(run_dir)?;
         network.with(|session| session.tidy())?;
         Ok(network)
@@ -131,12 +135,33 @@ impl Network {
         Ok(network)
     }
 
+    /// Whether [`Network::apply`] would take this plan here and now: it fits beside what VMs and processes have, and nothing is
+    /// in its way on this host. Routers are not asked.
+    ///
+    /// # Errors
+    /// As [`Network::apply`].
+    pub fn would_apply(run_dir: &Path, plan: &NetworkPlan) -> Result<(), NetworkError> {
+        plan.check()?;
+        if !State::is_in(run_dir) {
+            let nothing = Book::default();
+            return Queues::default().is_free(&nothing.applied(plan, now())?, &nothing);
+        }
+        Self::at(run_dir)?.begin(|session| {
+            session.try_to_mend();
+            let after = session.book.applied(plan, now())?;
+            session.queues.is_free(&after, &session.book)
+        })
+    }
+
     /// Removes everything that was applied with this run directory, on routers too, and nothing else. Whether there was
     /// something.
     ///
     /// # Errors
     /// When VMs have ports, or the kernel or a router refuses.
     pub fn clear(run_dir: &Path) -> Result<bool, NetworkError> {
+        if !State::is_in(run_dir) {
+            return Ok(false);
+        }
         Self::at(run_dir)?.begin(|session| {
             session.try_to_mend();
             if session.book == Book::default() {
@@ -421,9 +446,11 @@ impl Session<'_> {
         let others = broken_off.as_deref().into_iter().chain([&before]);
         let others: Vec<_> = others.collect();
         let replaced = self.queues.reconcile(&after, &others, left);
-        if replaced.is_err() {
+        if let Err(failed) = &replaced {
             let others = [&[&after], &others[..]].concat();
-            if let Err(error) = self.queues.reconcile(&before, &others, left) {
+            let undone = self.queues.reconcile(&before, &others, left);
+            // A router that cannot be asked cannot be asked to undo anything either: that is said once.
+            if let Some(error) = undone.err().filter(|e| e.to_string() != failed.to_string()) {
                 tracing::warn!(%error, "cannot take a change of the network back");
             }
         }

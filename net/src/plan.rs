@@ -279,6 +279,23 @@ pub struct Cidr {
     pub prefix: u8,
 }
 
+/// Not the address of a host.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no address of a host; write one such as 192.0.2.10 (names are not looked up)")]
+pub struct HostError {
+    text: String,
+}
+
+/// The host that somebody wrote.
+///
+/// # Errors
+/// When it is no address.
+pub fn host(text: &str) -> Result<IpAddr, HostError> {
+    text.trim().parse().map_err(|_| HostError {
+        text: text.to_owned(),
+    })
+}
+
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)

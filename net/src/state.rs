@@ -23,6 +23,8 @@ const VERSION: u32 = 1;
 /// What the lock file says while the kernel is being changed, and otherwise, before the number of the slot.
 const CHANGING: &str = "changing";
 const SETTLED: &str = "settled ";
+/// The lock's file.
+const LOCK: &str = "network.lock";
 /// The files that are written in turn.
 const SLOTS: [&str; 2] = ["network.json", "network-1.json"];
 
@@ -120,6 +122,12 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Whether anybody has ever opened them in `dir`.
+    pub(crate) fn is_in(dir: &Path) -> bool {
+        let mut names = SLOTS.into_iter().chain([LOCK]);
+        names.any(|name| dir.join(name).exists())
+    }
+
     /// Opens the files in `dir`, making the lock and the folder if need be.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
         fs::create_dir_all(dir).map_err(failed("create", dir))?;
@@ -136,7 +144,7 @@ impl State {
         };
         Ok(Self {
             dir: dir.to_owned(),
-            lock: open("network.lock")?,
+            lock: open(LOCK)?,
             slots: [open(SLOTS[0])?, open(SLOTS[1])?],
             slot: 0,
             place: Place::here().map_err(failed("read", Path::new("/proc")))?,

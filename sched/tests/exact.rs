@@ -108,8 +108,8 @@ fn reserved_as<T: Send + 'static>(
 #[test]
 fn a_busy_thread_gets_its_budget_in_every_period_and_no_tick_more() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let (seen, account) = reserved(&prepared, |rig| {
         let (started, cpu) = (monotonic(), thread_cpu_time());
         let (_, longest_gap) = rig.spin(|| monotonic() - started > 50 * P);
@@ -134,8 +134,8 @@ fn a_busy_thread_gets_its_budget_in_every_period_and_no_tick_more() {
 #[test]
 fn a_thread_that_sleeps_is_never_robbed_of_the_budget_its_wake_up_began() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let (seen, account) = reserved(&prepared, |rig| {
         let mut seen = Seen::default();
         for round in 0..12u32 {
@@ -163,8 +163,8 @@ fn a_thread_that_sleeps_is_never_robbed_of_the_budget_its_wake_up_began() {
 #[test]
 fn with_a_deadline_before_the_end_of_the_period_budgets_are_the_same() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let constrained = Reservation::new(Q, P).unwrap().with_deadline(P / 2);
     let (share, account) = reserved_as(constrained.unwrap(), &prepared, |rig| {
         let (started, cpu) = (monotonic(), thread_cpu_time());
@@ -179,8 +179,8 @@ fn with_a_deadline_before_the_end_of_the_period_budgets_are_the_same() {
 #[test]
 fn a_budget_that_a_wake_up_before_the_deadline_has_cut_is_not_cut_again_by_the_whole_surplus() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     // Dense, so that the kernel's rule cuts: Q / D of the time to the deadline.
     let (runtime, deadline) = (Duration::from_millis(20), Duration::from_millis(25));
     let period = Duration::from_millis(50);
@@ -215,8 +215,8 @@ fn a_budget_that_a_wake_up_before_the_deadline_has_cut_is_not_cut_again_by_the_w
 #[test]
 fn a_late_expiry_is_counted_as_an_overrun_and_costs_no_further_period() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let (gap_after, account) = reserved(&prepared, |rig| {
         // Blind for two budgets: the kernel's backstop ends the first one meanwhile.
         let cpu = thread_cpu_time();
@@ -236,8 +236,8 @@ fn a_late_expiry_is_counted_as_an_overrun_and_costs_no_further_period() {
 #[test]
 fn an_adapted_reservation_moves_the_end_of_the_budget() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let ((), account) = reserved(&prepared, |rig| {
         let kernel = |runtime| sched::kernel::Policy::Deadline {
             runtime,

@@ -69,9 +69,9 @@ fn cpuset_state() -> Vec<(String, String)> {
 #[test]
 fn restoring_leaves_the_host_as_it_was_found() {
     requires_partitions!();
-    let _host = Host::lock();
+    let host = Host::lock();
     let before = cpuset_state();
-    let prepared = Prepared::last_cpu();
+    let prepared = Prepared::last_cpu(&host);
     assert_ne!(cpuset_state(), before);
     drop(prepared);
     assert_eq!(cpuset_state(), before);
@@ -80,8 +80,8 @@ fn restoring_leaves_the_host_as_it_was_found() {
 #[test]
 fn preparing_twice_is_preparing_once_and_another_set_is_refused() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let again = prepare::prepare(prepared.run_dir(), &[cpu]).unwrap();
     assert_eq!(again, std::slice::from_ref(&prepared.partition));
@@ -142,7 +142,7 @@ impl Drop for Put {
 #[test]
 fn a_prepared_cpu_is_quiet_and_a_restored_one_is_as_it_was() {
     requires_partitions!();
-    let _host = Host::lock();
+    let host = Host::lock();
     let cpus = sched::cpus::online();
     let cpu = cpus[cpus.len() - 1];
     let queue = "/sys/class/net/lo/queues/rx-0/rps_cpus";
@@ -150,7 +150,7 @@ fn a_prepared_cpu_is_quiet_and_a_restored_one_is_as_it_was() {
     let _steered = (Path::new(queue).exists() && cpu < 32)
         .then(|| Put::new(queue, &format!("{:x}", 1u32 << cpu | 1)));
     let before = steering();
-    let prepared = Prepared::last_cpu();
+    let prepared = Prepared::last_cpu(&host);
     let during = steering();
     let check = HostCheck::run("test", Duration::ZERO);
     let of_cpu = check.cpus.iter().find(|check| check.cpu == cpu).unwrap();
@@ -180,7 +180,7 @@ fn a_prepared_cpu_is_quiet_and_a_restored_one_is_as_it_was() {
 #[test]
 fn preparing_again_steers_away_what_came_since_and_keeps_what_others_set() {
     requires_partitions!();
-    let _host = Host::lock();
+    let host = Host::lock();
     let last = sched::cpus::online().pop().unwrap();
     let file = format!("/sys/devices/system/cpu/cpu{last}/power/pm_qos_resume_latency_us");
     if !Path::new(&file).exists() {
@@ -188,7 +188,7 @@ fn preparing_again_steers_away_what_came_since_and_keeps_what_others_set() {
     }
     // Put back after the partition is undone.
     let _latency = Put::new(&file, "60");
-    let prepared = Prepared::last_cpu();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let value = || fs::read_to_string(&file).unwrap().trim().to_owned();
     assert_eq!(value(), "n/a");
@@ -223,8 +223,8 @@ fn preparing_and_restoring_at_the_same_time_take_turns() {
 #[test]
 fn a_partition_in_use_is_not_taken_away() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let sleeper = Sleeper::start();
     let cpu = prepared.partition.cpu;
     let grant = granted(deadline(1, 50), Placement::Partition { cpu });
@@ -241,8 +241,8 @@ fn a_partition_in_use_is_not_taken_away() {
 #[test]
 fn a_reservation_in_force_is_what_the_kernel_has_and_adapts_in_place() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let sleeper = Sleeper::start();
     let cpu = prepared.partition.cpu;
     let exact = VcpuRequest {
@@ -298,8 +298,8 @@ fn a_pinned_thread_is_told_that_it_needs_a_partition() {
 #[test]
 fn a_sleeping_thread_is_told_to_be_woken_and_a_running_one_is_moved() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let grant = granted(deadline(1, 50), Placement::Partition { cpu });
     let sleeper = Sleeper::start();
@@ -322,8 +322,8 @@ fn a_sleeping_thread_is_told_to_be_woken_and_a_running_one_is_moved() {
 #[test]
 fn bandwidth_that_returns_late_is_waited_for() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let grant = granted(deadline(160, 200), Placement::Partition { cpu });
     let (first, second) = (Sleeper::start(), Sleeper::start());
@@ -336,8 +336,8 @@ fn bandwidth_that_returns_late_is_waited_for() {
 #[test]
 fn bandwidth_that_is_not_there_is_an_error_after_a_bounded_wait() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let grant = granted(deadline(25, 50), Placement::Partition { cpu });
     let (first, second) = (Sleeper::start(), Sleeper::start());
@@ -403,8 +403,8 @@ fn a_group_left_by_a_crash_is_gone_after_the_next_opening() {
 #[test]
 fn threads_in_a_partition_that_nobody_entered_count_against_it() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let ledger = Ledger::open(prepared.run_dir()).unwrap();
     assert!(ledger.admit("vm", &[deadline(40, 50)]).is_ok());
@@ -424,8 +424,8 @@ fn threads_in_a_partition_that_nobody_entered_count_against_it() {
 #[test]
 fn budget_moves_between_two_vms_together_or_not_at_all() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let mut ledger = Ledger::open(prepared.run_dir()).unwrap();
     let wanted = |q| VcpuRequest {

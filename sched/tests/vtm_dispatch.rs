@@ -213,8 +213,8 @@ fn small() -> VcpuRequest {
 #[test]
 fn a_cpu_is_for_vtms_or_for_virtual_machines_and_free_again_afterwards() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let ledger = Ledger::open(prepared.run_dir()).unwrap();
     let on_partition = VtmConfig {

@@ -28,8 +28,8 @@ fn deadline(q_ms: u64, p_ms: u64) -> VcpuRequest {
 #[test]
 fn what_a_thread_has_given_up_is_in_force_for_the_next_one_as_soon_as_it_is_free() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path()).unwrap();
@@ -67,8 +67,8 @@ fn what_a_thread_has_given_up_is_in_force_for_the_next_one_as_soon_as_it_is_free
 #[test]
 fn what_a_vcpu_gives_up_is_for_others_only_after_its_period_and_for_itself_at_once() {
     requires_partitions!();
-    let _host = Host::lock();
-    let prepared = Prepared::last_cpu();
+    let host = Host::lock();
+    let prepared = Prepared::last_cpu(&host);
     let cpu = prepared.partition.cpu;
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path()).unwrap();

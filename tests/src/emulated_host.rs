@@ -20,17 +20,19 @@
 mod debian;
 mod executable;
 mod initramfs;
+mod machine;
 mod modules;
 mod results;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::requires;
 use initramfs::Initramfs;
+use machine::Ended;
 pub use results::Outcome;
 use results::Results;
 
@@ -237,15 +239,12 @@ impl EmulatedHost {
         let initramfs = work.path().join("initramfs");
         fs::write(&initramfs, self.pack(&parts)?)
             .map_err(|source| HostError::io("write", &initramfs, source))?;
-        let results_port = work.path().join("results");
+        let limits: Vec<_> = self.cases.iter().map(|case| case.limit).collect();
         let started = Instant::now();
-        let output = self
-            .qemu(&parts.kernel, &initramfs, &results_port)
-            .output()
+        let qemu = self.qemu(&parts.kernel, &initramfs, &work.path().join("results"));
+        let ended = machine::run(qemu, work.path(), &limits)
             .map_err(|source| HostError::io("run", Path::new("timeout"), source))?;
-        // QEMU that fails at once leaves no such file.
-        let results = results::parse(&fs::read(&results_port).unwrap_or_default());
-        self.report(results, &output, started.elapsed())
+        self.report(ended, started.elapsed())
     }
 
     /// `timeout` bounds the run even when the test that waits for it is killed.
@@ -265,7 +264,7 @@ impl EmulatedHost {
                 "none",
                 "-no-reboot",
                 "-serial",
-                "stdio",
+                "mon:stdio",
                 "-serial",
             ])
             .arg(format!("file:{}", results.display()))
@@ -273,14 +272,13 @@ impl EmulatedHost {
             .arg(kernel)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", &self.command_line()])
-            .stdin(std::process::Stdio::null());
+            .args(["-append", &self.command_line()]);
         command
     }
 
     fn command_line(&self) -> String {
         // `panic=-1` reboots at once, which ends QEMU; `quiet` saves a second of serial output.
-        let mut line = "console=ttyS0 panic=-1 quiet".to_owned();
+        let mut line = "console=ttyS0 panic=-1 quiet sysrq_always_enabled".to_owned();
         for option in &self.kernel_options {
             line.push(' ');
             line.push_str(option);
@@ -324,14 +322,18 @@ impl EmulatedHost {
         Ok(archive.finish())
     }
 
-    fn report(&self, results: Results, qemu: &Output, wall: Duration) -> Result<Report, HostError> {
-        let console = console_text(qemu);
+    fn report(&self, ended: Ended, wall: Duration) -> Result<Report, HostError> {
+        let console = console_text(&ended);
+        let results = ended.results;
         if !results.done || results.finished.len() != self.cases.len() {
             return Err(HostError::Stopped {
                 state: self.how_far(&results),
-                qemu: match qemu.status.code() {
-                    Some(124 | 137) => "its time was up".to_owned(),
-                    _ => format!("QEMU ended with {}", qemu.status),
+                qemu: match (ended.stood_still, ended.status.code()) {
+                    (Some(silent), _) => {
+                        format!("no progress for {} s", silent.as_secs())
+                    }
+                    (None, Some(124 | 137)) => "its time was up".to_owned(),
+                    _ => format!("QEMU ended with {}", ended.status),
                 },
                 console: tail(&console, CONSOLE_TAIL),
             });
@@ -415,7 +417,7 @@ impl CaseReport {
 
 /// The console, then QEMU's own messages without those about features of the CPU model that
 /// emulation always lacks.
-fn console_text(qemu: &Output) -> String {
+fn console_text(qemu: &Ended) -> String {
     let mut text = String::from_utf8_lossy(&qemu.stdout).replace('\r', "");
     let messages = String::from_utf8_lossy(&qemu.stderr);
     for line in messages

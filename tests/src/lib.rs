@@ -8,10 +8,12 @@ pub mod emulated_host;
 pub mod host_figures;
 pub mod process;
 pub mod requires;
+pub mod turn;
 pub mod user;
 pub mod workspace;
 
 pub use emulated_host::EmulatedHost;
 pub use process::Busy;
 pub use requires::Need;
+pub use turn::Turn;
 pub use user::User;

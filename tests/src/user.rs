@@ -1,7 +1,7 @@
 //! A user at the command line: the real `chronovisor` with a run directory of its own, every command with a time limit,
 //! every guest ended with the test.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::built;
+use crate::turn::{self, Turn};
 
 /// Any command that does not run a guest is over sooner, on a machine busy with other things.
 const SHORT: Duration = Duration::from_secs(40);
@@ -24,7 +25,7 @@ const NAP: Duration = Duration::from_millis(5);
 pub struct User {
     program: PathBuf,
     folder: TempDir,
-    _turn: File,
+    turn: Turn,
 }
 
 /// A command that has ended.
@@ -89,24 +90,20 @@ impl User {
     /// When the program cannot be built or a folder not be made.
     #[must_use]
     pub fn new() -> Self {
-        let lock = std::env::temp_dir().join("chronovisor-tests.lock");
-        let turn = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(lock)
-            .and_then(|file| file.lock().map(|()| file))
-            .expect("the lock of the tests can be had");
+        let program = built::chronovisor().unwrap_or_else(|error| panic!("{error}"));
+        let turn = Turn::take(|run_dir| restore(&program, run_dir));
         let folder = tempfile::Builder::new()
             .prefix("chronovisor-user-")
             .tempdir()
             .expect("a temporary folder can be made");
         fs::create_dir(folder.path().join("run")).expect("a folder can be made in a new one");
-        Self {
-            program: built::chronovisor().unwrap_or_else(|error| panic!("{error}")),
+        let user = Self {
+            program,
             folder,
-            _turn: turn,
-        }
+            turn,
+        };
+        user.turn.uses(&user.run_dir());
+        user
     }
 
     /// The program.
@@ -218,6 +215,29 @@ impl User {
             stderr: stderr_path,
         }
     }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        // What a test that failed had no time for; with the folder goes the knowledge of it.
+        let restore = |run_dir: &Path| restore(&self.program, run_dir);
+        if let Err(why) = turn::undo(&self.run_dir(), restore) {
+            eprintln!("{why}");
+        }
+    }
+}
+
+/// Undoes what was prepared from a run directory.
+fn restore(program: &Path, run_dir: &Path) -> Result<(), String> {
+    let mut command = Command::new(program);
+    command
+        .args(["host", "restore"])
+        .env("CHRONOVISOR_RUN_DIR", run_dir);
+    let ended = command.output().map_err(|error| error.to_string())?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&ended.stderr).into_owned())
 }
 
 /// A guest in the foreground of a process. Dropping it kills the process.

@@ -114,6 +114,33 @@ fn a_kernel_that_dies_is_an_error_that_names_the_case_and_shows_the_console() {
     assert!(console.contains("sysrq triggered crash"), "{console}");
 }
 
+#[test]
+fn a_host_that_stands_still_is_ended_and_says_what_its_cpus_do() {
+    requires!(Need::EmulatedHost, Need::Program("chrt"));
+    let error = EmulatedHost::new()
+        .cpus(1)
+        .memory_mib(512)
+        .program("chrt")
+        .case(
+            "busy",
+            Duration::from_secs(1),
+            "echo -1 >/proc/sys/kernel/sched_rt_runtime_us; exec chrt --fifo 99 yes >/dev/null",
+        )
+        .boot()
+        .unwrap_err();
+    let HostError::Stopped {
+        state,
+        qemu,
+        console,
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(state, "stopped during the case `busy`");
+    assert!(qemu.starts_with("no progress for "), "{qemu}");
+    assert!(console.contains("Comm: yes"), "{console}");
+}
+
 /// A task set that an emulated CPU in an emulated CPU keeps up with.
 const SLOW_TASKS: &str =
     "duration = \"2s\"\n[[guest.task]]\nname = \"a\"\nexecution = \"20ms\"\nperiod = \"500ms\"\n";

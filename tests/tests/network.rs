@@ -141,9 +141,19 @@ fn a_network_is_planned_applied_shown_adapted_and_cleared() {
         shown.contains("uplink up0: 10Mbit/s, head room 0bit/s, 0bit/s left"),
         "{shown}"
     );
+    let nowhere = PLAN.replace("up0", "nowhere");
+    let nowhere = path(&user.file("nowhere.toml", nowhere));
+    let missing = host.run(&["net", "plan", &nowhere]).expect(1);
+    assert!(
+        missing.stderr.contains("no interface nowhere"),
+        "{missing:?}"
+    );
     assert_eq!(host.links(), before, "a plan changes nothing");
     let none = host.run(&["net", "status"]).expect(1);
     assert!(none.stderr.contains("chronovisor net apply"), "{none:?}");
+    host.run(&["net", "clear"]).expect(0);
+    let state = Path::new(&host.run_dir).join("network.lock");
+    assert!(!state.exists(), "looking leaves nothing behind");
 
     host.run(&["net", "apply", &plan]).expect(0);
     let status = host.status();
@@ -338,7 +348,11 @@ fn vtms_have_shares_of_the_uplink_by_destination_and_by_user() {
         .run(&["vtm", "network", "reserve", "gold", "6Mbit/s"])
         .expect(3);
     assert!(whose.stderr.contains("--uid"), "{whose:?}");
-    host.run(&[
+    let named = host
+        .run(&["vtm", "network", "reserve", "gold", "6Mbit/s", "a.example"])
+        .expect(2);
+    assert!(named.stderr.contains("such as 192.0.2.10"), "{named:?}");
+    let reserve = [
         "vtm",
         "network_reserve",
         "gold",
@@ -346,8 +360,12 @@ fn vtms_have_shares_of_the_uplink_by_destination_and_by_user() {
         "192.0.2.1",
         "--priority",
         "gold",
-    ])
-    .expect(0);
+    ];
+    let reserved = host.run(&reserve).expect(0).stdout;
+    assert_eq!(
+        reserved,
+        "gold: 6Mbit/s (at most 10Mbit/s, gold) of the network\n"
+    );
     host.run(&["vtm", "create", "rest"]).expect(0);
     let too_much = host
         .run(&[
@@ -387,8 +405,10 @@ fn packets_are_counted_where_they_belong(host: &Host<'_>) {
 }
 
 fn shares_change_and_end(host: &Host<'_>, service: Guest<'_>) {
-    host.run(&["vtm", "network_adapt", "gold", "7Mbit/s", "rest", "3Mbit/s"])
+    let adapted = host
+        .run(&["vtm", "network_adapt", "gold", "7Mbit/s", "rest", "3Mbit/s"])
         .expect(0);
+    assert_eq!(adapted.stdout.matches("Mbit/s (at most").count(), 2);
     host.run(&["vtm", "network", "adapt", "gold", "8Mbit/s"])
         .expect(3);
     let status = host.status();

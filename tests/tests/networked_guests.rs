@@ -136,11 +136,19 @@ fn a_guest_has_its_share_and_its_devices_thread_has_cpu_time_as_long_as_it_runs(
         assert_eq!(counters[lost], 0, "{status}");
     }
     assert!(networked.ports().contains("cv-share"));
+    let listed = networked.run(&["--json", "ls"]).expect(0).json();
+    assert_eq!(listed[0]["vcpus"], 1, "the device's thread is no vCPU");
+    let refused = networked.run(&["net", "clear"]).expect(3);
+    assert!(
+        refused.stderr.contains("chronovisor stop cv-share"),
+        "{refused:?}"
+    );
     networked.run(&["pause", "cv-share"]).expect(0);
     networked.run(&["resume", "cv-share"]).expect(0);
     networked.echo(20);
-    guest.stop().expect(0);
-    assert!(!networked.ports().contains("cv-share"));
+    networked.run(&["stop", "cv-share"]).expect(0);
+    assert!(!networked.ports().contains("cv-share"), "stopped for good");
+    guest.wait(Duration::from_secs(20)).expect(0);
 }
 
 #[test]

@@ -90,6 +90,14 @@ pub enum Denied {
         /// The bridge.
         bridge: String,
     },
+    /// The bridge would be removed.
+    #[error("'{vm}' has a port on bridge {bridge}: stop it first, by `chronovisor stop {vm}`")]
+    InUse {
+        /// The VM.
+        vm: String,
+        /// The bridge.
+        bridge: String,
+    },
     /// More than there are numbers.
     #[error("there are {most} shares, the most that can be told apart: release one")]
     TooMany {

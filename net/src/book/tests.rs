@@ -246,7 +246,8 @@ fn a_bridge_with_ports_may_change_its_capacity_but_not_its_name() {
             .contains("'vm' has a port on bridge chronovisor0"),
         "{renamed}"
     );
-    assert!(book.cleared().is_err());
+    let cleared = book.cleared().unwrap_err().to_string();
+    assert!(cleared.ends_with("`chronovisor stop vm`"), "{cleared}");
 }
 
 #[test]

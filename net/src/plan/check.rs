@@ -75,9 +75,14 @@ fn room(key: &str, link: &Link) -> Result<(), PlanError> {
     rate(&format!("{key}.capacity"), link.capacity)?;
     if link.promisable() < Share::LEAST {
         let fits = format!(
-            "nothing of {} is left beside {} for broadcast or migration; write less than {}",
+            "nothing of {} is left beside {} for {}; write less than {}",
             link.capacity,
             link.fixed,
+            if key == "bridge" {
+                "broadcast"
+            } else {
+                "migration"
+            },
             BitRate::new(
                 link.capacity
                     .bits_per_second()

@@ -61,7 +61,7 @@ struct ShareSheet {
     ceil: Option<BitRate>,
     #[serde(default)]
     priority: Priority,
-    destinations: Option<Vec<IpAddr>>,
+    destinations: Option<Vec<Host>>,
     uid: Option<u32>,
     cgroup: Option<String>,
     dscp: Option<u8>,
@@ -83,6 +83,17 @@ struct RouterSheet {
 enum RoleName {
     Edge,
     Core,
+}
+
+/// A host, by its address.
+struct Host(IpAddr);
+
+impl<'de> Deserialize<'de> for Host {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let host = super::host(&text).map_err(serde::de::Error::custom)?;
+        Ok(Self(host))
+    }
 }
 
 /// One, or a list.
@@ -175,7 +186,8 @@ impl ShareSheet {
             source,
         })?;
         let given = [
-            self.destinations.map(Traffic::Destinations),
+            self.destinations
+                .map(|hosts| Traffic::Destinations(hosts.iter().map(|host| host.0).collect())),
             self.uid.map(Traffic::Uid),
             self.cgroup.map(Traffic::Cgroup),
             self.dscp.map(Traffic::Dscp),

@@ -101,6 +101,11 @@ fn bad_shares_are_named_with_key_value_and_what_would_fit() {
             "addresses of hosts",
         ),
         (
+            "assured='5Mbit/s'\ndestinations=['gold.example']",
+            "`gold.example`",
+            "such as 192.0.2.10",
+        ),
+        (
             "assured='5Mbit/s'\ncgroup='/a/../b'",
             "\"/a/../b\"",
             "/jobs/gold",

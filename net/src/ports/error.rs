@@ -11,7 +11,7 @@ use crate::tree::TreeError;
 pub enum PortsError {
     /// There is an interface of a name that is needed.
     #[error(
-        "there is an interface {name} that is not Chronovisor's: choose another name for the bridge, or delete the interface by `ip link delete {name}`"
+        "there is an interface {name} that is not Chronovisor's: choose another name for the bridge, or remove that interface if nobody needs it"
     )]
     Foreign {
         /// The interface.
@@ -19,7 +19,7 @@ pub enum PortsError {
     },
     /// The bridge exists already.
     #[error(
-        "there is a bridge {bridge} of Chronovisor's already: open it, or remove it by `chronovisor net clear`"
+        "there is a bridge {bridge} of Chronovisor's already, applied from another run directory: `chronovisor net clear --run-dir DIR` removes it, or where that is lost `chronovisor net clear --lost FILE`"
     )]
     Exists {
         /// The bridge.

@@ -23,7 +23,7 @@ pub enum TreeError {
     },
     /// There is a tree already.
     #[error(
-        "{interface} has a tree of Chronovisor's already: open it, or remove it by `chronovisor net clear`"
+        "{interface} has a tree of Chronovisor's already, applied from another run directory: `chronovisor net clear --run-dir DIR` removes it, or where that is lost `chronovisor net clear --lost FILE`"
     )]
     Exists {
         /// The interface.

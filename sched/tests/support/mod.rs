@@ -5,11 +5,9 @@
     reason = "every test program uses its own part of this module"
 )]
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 use sched::backend::{BackendError, CpuReservation, apply};
 use sched::cgroup::Hierarchy;
@@ -19,6 +17,7 @@ use sched::prepare;
 use sched::request::Granted;
 use system_tests::Need;
 use system_tests::requires::{Capability, met};
+use system_tests::turn::{self, Turn};
 
 /// Whether partitions and real-time policies can be had here; records the skip of `test` if not.
 pub fn partitions_to_be_had(test: &str) -> bool {
@@ -39,21 +38,21 @@ macro_rules! requires_partitions {
 
 /// Holds the host: tests that change it or fill its bandwidth run one at a time, also those of other programs.
 pub struct Host {
-    _lock: File,
+    pub turn: Turn,
 }
 
 impl Host {
     pub fn lock() -> Self {
-        let path = std::env::temp_dir().join("chronovisor-tests.lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .unwrap();
-        lock.lock().unwrap();
-        Self { _lock: lock }
+        Self {
+            turn: Turn::take(restore),
+        }
     }
+}
+
+fn restore(run_dir: &Path) -> Result<(), String> {
+    prepare::restore(run_dir)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// A prepared partition of the last CPU, undone on drop.
@@ -63,9 +62,10 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub fn last_cpu() -> Self {
+    pub fn last_cpu(host: &Host) -> Self {
         let online = sched::cpus::online();
         let run_dir = tempfile::tempdir().unwrap();
+        host.turn.uses(run_dir.path());
         let mut made = prepare::prepare(run_dir.path(), &online[online.len() - 1..]).unwrap();
         Self {
             partition: made.remove(0),
@@ -81,14 +81,8 @@ impl Prepared {
 impl Drop for Prepared {
     fn drop(&mut self) {
         // A thread that has just ended may still be listed in its group, and a VM that found the partition may use it.
-        let mut patience = 4000;
-        while let Err(error) = prepare::restore(self.run_dir.path()) {
-            if patience == 0 {
-                eprintln!("host not restored: {error}");
-                return;
-            }
-            patience -= 1;
-            thread::sleep(Duration::from_millis(5));
+        if let Err(why) = turn::undo(self.run_dir.path(), restore) {
+            eprintln!("{why}");
         }
     }
 }

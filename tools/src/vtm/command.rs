@@ -182,6 +182,8 @@ pub enum Reply {
     Done,
     /// VTMs are promised this.
     Promised(Vec<Promised>),
+    /// VTMs have these shares of the network.
+    Shares(Vec<ShareOfNetwork>),
     /// There is a job of this name.
     Added {
         /// The name.
@@ -202,6 +204,15 @@ pub struct Promised {
     pub execution: Span,
     /// The period.
     pub period: Span,
+}
+
+/// What a VTM has of the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareOfNetwork {
+    /// The VTM.
+    pub vtm: String,
+    /// Its share.
+    pub share: net::share::Share,
 }
 
 /// A dispatch table.

@@ -199,14 +199,14 @@ impl Machine for VtmMachine {
             Command::NetworkReserve(wanted) => {
                 // Only a VTM can have one.
                 self.scheduler.team(&wanted.vtm)?;
-                self.network.reserve(&wanted)?;
+                return Ok(Reply::Shares(vec![self.network.reserve(&wanted)?]));
             }
             Command::NetworkAdapt { changes } => {
                 // Not those of VMs, which have shares too.
                 for change in &changes {
                     self.scheduler.team(&change.vtm)?;
                 }
-                self.network.adapt(&changes)?;
+                return Ok(Reply::Shares(self.network.adapt(&changes)?));
             }
             Command::Release { vtm } => {
                 self.scheduler.team(&vtm)?;

@@ -21,6 +21,8 @@ mod machine;
 mod network;
 
 pub use client::{Client, ClientError, socket_path};
-pub use command::{Amount, Bandwidth, Command, Drawing, NetworkShare, Promised, Reply, Share};
+pub use command::{
+    Amount, Bandwidth, Command, Drawing, NetworkShare, Promised, Reply, Share, ShareOfNetwork,
+};
 pub use machine::{CommandError, Order, VtmMachine};
 pub use network::ShareOfNetworkError;

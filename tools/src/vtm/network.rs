@@ -8,7 +8,7 @@ use net::plan::{SharePlan, Traffic};
 use net::share::{Share, ShareError};
 use net::{Network, plan};
 
-use super::command::{Bandwidth, NetworkShare};
+use super::command::{Bandwidth, NetworkShare, ShareOfNetwork};
 
 /// A share of the network was not to be had. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -69,28 +69,40 @@ impl NetworkShares {
     }
 
     /// Reserves for a VTM.
-    pub(super) fn reserve(&mut self, wanted: &NetworkShare) -> Result<(), ShareOfNetworkError> {
+    pub(super) fn reserve(
+        &mut self,
+        wanted: &NetworkShare,
+    ) -> Result<ShareOfNetwork, ShareOfNetworkError> {
         let traffic = traffic(wanted)?;
         let network = self.network()?;
         let widest = plan::NetworkPlan::widest(&network.plan()?);
         let usual = widest.map_or(wanted.bandwidth, |widest| widest.max(wanted.bandwidth));
         let ceil = wanted.ceil.unwrap_or(usual);
+        let share = Share::new(wanted.bandwidth, ceil, wanted.priority)?;
+        let vtm = wanted.vtm.clone();
         network.reserve(&SharePlan {
-            name: wanted.vtm.clone(),
-            share: Share::new(wanted.bandwidth, ceil, wanted.priority)?,
+            name: vtm.clone(),
+            share,
             traffic,
         })?;
-        self.reserved.push(wanted.vtm.clone());
-        Ok(())
+        self.reserved.push(vtm.clone());
+        Ok(ShareOfNetwork { vtm, share })
     }
 
     /// Changes what several are assured, all or none.
-    pub(super) fn adapt(&mut self, changes: &[Bandwidth]) -> Result<(), ShareOfNetworkError> {
+    pub(super) fn adapt(
+        &mut self,
+        changes: &[Bandwidth],
+    ) -> Result<Vec<ShareOfNetwork>, ShareOfNetworkError> {
         let changes = changes.iter();
         let changes = changes.map(|change| (change.vtm.clone(), change.bandwidth));
         let changes: Vec<_> = changes.collect();
-        self.network()?.adapt_assured(&changes)?;
-        Ok(())
+        let adapted = self.network()?.adapt_assured(&changes)?.into_iter();
+        let adapted = adapted.map(|one| ShareOfNetwork {
+            vtm: one.name,
+            share: one.share,
+        });
+        Ok(adapted.collect())
     }
 
     /// Gives up what was reserved for a VTM, if anything was.
@@ -113,11 +125,8 @@ impl NetworkShares {
 
 impl Drop for NetworkShares {
     fn drop(&mut self) {
-        for vtm in std::mem::take(&mut self.reserved) {
-            let released = self
-                .network()
-                .and_then(|network| Ok(network.release(&vtm)?));
-            if let Err(error) = released {
+        for vtm in self.reserved.clone() {
+            if let Err(error) = self.release(&vtm) {
                 // Whoever opens the network next finds this process dead and gives it up.
                 tracing::warn!(vtm, %error, "its share of the network stays");
             }

@@ -162,10 +162,11 @@ pub struct RunningVm {
     pub(super) ledger: Ledger,
     pub(super) vcpus: Vec<VcpuHandle>,
     pub(super) network: Option<Worker>,
-    // Dropped after the threads: bandwidth is free in the kernel before it is free in the ledger.
-    pub(super) _admitted: Admitted,
     pub(super) machine: Arc<Machine>,
     pub(super) port: Option<Arc<Port>>,
+    // Dropped after the threads and the port: bandwidth is free in the kernel before it is free in the ledger, and who was
+    // told that the name is free there finds no port of it.
+    pub(super) _admitted: Admitted,
     pub(super) events: UnboundedReceiver<VcpuEvent>,
     pub(super) clock: Clock,
     pub(super) output: SerialOutput,

@@ -123,6 +123,7 @@ struct Planned<'a> {
 }
 
 fn show_plan(context: &Context, plan: &NetworkPlan) -> Result<(), Failure> {
+    Network::would_apply(&context.run_dir, plan).map_err(failure)?;
     let planned = Planned {
         links: rooms(plan),
         plan,

@@ -21,7 +21,11 @@ pub fn plan(plan: &NetworkPlan, rooms: &[Room]) -> String {
             room.what, room.name, room.capacity, room.headroom
         );
         if room.fixed > BitRate::new(0) {
-            let _ = write!(text, ", broadcast or migration {}", room.fixed);
+            let what = match room.what {
+                "bridge" => "broadcast",
+                _ => "migration",
+            };
+            let _ = write!(text, ", {what} {}", room.fixed);
         }
         let _ = writeln!(text, ", {} left", room.left);
     }
@@ -150,6 +154,9 @@ impl Line<'_> {
 
 fn bridge_text(text: &mut String, bridge: &BridgeStatus, before: Option<(&NetworkStatus, f64)>) {
     head(text, "bridge", &bridge.link.name, &bridge.link, bridge.left);
+    if bridge.ports.is_empty() {
+        text.push_str("  (no VM: [network] in its specification gives one a port)\n");
+    }
     for port in &bridge.ports {
         let earlier = before.and_then(|(before, seconds)| {
             let ports = &before.bridge.as_ref()?.ports;
@@ -176,19 +183,19 @@ fn bridge_text(text: &mut String, bridge: &BridgeStatus, before: Option<(&Networ
         }
         .write(text);
         for (way, now) in [
-            ("bout", counters.broadcast_out),
-            ("bin", counters.broadcast_into),
+            ("out", counters.broadcast_out),
+            ("in", counters.broadcast_into),
         ] {
             if now == Counters::default() {
                 continue;
             }
             Line {
-                name: "",
+                name: "  (broadcast)",
                 way,
                 share: None,
                 now,
                 before: None,
-                lost: "broadcast".to_owned(),
+                lost: String::new(),
             }
             .write(text);
         }

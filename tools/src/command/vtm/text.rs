@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use chronovisor::vtm::{Drawing, Promised, Reply};
+use chronovisor::vtm::{Drawing, Promised, Reply, ShareOfNetwork};
 use sched::vtm::{JobState, Placement, Policy, Status, VtmStatus};
 use vmm::units::Span;
 
@@ -15,6 +15,7 @@ pub fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Done => String::new(),
         Reply::Promised(promises) => promises.iter().map(promise).collect(),
+        Reply::Shares(shares) => shares.iter().map(share).collect(),
         Reply::Added { job } => format!("job {job}"),
         Reply::Status(of) => status(of),
         Reply::Table(drawing) => table(drawing),
@@ -28,6 +29,10 @@ fn promise(promised: &Promised) -> String {
         "{}: {execution} of every {period} ({usage:.1} %)\n",
         promised.vtm
     )
+}
+
+fn share(of: &ShareOfNetwork) -> String {
+    format!("{}: {} of the network\n", of.vtm, of.share)
 }
 
 fn placement(placement: Placement) -> &'static str {

@@ -142,7 +142,7 @@ pub struct ReserveArgs {
     #[arg(allow_hyphen_values = true)]
     bandwidth: BitRate,
     /// The hosts that its packets go to.
-    #[arg(conflicts_with_all = ["uid", "cgroup"])]
+    #[arg(conflicts_with_all = ["uid", "cgroup"], value_parser = net::plan::host)]
     targets: Vec<IpAddr>,
     /// The most it may have [default: all of the link].
     #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
