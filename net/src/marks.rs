@@ -7,8 +7,10 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use crate::cgroup::{self, Group};
 use crate::class::ClassId;
 use crate::plan::{Mark, MarkingPlan};
 
@@ -20,6 +22,22 @@ pub enum MarksError {
         "cannot start nft: {0}; install nftables, or let shares have destinations on the uplink instead of users, control groups and edge routers"
     )]
     Start(io::Error),
+    /// A control group that does not exist.
+    #[error("there is no control group {path} (looked for {}): make it before it is to have a share", folder.display())]
+    NoGroup {
+        /// Its path below the hierarchy's root.
+        path: String,
+        /// Where it would be.
+        folder: PathBuf,
+    },
+    /// No control groups that nft could find.
+    #[error(
+        "control group {path} cannot be found: nft looks below /sys/fs/cgroup, and no control groups of version 2 are mounted there (`mount -t cgroup2 none /sys/fs/cgroup/unified` mounts them; `ip netns exec` hides them, `nsenter --net` does not); or name a user or destinations instead"
+    )]
+    NoHierarchy {
+        /// Its path below the hierarchy's root.
+        path: String,
+    },
     /// It refused.
     #[error("nft refuses {what}: {reason}")]
     Refused {
@@ -56,7 +74,7 @@ impl Marks {
     /// # Errors
     /// When nft is not there or refuses; the old ones stay then.
     pub fn apply(&self, table: &str) -> Result<(), MarksError> {
-        run(&self.script(table), table)
+        run(&self.script(table, |path| cgroup::find(path).ok()), table)
     }
 
     /// Whether nothing is to be marked.
@@ -65,15 +83,16 @@ impl Marks {
         self.classes.is_empty() && self.marking.as_ref().is_none_or(|all| all.marks.is_empty())
     }
 
-    /// What nft is given.
-    fn script(&self, table: &str) -> String {
+    /// What nft is given. It would refuse everything because of one control group that it does not find: that one is left
+    /// out.
+    fn script(&self, table: &str, find: impl Fn(&str) -> Option<Group>) -> String {
         let mut text = removal(table);
         if self.is_empty() {
             return text;
         }
         let _ = writeln!(text, "table inet {table} {{");
         if !self.classes.is_empty() {
-            self.write_classes(&mut text);
+            self.write_classes(find, &mut text);
         }
         if let Some(marking) = &self.marking {
             write_marks(marking, &mut text);
@@ -82,15 +101,16 @@ impl Marks {
         text
     }
 
-    fn write_classes(&self, text: &mut String) {
+    fn write_classes(&self, find: impl Fn(&str) -> Option<Group>, text: &mut String) {
         let by = quoted(&self.uplink);
         text.push_str("chain output { type filter hook output priority mangle; policy accept;\n");
         for (whose, class) in &self.classes {
             let of = match whose {
                 Whose::Uid(uid) => format!("meta skuid {uid}"),
                 Whose::Cgroup(path) => {
-                    let path = path.trim_matches('/');
-                    let level = path.split('/').count();
+                    let Some(Group { path, level }) = find(path) else {
+                        continue;
+                    };
                     format!("socket cgroupv2 level {level} \"{path}\"")
                 }
             };
@@ -199,6 +219,10 @@ mod tests {
                     Whose::Cgroup("/jobs/gold".to_owned()),
                     ClassId::new(0x21).unwrap(),
                 ),
+                (
+                    Whose::Cgroup("/gone".to_owned()),
+                    ClassId::new(0x22).unwrap(),
+                ),
             ],
             marking: Some(MarkingPlan {
                 interfaces: vec!["eth1".to_owned(), "eth2".to_owned()],
@@ -209,14 +233,19 @@ mod tests {
                 }],
             }),
         };
+        let find = |path: &str| {
+            let level = path.split('/').count() - 1;
+            let path = format!("unified{path}");
+            (path != "unified/gone").then_some(Group { path, level })
+        };
         assert_eq!(
-            marks.script("t"),
+            marks.script("t", find),
             "add table inet t\n\
              delete table inet t\n\
              table inet t {\n\
              chain output { type filter hook output priority mangle; policy accept;\n\
              oifname { \"eth0\" } meta skuid 1000 meta priority set 4356:20\n\
-             oifname { \"eth0\" } socket cgroupv2 level 2 \"jobs/gold\" meta priority set 4356:21\n\
+             oifname { \"eth0\" } socket cgroupv2 level 2 \"unified/jobs/gold\" meta priority set 4356:21\n\
              }\n\
              chain leaving { type filter hook postrouting priority mangle; policy accept;\n\
              oifname { \"eth1\", \"eth2\" } ip dscp { 3 } ip dscp set 0\n\
@@ -229,7 +258,10 @@ mod tests {
              }\n"
         );
         let none = Marks::default();
-        assert_eq!(none.script("t"), "add table inet t\ndelete table inet t\n");
+        assert_eq!(
+            none.script("t", find),
+            "add table inet t\ndelete table inet t\n"
+        );
     }
 
     #[test]

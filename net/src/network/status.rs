@@ -96,20 +96,26 @@ pub struct RouterStatus {
 }
 
 impl Network {
-    /// How everything stands, on the routers too.
+    /// How everything stands, on the routers too. Nobody else waits for those.
     ///
     /// # Errors
     /// When the kernel cannot be asked. A router that cannot is in the answer.
     pub fn status(&self) -> Result<NetworkStatus, NetworkError> {
-        self.with(|session| {
+        let (mut status, book, mut routers) = self.with(|session| {
             session.tidy()?;
-            Ok(NetworkStatus {
+            let status = NetworkStatus {
                 bridge: session.bridge()?,
                 uplink: session.uplink()?,
-                routers: session.queues.routers.status(&session.book),
+                routers: Vec::new(),
                 marks: marks(&session.book),
-            })
-        })
+            };
+            let routers = session.queues.lend_routers(&session.book);
+            Ok((status, session.book.clone(), routers))
+        })?;
+        status.routers = routers.status(&book);
+        let unused = self.inner().queues.take_routers(book.applied, routers);
+        drop(unused);
+        Ok(status)
     }
 }
 
