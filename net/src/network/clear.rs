@@ -9,6 +9,7 @@ use crate::book::Book;
 use crate::owner::Asker;
 use crate::plan::NetworkPlan;
 
+use super::mend::may_change;
 use super::queues::Left;
 use super::{Network, NetworkError, Session, StateError, now};
 
@@ -83,6 +84,7 @@ impl Session<'_> {
             tracing::debug!(%error, "the network is not as it was left");
         }
         let mut after = self.book.cleared()?;
+        may_change(&self.book.all())?;
         let left = match self.locked.was_broken_off() {
             true => Left::Broken,
             false => Left::Whole,

@@ -5,12 +5,17 @@
 //! file says "changing" as well, and whoever uses the network next makes them what the state says. Where only marks or
 //! routers may be, the next change of shares does: what VMs do does not wait for routers.
 
+use nix::errno::Errno;
+
 use crate::book::{Book, Denied, ShareEntry};
 use crate::cgroup;
 use crate::marks::MarksError;
+use crate::netlink::{NetlinkError, Refusal};
 use crate::network::queues::Left;
-use crate::plan::Traffic;
-use crate::process::Process;
+use crate::plan::{RouterPlan, Traffic};
+use crate::process::{self, Process};
+use crate::router::RouterError;
+use crate::tree::TreeError;
 
 use super::error::Doubt;
 use super::{NetworkError, Session};
@@ -159,9 +164,11 @@ impl Session<'_> {
         let mut after = after;
         after.pending = None;
         has_its_groups(&after, &self.book)?;
+        may_change(&[&after, &self.book])?;
         self.queues.is_free(&after, &self.book)?;
         let mut before = self.book.clone();
-        let pending = before.pending.take();
+        let mut pending = before.pending.take();
+        self.give_up_routers(&mut pending, &[&before, &after]);
         let mut attempted = after.clone();
         attempted.pending = pending
             .clone()
@@ -178,6 +185,10 @@ impl Session<'_> {
             self.write()?;
             return self.settle();
         };
+        if let NetworkError::Router(RouterError::Start { router, .. }) = &failed {
+            // It was not even asked.
+            after.plan.routers.retain(|other| other.name != *router);
+        }
         let others = [&[&after], &others[..]].concat();
         let undone = self.queues.reconcile(&before, &others, left);
         let error = match undone {
@@ -188,6 +199,26 @@ impl Session<'_> {
         self.book = before;
         self.keep(after, error.doubt())?;
         Err(error)
+    }
+
+    /// Routers of plans that never came into force are asked once more to forget them, but nobody depends on their answer.
+    fn give_up_routers(&mut self, pending: &mut Option<Box<Book>>, known: &[&Book]) {
+        let mut lost = Book::default();
+        let mut next = pending.as_deref_mut();
+        while let Some(book) = next {
+            let is_known = |router: &RouterPlan| {
+                let mut all = known.iter().flat_map(|book| &book.plan.routers);
+                all.any(|other| other.command == router.command)
+            };
+            let (known, others) = book.plan.routers.drain(..).partition(is_known);
+            book.plan.routers = known;
+            lost.plan.routers.extend::<Vec<_>>(others);
+            lost.applied = lost.applied.max(book.applied);
+            next = book.pending.as_deref_mut();
+        }
+        if let Err(error) = self.queues.clear_routers(&lost) {
+            tracing::warn!(%error, "a router may have kept a plan that never came into force");
+        }
     }
 
     /// Writes down what a change has left that failed.
@@ -213,6 +244,23 @@ impl Session<'_> {
     pub(super) fn write(&mut self) -> Result<(), NetworkError> {
         Ok(self.locked.write(&self.book)?)
     }
+}
+
+/// Who may not change this host's queues is told so before anything is tried: nothing is in doubt then.
+pub(super) fn may_change(books: &[&Book]) -> Result<(), NetworkError> {
+    let is_here = |book: &&Book| {
+        let plan = &book.plan;
+        plan.bridge.is_some() || plan.uplink.is_some() || plan.marking.is_some()
+    };
+    if !books.iter().any(is_here) || process::may_change_networks() {
+        return Ok(());
+    }
+    let refusal = Refusal {
+        does: "change the network".to_owned(),
+        errno: Errno::EPERM,
+        text: String::new(),
+    };
+    Err(TreeError::from(NetlinkError::Refused(refusal)).into())
 }
 
 /// Whether the control groups of shares that are new are there. One that vanishes later takes no other's share with it.

@@ -257,6 +257,12 @@ impl Queues {
         mark(book, others)
     }
 
+    /// Has the routers of a plan forget it.
+    pub(super) fn clear_routers(&self, lost: &Book) -> Result<(), NetworkError> {
+        let mut routers = Routers::of(&self.owner);
+        Ok(routers.reconcile(&Book::default(), &[lost])?)
+    }
+
     /// Marks and routers only.
     pub(super) fn reconcile_beyond(
         &mut self,
