@@ -9,6 +9,9 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
 
 use crate::cgroup::{self, Group};
 use crate::class::ClassId;
@@ -38,6 +41,11 @@ pub enum MarksError {
         /// Its path below the hierarchy's root.
         path: String,
     },
+    /// The kernel lacks something.
+    #[error(
+        "the kernel cannot tell packets by control group: load the module nft_socket or enable CONFIG_NFT_SOCKET, or let shares have users or destinations instead"
+    )]
+    NoGroups,
     /// It refused.
     #[error("nft refuses {what}: {reason}")]
     Refused {
@@ -74,7 +82,16 @@ impl Marks {
     /// # Errors
     /// When nft is not there or refuses; the old ones stay then.
     pub fn apply(&self, table: &str) -> Result<(), MarksError> {
-        run(&self.script(table, |path| cgroup::find(path).ok()), table)
+        let applied = run(&self.script(table, |path| cgroup::find(path).ok()), table);
+        let is_group = |(whose, _): &(Whose, ClassId)| matches!(whose, Whose::Cgroup(_));
+        match applied {
+            Err(MarksError::Refused { .. })
+                if self.classes.iter().any(is_group) && !can_tell_groups() =>
+            {
+                Err(MarksError::NoGroups)
+            }
+            applied => applied,
+        }
     }
 
     /// Whether nothing is to be marked.
@@ -205,9 +222,34 @@ fn run(script: &str, table: &str) -> Result<(), MarksError> {
     })
 }
 
+/// Whether the kernel can tell packets by control group, tried in a network namespace that ends with the attempt.
+fn can_tell_groups() -> bool {
+    const RULE: &str = "table inet probe {\n\
+         chain output { type filter hook output priority mangle; policy accept;\n\
+         socket cgroupv2 level 1 \".\" meta priority set 1:1\n}\n}\n";
+    let attempt = || unshare(CloneFlags::CLONE_NEWNET).is_ok() && run(RULE, "probe").is_ok();
+    thread::scope(|scope| scope.spawn(attempt).join().unwrap_or(false))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use system_tests::{Need, requires};
+
+    #[test]
+    fn a_kernel_that_can_tell_control_groups_is_told_from_one_that_cannot() {
+        requires!(
+            Need::Program("nft"),
+            Need::Capability(system_tests::requires::Capability::SysAdmin)
+        );
+        // The machine that runs the tests of shares can.
+        assert!(can_tell_groups());
+        assert!(
+            MarksError::NoGroups
+                .to_string()
+                .contains("CONFIG_NFT_SOCKET")
+        );
+    }
 
     #[test]
     fn a_table_is_replaced_in_one_transaction() {
