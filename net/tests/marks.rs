@@ -185,6 +185,10 @@ fn a_control_groups_packets_have_its_share_and_when_it_vanishes_the_others_keep_
         host.packets(&network),
         counts(&[("group", 37), ("user", 7), ("other", 11)])
     );
+    let status = host.inside(|| network.status()).unwrap();
+    let gone = status.uplink[0].shares[0].gone.clone().unwrap();
+    assert!(gone.contains("there is no control group"), "{gone}");
+    assert_eq!(status.uplink[0].shares[1].gone, None);
     let rules = printed(&host.namespace, &["nft", "list", "ruleset"]);
     assert!(!rules.contains("cgroupv2"), "{rules}");
     // A new share of a group that is not there is nobody's: said before anything changes.

@@ -80,7 +80,8 @@ impl Session<'_> {
         if self.book == Book::default() {
             return Ok(None);
         }
-        if let Err(error) = self.prune_ports() {
+        let done = [self.make_bridge_whole(), self.prune_ports().map(drop)];
+        for error in done.into_iter().filter_map(Result::err) {
             tracing::debug!(%error, "the network is not as it was left");
         }
         let mut after = self.book.cleared()?;
@@ -111,6 +112,15 @@ impl Session<'_> {
         self.write()?;
         self.settle()?;
         Ok(Some(self.book.clone()))
+    }
+
+    /// Only then it can be seen which VMs still have ports.
+    fn make_bridge_whole(&mut self) -> Result<(), NetworkError> {
+        if !self.locked.was_broken_off() || self.book.ports.is_empty() {
+            return Ok(());
+        }
+        self.queues
+            .reconcile_here(&self.book, &self.book.all(), Left::Broken)
     }
 
     /// There is nothing any more.

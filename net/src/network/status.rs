@@ -5,6 +5,7 @@ use units::BitRate;
 
 use crate::admission::Link;
 use crate::book::{Book, ShareEntry, migration_class};
+use crate::cgroup;
 use crate::class::{ClassId, Counters};
 use crate::mac::Mac;
 use crate::plan::Traffic;
@@ -84,6 +85,9 @@ pub struct ShareStatus {
     pub owner: Option<u32>,
     /// What it has carried and lost.
     pub counters: Counters,
+    /// Why it carries nothing, if its control group is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<String>,
 }
 
 /// How a router stands.
@@ -165,6 +169,7 @@ impl Session<'_> {
                 traffic: entry.plan.traffic.clone(),
                 owner: entry.owner.map(|owner| owner.pid),
                 counters: counters(entry.class),
+                gone: gone(&entry.plan.traffic),
             };
             let migration = migration_class().filter(|_| has_migration);
             all.push(UplinkStatus {
@@ -178,6 +183,13 @@ impl Session<'_> {
         }
         Ok(all)
     }
+}
+
+fn gone(traffic: &Traffic) -> Option<String> {
+    let Traffic::Cgroup(path) = traffic else {
+        return None;
+    };
+    cgroup::find(path).err().map(|error| error.to_string())
 }
 
 fn marks(book: &Book) -> Vec<(String, u8, usize)> {
