@@ -1,8 +1,8 @@
 //! The network of a router, as another host asks for it: one request and one answer per line of JSON.
 //!
 //! ```text
-//! {"version":1,"request":{"kind":"adapt","changes":[{"name":"gold","share":{...}}]}}
-//! {"version":1,"reply":{"Ok":{"kind":"done"}}}
+//! {"version":2,"request":{"kind":"adapt","by":{...},"changes":[{"name":"gold","share":{...}}]}}
+//! {"version":2,"reply":{"Ok":{"kind":"done"}}}
 //! ```
 //!
 //! The agent reads requests from its standard input and answers on its standard output, so who may ask is who may start it:
@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::Wanted;
 use crate::network::{Network, NetworkError, NetworkStatus};
+use crate::owner::{Asker, Owner};
 use crate::plan::NetworkPlan;
 use crate::share::Share;
 
 /// The version of requests and answers.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The longest line that is read: a plan of the most shares.
 pub const LONGEST: usize = 1 << 22;
 
@@ -31,18 +32,25 @@ pub const LONGEST: usize = 1 << 22;
 pub enum Request {
     /// Put this in force, in place of what was asked for before.
     Apply {
+        /// For whom.
+        by: Asker,
         /// What.
         plan: Box<NetworkPlan>,
     },
     /// Change shares, all or none.
     Adapt {
+        /// For whom.
+        by: Owner,
         /// Which, and to what.
         changes: Vec<Changed>,
     },
     /// Tell how everything stands.
     Status {},
-    /// Remove everything that was asked for.
-    Clear {},
+    /// Remove everything that this host has asked for, up to then. What it has not asked for, or later, stays.
+    Clear {
+        /// Which host.
+        by: Asker,
+    },
 }
 
 /// A share that changes.
@@ -161,24 +169,26 @@ struct Agent<'a> {
 impl Agent<'_> {
     fn answer(&mut self, request: Request) -> Result<Reply, Trouble> {
         let answered = match request {
-            Request::Apply { plan } => Network::apply(self.run_dir, &plan).map(|network| {
-                self.network = Some(network);
-                Reply::Done
-            }),
-            Request::Adapt { changes } => self.network().and_then(|network| {
+            Request::Apply { by, plan } => {
+                Network::apply_for(self.run_dir, &plan, &by).map(|network| {
+                    self.network = Some(network);
+                    Reply::Done
+                })
+            }
+            Request::Adapt { by, changes } => self.network().and_then(|network| {
                 let wanted = changes
                     .into_iter()
                     .map(|one| Wanted::new(one.name, one.share));
-                network.adapt(&wanted.collect::<Vec<_>>())?;
+                network.adapt_for(&by, &wanted.collect::<Vec<_>>())?;
                 Ok(Reply::Done)
             }),
             Request::Status {} => {
                 let status = self.network().and_then(Network::status);
                 status.map(|status| Reply::Status(Box::new(status)))
             }
-            Request::Clear {} => {
+            Request::Clear { by } => {
                 self.network = None;
-                Network::clear(self.run_dir).map(|_| Reply::Done)
+                Network::clear_for(self.run_dir, &by).map(|()| Reply::Done)
             }
         };
         answered.map_err(|error| Trouble {
@@ -212,13 +222,13 @@ mod tests {
     fn every_line_has_an_answer_that_says_what_is_wrong_with_it() {
         let answers = talk(concat!(
             "nonsense\n",
-            "{\"version\":2,\"request\":{\"kind\":\"later\"}}\n",
-            "{\"version\":1,\"request\":{\"kind\":\"status\",\"force\":1}}\n",
-            "{\"version\":1,\"request\":{\"kind\":\"status\"}}\n",
+            "{\"version\":3,\"request\":{\"kind\":\"later\"}}\n",
+            "{\"version\":2,\"request\":{\"kind\":\"status\",\"force\":1}}\n",
+            "{\"version\":2,\"request\":{\"kind\":\"status\"}}\n",
         ));
         let expected = [
             "no request",
-            "version 2",
+            "version 3",
             "unknown field `force`",
             "no network was applied",
         ];

@@ -13,6 +13,7 @@ use crate::admission::Wanted;
 use crate::class::ClassId;
 use crate::mac::Mac;
 use crate::marks::{Marks, Whose};
+use crate::owner::Asker;
 use crate::plan::{
     Mark, MarkingPlan, NetworkPlan, Role, RouterPlan, SharePlan, Traffic, UplinkPlan,
 };
@@ -34,8 +35,11 @@ pub(crate) struct Book {
     pub(crate) applied: u64,
     /// What was applied.
     pub(crate) plan: NetworkPlan,
-    /// What is being put in force: something of it may be there already.
+    /// What is being put in force, or could neither be put in force nor taken back: something of it may be there.
     pub(crate) pending: Option<Box<Book>>,
+    /// Who asked for it, where this is a router.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) asker: Option<Asker>,
     /// The ports of VMs.
     pub(crate) ports: Vec<PortEntry>,
     /// The shares of VTMs.
@@ -71,6 +75,21 @@ pub(crate) struct ShareEntry {
 }
 
 impl Book {
+    /// Whether something is in force. What is left of something that was may be pending all the same.
+    pub(crate) fn is_applied(&self) -> bool {
+        self.applied != 0
+    }
+
+    /// This one, and what may be there of others.
+    pub(crate) fn all(&self) -> Vec<&Self> {
+        std::iter::successors(Some(self), |book| book.pending.as_deref()).collect()
+    }
+
+    /// Whether another has different shares, not counting those of VMs.
+    pub(crate) fn has_other_shares(&self, other: &Self) -> bool {
+        self.shares != other.shares
+    }
+
     /// Whether `vm` may have a port.
     pub(crate) fn admit_port(&self, vm: &str, mac: Mac, share: &Share) -> Result<(), Denied> {
         if self.names().any(|name| name == vm) {

@@ -177,6 +177,14 @@ impl Root {
         Request::new(does, RouteNetlinkMessage::GetTrafficClass(message)).with(NLM_F_ECHO)
     }
 
+    /// Asks for what is at the interface's root, by itself: a list of every interface's is given in parts, and the kernel
+    /// does not say when it changed in between (`tc_dump_qdisc` in net/sched/sch_api.c).
+    pub(crate) fn get_root(&self) -> Request {
+        let message = message(self.index, 0, ROOT, Vec::new());
+        let does = format!("look up the queueing discipline of {}", self.interface);
+        Request::new(does, RouteNetlinkMessage::GetQueueDiscipline(message)).with(NLM_F_ECHO)
+    }
+
     pub(crate) fn list_classes(&self) -> RouteNetlinkMessage {
         RouteNetlinkMessage::GetTrafficClass(message(self.index, 0, 0, Vec::new()))
     }
@@ -185,11 +193,6 @@ impl Root {
 /// Asks for every queueing discipline of every interface.
 pub(crate) fn list_disciplines() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())
-}
-
-/// Whether `message` is about the root of the interface with this number.
-pub(crate) fn is_root(message: &TcMessage, index: u32) -> bool {
-    u32::from(message.header.parent) == ROOT && u32::try_from(message.header.index) == Ok(index)
 }
 
 /// The number and kind of a queueing discipline.

@@ -47,13 +47,7 @@ impl Mac {
     /// a hash (FNV-1a) of the name, so that it is the same on every host and at every start.
     #[must_use]
     pub const fn of_name(name: &str) -> Self {
-        let bytes = name.as_bytes();
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        let mut at = 0;
-        while at < bytes.len() {
-            hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0000_0100_0000_01b3);
-            at += 1;
-        }
+        let hash = hash(name.as_bytes());
         // The low bits of FNV are the good ones; folding brings the high ones in.
         let [_, _, _, a, b, c, d, e] = (hash ^ (hash >> 40)).to_be_bytes();
         Self([0x02, a, b, c, d, e])
@@ -64,6 +58,17 @@ impl Mac {
     pub const fn octets(self) -> [u8; 6] {
         self.0
     }
+}
+
+/// FNV-1a of 64 bits.
+pub(crate) const fn hash(bytes: &[u8]) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        at += 1;
+    }
+    hash
 }
 
 impl fmt::Display for Mac {

@@ -7,8 +7,13 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
+use nix::sched::{CloneFlags, unshare};
+
+use crate::cgroup::{self, Group};
 use crate::class::ClassId;
 use crate::plan::{Mark, MarkingPlan};
 
@@ -20,15 +25,27 @@ pub enum MarksError {
         "cannot start nft: {0}; install nftables, or let shares have destinations on the uplink instead of users, control groups and edge routers"
     )]
     Start(io::Error),
-    /// A share is for processes in a control group that there is not.
-    #[error(
-        "there is no control group {path} in the version 2 hierarchy at /sys/fs/cgroup: make it before the share, by `mkdir -p /sys/fs/cgroup/{}`",
-        .path.trim_matches('/')
-    )]
+    /// A control group that does not exist.
+    #[error("there is no control group {path} (looked for {}): make it before it is to have a share", folder.display())]
     NoGroup {
-        /// Its path below the mount point.
+        /// Its path below the hierarchy's root.
+        path: String,
+        /// Where it would be.
+        folder: PathBuf,
+    },
+    /// No control groups that nft could find.
+    #[error(
+        "control group {path} cannot be found: nft looks below /sys/fs/cgroup, and no control groups of version 2 are mounted there (`mount -t cgroup2 none /sys/fs/cgroup/unified` mounts them; `ip netns exec` hides them, `nsenter --net` does not); or name a user or destinations instead"
+    )]
+    NoHierarchy {
+        /// Its path below the hierarchy's root.
         path: String,
     },
+    /// The kernel lacks something.
+    #[error(
+        "the kernel cannot tell packets by control group: load the module nft_socket or enable CONFIG_NFT_SOCKET, or let shares have users or destinations instead"
+    )]
+    NoGroups,
     /// It refused.
     #[error("nft refuses {what}: {reason}")]
     Refused {
@@ -65,23 +82,15 @@ impl Marks {
     /// # Errors
     /// When nft is not there or refuses; the old ones stay then.
     pub fn apply(&self, table: &str) -> Result<(), MarksError> {
-        run(&self.script(table), table).map_err(|error| self.explained(error))
-    }
-
-    /// nft quotes the rule that it refuses.
-    fn explained(&self, error: MarksError) -> MarksError {
-        let MarksError::Refused { reason, .. } = &error else {
-            return error;
-        };
-        let missing = self.classes.iter().find_map(|(whose, _)| match whose {
-            Whose::Cgroup(path) if reason.contains(&format!("\"{}\"", path.trim_matches('/'))) => {
-                Some(path.clone())
+        let applied = run(&self.script(table, |path| cgroup::find(path).ok()), table);
+        let is_group = |(whose, _): &(Whose, ClassId)| matches!(whose, Whose::Cgroup(_));
+        match applied {
+            Err(MarksError::Refused { .. })
+                if self.classes.iter().any(is_group) && !can_tell_groups() =>
+            {
+                Err(MarksError::NoGroups)
             }
-            _ => None,
-        });
-        match missing.filter(|_| reason.contains("cgroupv2 path fails: No such file")) {
-            Some(path) => MarksError::NoGroup { path },
-            None => error,
+            applied => applied,
         }
     }
 
@@ -91,15 +100,16 @@ impl Marks {
         self.classes.is_empty() && self.marking.as_ref().is_none_or(|all| all.marks.is_empty())
     }
 
-    /// What nft is given.
-    fn script(&self, table: &str) -> String {
+    /// What nft is given. It would refuse everything because of one control group that it does not find: that one is left
+    /// out.
+    fn script(&self, table: &str, find: impl Fn(&str) -> Option<Group>) -> String {
         let mut text = removal(table);
         if self.is_empty() {
             return text;
         }
         let _ = writeln!(text, "table inet {table} {{");
         if !self.classes.is_empty() {
-            self.write_classes(&mut text);
+            self.write_classes(find, &mut text);
         }
         if let Some(marking) = &self.marking {
             write_marks(marking, &mut text);
@@ -108,15 +118,16 @@ impl Marks {
         text
     }
 
-    fn write_classes(&self, text: &mut String) {
+    fn write_classes(&self, find: impl Fn(&str) -> Option<Group>, text: &mut String) {
         let by = quoted(&self.uplink);
         text.push_str("chain output { type filter hook output priority mangle; policy accept;\n");
         for (whose, class) in &self.classes {
             let of = match whose {
                 Whose::Uid(uid) => format!("meta skuid {uid}"),
                 Whose::Cgroup(path) => {
-                    let path = path.trim_matches('/');
-                    let level = path.split('/').count();
+                    let Some(Group { path, level }) = find(path) else {
+                        continue;
+                    };
                     format!("socket cgroupv2 level {level} \"{path}\"")
                 }
             };
@@ -211,9 +222,34 @@ fn run(script: &str, table: &str) -> Result<(), MarksError> {
     })
 }
 
+/// Whether the kernel can tell packets by control group, tried in a network namespace that ends with the attempt.
+fn can_tell_groups() -> bool {
+    const RULE: &str = "table inet probe {\n\
+         chain output { type filter hook output priority mangle; policy accept;\n\
+         socket cgroupv2 level 1 \".\" meta priority set 1:1\n}\n}\n";
+    let attempt = || unshare(CloneFlags::CLONE_NEWNET).is_ok() && run(RULE, "probe").is_ok();
+    thread::scope(|scope| scope.spawn(attempt).join().unwrap_or(false))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use system_tests::{Need, requires};
+
+    #[test]
+    fn a_kernel_that_can_tell_control_groups_is_told_from_one_that_cannot() {
+        requires!(
+            Need::Program("nft"),
+            Need::Capability(system_tests::requires::Capability::SysAdmin)
+        );
+        // The machine that runs the tests of shares can.
+        assert!(can_tell_groups());
+        assert!(
+            MarksError::NoGroups
+                .to_string()
+                .contains("CONFIG_NFT_SOCKET")
+        );
+    }
 
     #[test]
     fn a_table_is_replaced_in_one_transaction() {
@@ -225,6 +261,10 @@ mod tests {
                     Whose::Cgroup("/jobs/gold".to_owned()),
                     ClassId::new(0x21).unwrap(),
                 ),
+                (
+                    Whose::Cgroup("/gone".to_owned()),
+                    ClassId::new(0x22).unwrap(),
+                ),
             ],
             marking: Some(MarkingPlan {
                 interfaces: vec!["eth1".to_owned(), "eth2".to_owned()],
@@ -235,14 +275,19 @@ mod tests {
                 }],
             }),
         };
+        let find = |path: &str| {
+            let level = path.split('/').count() - 1;
+            let path = format!("unified{path}");
+            (path != "unified/gone").then_some(Group { path, level })
+        };
         assert_eq!(
-            marks.script("t"),
+            marks.script("t", find),
             "add table inet t\n\
              delete table inet t\n\
              table inet t {\n\
              chain output { type filter hook output priority mangle; policy accept;\n\
              oifname { \"eth0\" } meta skuid 1000 meta priority set 4356:20\n\
-             oifname { \"eth0\" } socket cgroupv2 level 2 \"jobs/gold\" meta priority set 4356:21\n\
+             oifname { \"eth0\" } socket cgroupv2 level 2 \"unified/jobs/gold\" meta priority set 4356:21\n\
              }\n\
              chain leaving { type filter hook postrouting priority mangle; policy accept;\n\
              oifname { \"eth1\", \"eth2\" } ip dscp { 3 } ip dscp set 0\n\
@@ -255,37 +300,14 @@ mod tests {
              }\n"
         );
         let none = Marks::default();
-        assert_eq!(none.script("t"), "add table inet t\ndelete table inet t\n");
+        assert_eq!(
+            none.script("t", find),
+            "add table inet t\ndelete table inet t\n"
+        );
     }
 
     #[test]
     fn a_tables_name_is_one_whatever_the_interface_is_called() {
         assert_eq!(table_of("eth0.7-a"), "chronovisor_eth0_7_a");
-    }
-
-    #[test]
-    fn a_missing_control_group_is_named_and_other_refusals_stay_in_the_words_of_nft() {
-        let class = ClassId::new(0x20).unwrap();
-        let marks = Marks {
-            classes: vec![
-                (Whose::Cgroup("/jobs/rest".to_owned()), class),
-                (Whose::Cgroup("/jobs/gold".to_owned()), class),
-            ],
-            ..Marks::default()
-        };
-        let said = |reason: &str| {
-            let refused = MarksError::Refused {
-                what: "table t".to_owned(),
-                reason: reason.to_owned(),
-            };
-            marks.explained(refused).to_string()
-        };
-        let missing = said(
-            "/dev/stdin:5:44-54: Error: cgroupv2 path fails: No such file or directory: \
-             socket cgroupv2 level 2 \"jobs/gold\" meta priority set 4356:11",
-        );
-        assert!(missing.contains("no control group /jobs/gold"), "{missing}");
-        let other = said("socket cgroupv2 level 2 \"jobs/gold\": Operation not permitted");
-        assert!(other.starts_with("nft refuses table t: "), "{other}");
     }
 }

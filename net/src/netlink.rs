@@ -199,6 +199,16 @@ impl Netlink {
         first_of(self.ask(does, message, 0)?, does)
     }
 
+    /// The one thing that a lookup asks for; nothing if the kernel acknowledges it without a word.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn find(&mut self, lookup: &Request) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+        let flags = lookup.flags | NLM_F_ACK;
+        let answers = self.ask(&lookup.does, lookup.message.clone(), flags)?;
+        Ok(answers.into_iter().next())
+    }
+
     /// One answer to each lookup, all sent at once.
     ///
     /// # Errors

@@ -34,6 +34,20 @@ impl Process {
     }
 }
 
+/// Whether this thread may change networks: it has CAP_NET_ADMIN (capabilities(7)), as far as can be known beforehand.
+pub(crate) fn may_change_networks() -> bool {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    has_net_admin(&status).unwrap_or(true)
+}
+
+fn has_net_admin(status: &str) -> Option<bool> {
+    const CAP_NET_ADMIN: u32 = 12;
+    let mut lines = status.lines();
+    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+    Some(effective >> CAP_NET_ADMIN & 1 == 1)
+}
+
 /// The start time from the text of /proc/PID/stat, unless the process is a zombie or dead.
 fn started(stat: &str) -> Option<u64> {
     // The command's name is in parentheses and may contain any character.
@@ -48,6 +62,15 @@ fn started(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_capability_is_read_from_the_effective_ones() {
+        let status =
+            |effective: &str| format!("CapPrm:\t{:016x}\nCapEff:\t{effective}\n", u64::MAX);
+        assert_eq!(has_net_admin(&status("0000000000001000")), Some(true));
+        assert_eq!(has_net_admin(&status("000001ffffffefff")), Some(false));
+        assert_eq!(has_net_admin("Name:\tsh\n"), None);
+    }
 
     #[test]
     fn this_process_is_alive_and_one_with_another_start_time_is_not() {

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::agent::{Answered, Asked, Changed, Reply, Request, Trouble, VERSION, next_line};
 use crate::book::Book;
 use crate::network::RouterStatus;
+use crate::owner::{Asker, Owner};
 use crate::plan::{Role, RouterPlan};
 
 /// How long all routers together have to answer, the time to reach them included.
@@ -55,9 +56,23 @@ pub enum RouterError {
         /// In its own words.
         trouble: Trouble,
     },
+    /// One failed, and another could not take it back.
+    #[error("{failed}; nor could the others take it back: {undoing}")]
+    Partly {
+        /// Why it failed.
+        failed: Box<RouterError>,
+        /// Why a part of it stays.
+        undoing: Box<RouterError>,
+    },
 }
 
 impl RouterError {
+    /// Whether a part of what failed stays.
+    #[must_use]
+    pub fn is_in_part(&self) -> bool {
+        matches!(self, Self::Partly { .. })
+    }
+
     /// Whether the router would grant another request.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
@@ -67,7 +82,11 @@ impl RouterError {
 
 /// The agents that were started.
 #[derive(Debug, Default)]
-pub(crate) struct Routers(Vec<Agent>);
+pub(crate) struct Routers {
+    /// Who asks.
+    owner: Owner,
+    agents: Vec<Agent>,
+}
 
 /// A router's agent, ended on drop.
 #[derive(Debug)]
@@ -80,27 +99,51 @@ struct Agent {
 }
 
 impl Routers {
+    /// Those that this host asks.
+    pub(crate) fn of(owner: &Owner) -> Self {
+        Self {
+            owner: owner.clone(),
+            agents: Vec::new(),
+        }
+    }
+
+    /// Whether none is being asked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.agents.is_empty()
+    }
+
+    /// Who asks for what was applied then.
+    fn asker(&self, applied: u64) -> Asker {
+        Asker {
+            owner: self.owner.clone(),
+            applied,
+        }
+    }
+
     /// Has every router apply what the book wants of it, and those that it does not have apply nothing.
     pub(crate) fn reconcile(&mut self, book: &Book, others: &[&Book]) -> Result<(), RouterError> {
         let is_same = |router: &&RouterPlan, other: &RouterPlan| router.command == other.command;
         let mut asked: Vec<(RouterPlan, Request)> = Vec::new();
+        let latest = others.iter().map(|other| other.applied).max();
+        let by = self.asker(latest.unwrap_or_default());
         for router in others.iter().flat_map(|other| &other.plan.routers) {
             let stays = book.plan.routers.iter().any(|new| is_same(&new, router));
             let is_asked = asked.iter().any(|(other, _)| is_same(&other, router));
             if !stays && !is_asked {
-                asked.push((router.clone(), Request::Clear {}));
+                asked.push((router.clone(), Request::Clear { by: by.clone() }));
             }
         }
         for router in &book.plan.routers {
             let plan = Box::new(book.plan_of(router));
-            asked.push((router.clone(), Request::Apply { plan }));
+            let by = self.asker(book.applied);
+            asked.push((router.clone(), Request::Apply { by, plan }));
         }
         self.ask(&asked)
             .into_iter()
             .try_for_each(|answer| answer.map(|_| ()))
     }
 
-    /// Changes rates on the routers that have queues, on all or on none.
+    /// Changes rates on the routers that have queues, on all or on none; the error says where that could not be.
     pub(crate) fn change(&mut self, from: &Book, to: &Book) -> Result<(), RouterError> {
         let cores = to.plan.routers.iter();
         let cores: Vec<_> = cores
@@ -119,30 +162,40 @@ impl Routers {
         if changes.is_empty() || cores.is_empty() {
             return Ok(());
         }
+        let owner = self.owner.clone();
         let ask = |router: &RouterPlan, changes: &[Changed]| {
             let changes = changes.to_vec();
-            (router.clone(), Request::Adapt { changes })
+            let by = owner.clone();
+            (router.clone(), Request::Adapt { by, changes })
         };
         let asked: Vec<_> = cores.iter().map(|router| ask(router, &changes)).collect();
-        let answers = self.ask(&asked);
+        let mut answers = self.ask(&asked);
         let Some(failed) = answers.iter().position(Result::is_err) else {
             return Ok(());
         };
         // One that did not answer may have done it all the same.
         let undo = request(to, from);
         let refused = |answer: &Result<Reply, RouterError>| {
-            matches!(answer, Err(RouterError::Trouble { .. }))
+            matches!(
+                answer,
+                Err(RouterError::Trouble { .. } | RouterError::Start { .. })
+            )
         };
         let done = cores
             .iter()
             .zip(&answers)
             .filter(|(_, answer)| !refused(answer));
         let undone: Vec<_> = done.map(|(router, _)| ask(router, &undo)).collect();
-        for error in self.ask(&undone).into_iter().filter_map(Result::err) {
-            tracing::warn!(%error, "cannot take a change of shares back; `chronovisor net apply` does when the router can be asked");
-        }
-        let mut answers = answers;
-        answers.swap_remove(failed).map(|_| ())
+        let undone = self.ask(&undone).into_iter();
+        let stays = { undone }.find_map(Result::err);
+        let failed = answers.swap_remove(failed).map(|_| ());
+        failed.map_err(|failed| match stays {
+            None => failed,
+            Some(undoing) => RouterError::Partly {
+                failed: Box::new(failed),
+                undoing: Box::new(undoing),
+            },
+        })
     }
 
     /// How each stands.
@@ -200,7 +253,7 @@ impl Routers {
         let mut agent = Agent::start(router)?;
         let written = agent.write(&asked);
         written.map_err(|source| talk(router, source))?;
-        self.0.push(agent);
+        self.agents.push(agent);
         Ok(true)
     }
 
@@ -220,12 +273,13 @@ impl Routers {
     }
 
     fn find(&mut self, router: &RouterPlan) -> Option<&mut Agent> {
-        let mut agents = self.0.iter_mut();
+        let mut agents = self.agents.iter_mut();
         agents.find(|agent| agent.plan.command == router.command)
     }
 
     fn forget(&mut self, router: &RouterPlan) {
-        self.0.retain(|agent| agent.plan.command != router.command);
+        self.agents
+            .retain(|agent| agent.plan.command != router.command);
     }
 }
 
@@ -373,7 +427,7 @@ mod tests {
     }
 
     fn ask(routers: &mut Routers, router: &RouterPlan) -> Result<Reply, RouterError> {
-        let mut answers = routers.ask(&[(router.clone(), Request::Clear {})]);
+        let mut answers = routers.ask(&[(router.clone(), Request::Status {})]);
         answers.remove(0)
     }
 
@@ -381,7 +435,7 @@ mod tests {
     fn an_agent_is_kept_and_one_that_has_ended_is_started_again() {
         let dir = tempfile::tempdir().unwrap();
         let count = dir.path().join("count");
-        let answer = r#"read line; echo '{"version":1,"reply":{"Ok":{"kind":"done"}}}'"#;
+        let answer = r#"read line; echo '{"version":2,"reply":{"Ok":{"kind":"done"}}}'"#;
         let twice = router(&format!("echo >>{}; {answer}; {answer}", count.display()));
         let mut routers = Routers::default();
         for started in [1, 1, 2, 2, 3] {

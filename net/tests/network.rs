@@ -12,7 +12,7 @@ use net::device::Link;
 use net::mac::Mac;
 use net::namespace::Namespace;
 use net::network::NetworkError;
-use net::plan::{NetworkPlan, SharePlan, Traffic};
+use net::plan::{NetworkPlan, Role, RouterPlan, SharePlan, Traffic};
 use net::ports::Ports;
 use net::share::{Priority, Share};
 use net::tree::Tree;
@@ -368,17 +368,27 @@ fn a_plan_that_cannot_be_had_leaves_the_one_that_is_in_force() {
     let network = host.apply(&plan()).expect("applied");
     let vm = host.attach(&network, "vm", "500Mbit/s").expect("a port");
     let before = host.everything();
-    // The last step fails: nft knows no such group.
-    let mut group = plan();
-    group
+    // The last step fails: a router that there is not.
+    let mut routed = plan();
+    routed
         .uplink
         .as_mut()
         .expect("an uplink")
         .interfaces
         .push("up1".to_owned());
-    group.shares[1].traffic = Traffic::Cgroup("/no-such-group".to_owned());
-    let error = host.apply(&group).expect_err("no group");
-    assert!(error.to_string().contains("nft"), "{error}");
+    routed.routers.push(RouterPlan {
+        name: "nowhere".to_owned(),
+        role: Role::Edge {
+            interfaces: vec!["eth0".to_owned()],
+        },
+        command: vec!["/no/such/program".to_owned()],
+    });
+    let error = host.apply(&routed).expect_err("no router");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("router 'nowhere': cannot start") && !text.contains("taken back"),
+        "{text}"
+    );
     host.has_only(&before);
     let mut renamed = plan();
     renamed.bridge.as_mut().expect("a bridge").name = "other".to_owned();

@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use net::class::ClassId;
 use net::device;
 use net::htb;
@@ -321,4 +324,34 @@ fn an_interface_that_vanishes_is_an_error_and_a_new_one_of_its_name_is_another()
     tree.delete().unwrap();
     let error = namespace.run(|| Tree::open("eth7")).unwrap().unwrap_err();
     assert!(error.to_string().contains("no interface eth7"), "{error}");
+}
+
+#[test]
+fn a_tree_is_found_however_many_interfaces_come_and_go() {
+    const OTHERS: usize = 200;
+    requires!(NEEDS[0], NEEDS[1]);
+    let namespace = namespace("churn");
+    let mut netlink = namespace.netlink().unwrap();
+    let name = |number: usize| format!("f{}", number % OTHERS);
+    // Before it in every list, which is therefore given in several parts.
+    for number in 0..OTHERS {
+        netlink.apply(&[device::add_ifb(&name(number))]).unwrap();
+        let link = device::get(&mut netlink, &name(number)).unwrap();
+        netlink.apply(&[device::set_up(&link, true)]).unwrap();
+    }
+    netlink.apply(&[device::add_ifb("q")]).unwrap();
+    tree_of(&namespace, "1Gbit/s");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut gone = (0..OTHERS).map(name);
+            while let (false, Some(name)) = (done.load(Ordering::Relaxed), gone.next()) {
+                netlink.apply(&[device::delete(&name)]).unwrap();
+            }
+        });
+        let lost = (0..500).filter(|_| namespace.run(|| Tree::open("q")).unwrap().is_err());
+        let lost = lost.count();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(lost, 0);
+    });
 }

@@ -123,6 +123,23 @@ fn packets(status: &Value, interface: usize, share: usize) -> u64 {
         .unwrap()
 }
 
+/// A plan that does not suit the host, and commands that find nothing.
+fn look_before_anything_is_applied(user: &User, host: &Host) {
+    let nowhere = PLAN.replace("up0", "nowhere");
+    let nowhere = user.file("nowhere.toml", nowhere);
+    let nowhere = nowhere.to_string_lossy();
+    let missing = host.run(&["net", "plan", &nowhere]).expect(1);
+    assert!(
+        missing.stderr.contains("no interface nowhere"),
+        "{missing:?}"
+    );
+    let none = host.run(&["net", "status"]).expect(1);
+    assert!(none.stderr.contains("chronovisor net apply"), "{none:?}");
+    host.run(&["net", "clear"]).expect(0);
+    let state = Path::new(&host.run_dir).join("network.lock");
+    assert!(!state.exists(), "looking leaves nothing behind");
+}
+
 #[test]
 fn a_network_is_planned_applied_shown_adapted_and_cleared() {
     requires!(NEEDS[0], NEEDS[1], NEEDS[2]);
@@ -141,19 +158,8 @@ fn a_network_is_planned_applied_shown_adapted_and_cleared() {
         shown.contains("uplink up0: 10Mbit/s, head room 0bit/s, 0bit/s left"),
         "{shown}"
     );
-    let nowhere = PLAN.replace("up0", "nowhere");
-    let nowhere = path(&user.file("nowhere.toml", nowhere));
-    let missing = host.run(&["net", "plan", &nowhere]).expect(1);
-    assert!(
-        missing.stderr.contains("no interface nowhere"),
-        "{missing:?}"
-    );
+    look_before_anything_is_applied(&user, &host);
     assert_eq!(host.links(), before, "a plan changes nothing");
-    let none = host.run(&["net", "status"]).expect(1);
-    assert!(none.stderr.contains("chronovisor net apply"), "{none:?}");
-    host.run(&["net", "clear"]).expect(0);
-    let state = Path::new(&host.run_dir).join("network.lock");
-    assert!(!state.exists(), "looking leaves nothing behind");
 
     host.run(&["net", "apply", &plan]).expect(0);
     let status = host.status();

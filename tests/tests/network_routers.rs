@@ -218,6 +218,60 @@ fn packets_are_marked_at_the_edges_and_queued_at_the_core_both_ways() {
     }
 }
 
+#[test]
+fn a_router_keeps_the_plan_of_one_host_and_tells_others_whose_it_is() {
+    requires!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    let user = User::new();
+    let route = Route::new("net-router-owner");
+    let plan = route.plan(&user, "10Mbit/s");
+    let [own, other] = [(0, user.path("host")), (4, user.path("far"))];
+    let apply = |(at, run_dir): &(usize, std::path::PathBuf)| {
+        route.inside(*at, || Network::apply(run_dir, &plan))
+    };
+    let clear =
+        |(at, run_dir): &(usize, std::path::PathBuf)| route.inside(*at, || Network::clear(run_dir));
+    let network = apply(&own).unwrap();
+    route
+        .inside(0, || network.reserve(&share("gold", "6Mbit/s", "10.4.0.2")))
+        .unwrap();
+    let denied = apply(&other).unwrap_err();
+    let run_dir = own.1.display();
+    for names in [
+        "router 'r1': this router has the plan of host",
+        &format!("(run directory {run_dir})"),
+        "/routed net clear`",
+    ] {
+        assert!(denied.to_string().contains(names), "{names}: {denied}");
+    }
+    assert!(denied.is_refusal(), "{denied}");
+    // Who has nothing there takes nothing away.
+    assert!(!clear(&other).unwrap());
+    let status = route.inside(0, || network.status()).unwrap();
+    assert_eq!(
+        core(&status).uplink[1].shares[0].share.assured,
+        rate("6Mbit/s")
+    );
+    route.send(0, "10.4.0.2:9", 30);
+    let status = route.inside(0, || network.status()).unwrap();
+    assert_eq!(packets(&status)[1], 30);
+    // The same host once more, as after a restart that has cost it its state.
+    drop(network);
+    std::fs::remove_dir_all(&own.1).unwrap();
+    apply(&own).unwrap();
+    // A router's own user may give it to another, as the error says.
+    for at in [1, 2, 3] {
+        let routed = user.path(route.namespaces[at].name()).join("routed");
+        assert!(route.inside(at, || Network::clear(&routed)).unwrap());
+    }
+    apply(&other).unwrap();
+    assert!(clear(&own).unwrap(), "its routers have nothing of it");
+    let network = route.inside(4, || Network::open(&other.1)).unwrap();
+    let status = route.inside(4, || network.status()).unwrap();
+    assert_eq!(core(&status).uplink.len(), 2, "the other's plan stands");
+    drop(network);
+    assert!(clear(&other).unwrap());
+}
+
 fn network_share(route: &Route, network: &Network, name: &str) -> BitRate {
     route.inside(0, || network.share_of(name)).unwrap().assured
 }

@@ -1,7 +1,10 @@
 //! Why something is not to be had.
 
+use std::path::PathBuf;
+
 use crate::admission::Refusal;
 use crate::mac::Mac;
+use crate::owner::Owner;
 
 /// What is asked for cannot be had, whatever the kernel says.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +100,16 @@ pub enum Denied {
         vm: String,
         /// The bridge.
         bridge: String,
+    },
+    /// A router that has another host's plan.
+    #[error(
+        "this router has the plan of {owner}: `chronovisor net clear` there gives it up, or here `chronovisor --run-dir {} net clear`", dir.display()
+    )]
+    Owned {
+        /// The host.
+        owner: Owner,
+        /// Where the router keeps it.
+        dir: PathBuf,
     },
     /// More than there are numbers.
     #[error("there are {most} shares, the most that can be told apart: release one")]

@@ -42,6 +42,14 @@ pub enum NetlinkError {
         /// What was asked for.
         name: String,
     },
+    /// It failed, and so did taking back what was done before.
+    #[error("{failed}; nor can what was done before that be taken back: {undoing}")]
+    Partly {
+        /// Why it failed.
+        failed: Box<NetlinkError>,
+        /// Why a part of it stays.
+        undoing: Box<NetlinkError>,
+    },
     /// An answer of the kernel that is not understood.
     #[error(
         "the kernel's answer to `{does}` is not understood ({reason}): report this with the kernel's version"
@@ -61,8 +69,15 @@ impl NetlinkError {
         match self {
             Self::Refused(refusal) => Some(refusal.errno),
             Self::NoInterface { .. } => Some(Errno::ENODEV),
+            Self::Partly { failed, .. } => failed.errno(),
             _ => None,
         }
+    }
+
+    /// Whether a part of what failed stays.
+    #[must_use]
+    pub fn is_in_part(&self) -> bool {
+        matches!(self, Self::Partly { .. })
     }
 }
 

@@ -31,7 +31,8 @@ impl Step {
     }
 }
 
-/// Changes that belong together: dropped without [`commit`](Self::commit) they are taken back, the last first.
+/// Changes that belong together: when one fails, or when they are dropped without [`commit`](Self::commit), they are taken
+/// back, the last first.
 #[derive(Debug)]
 pub struct Transaction<'a> {
     pub(super) netlink: &'a mut Netlink,
@@ -42,8 +43,20 @@ impl Transaction<'_> {
     /// Does these steps in one send.
     ///
     /// # Errors
-    /// The first refusal, or a failing socket; dropping the transaction then takes back what was done.
+    /// The first refusal, or a failing socket; everything that was done before is then taken back. What cannot be is in the
+    /// error.
     pub fn apply(&mut self, steps: Vec<Step>) -> Result<(), NetlinkError> {
+        self.attempt(steps)
+            .map_err(|failed| match self.take_back() {
+                Ok(()) => failed,
+                Err(undoing) => NetlinkError::Partly {
+                    failed: Box::new(failed),
+                    undoing: Box::new(undoing),
+                },
+            })
+    }
+
+    fn attempt(&mut self, steps: Vec<Step>) -> Result<(), NetlinkError> {
         let (requests, undo): (Vec<_>, Vec<_>) = steps
             .into_iter()
             .map(|step| (step.request, step.undo))
@@ -77,20 +90,24 @@ impl Transaction<'_> {
     }
 }
 
-impl Drop for Transaction<'_> {
-    fn drop(&mut self) {
-        self.undo.reverse();
-        let answers = self.netlink.send(&self.undo);
-        let answers = match answers {
-            Ok(answers) => answers,
-            Err(error) => return tracing::warn!("changes of the network stay half done: {error}"),
-        };
+impl Transaction<'_> {
+    fn take_back(&mut self) -> Result<(), NetlinkError> {
+        let mut undo = std::mem::take(&mut self.undo);
+        undo.reverse();
+        let answers = self.netlink.send(&undo)?;
         // What vanished meanwhile has taken its parts with it.
         let gone = [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL];
-        for refusal in answers.into_iter().filter_map(Result::err) {
-            if !gone.contains(&refusal.errno) {
-                tracing::warn!("a change of the network stays half done: {refusal}");
-            }
+        let refusals = answers.into_iter().filter_map(Result::err);
+        let stays = refusals.filter(|refusal| !gone.contains(&refusal.errno));
+        let first = { stays }.next();
+        first.map_or(Ok(()), |refusal| Err(NetlinkError::Refused(refusal)))
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_back() {
+            tracing::warn!("a change of the network stays half done: {error}");
         }
     }
 }

@@ -73,7 +73,7 @@ impl Network {
                 .map(|ports| ports.detach(name));
             session.book.ports.retain(|entry| !is_it(entry));
             session.write()?;
-            session.locked.settle()?;
+            session.settle()?;
             Ok(detached??)
         })
     }
@@ -121,7 +121,7 @@ impl Session<'_> {
             });
             self.write()?;
         }
-        self.locked.settle()?;
+        self.settle()?;
         attached
     }
 }

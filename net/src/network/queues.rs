@@ -7,11 +7,13 @@
 use std::collections::BTreeSet;
 
 use crate::book::{Book, Denied};
+use crate::cgroup;
 use crate::class::ClassId;
 use crate::device;
 use crate::marks;
 use crate::netlink::Netlink;
-use crate::plan::{BridgePlan, NetworkPlan, UplinkPlan};
+use crate::owner::Owner;
+use crate::plan::{BridgePlan, NetworkPlan, Traffic, UplinkPlan};
 use crate::ports::{self, Ports, PortsConfig, PortsError};
 use crate::router::Routers;
 use crate::share::{Priority, Share};
@@ -20,22 +22,50 @@ use crate::tree::{Tree, TreeError};
 use super::NetworkError;
 
 /// What was opened of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queues {
+    /// Who asks routers.
+    owner: Owner,
     /// Of which network.
     applied: u64,
     ports: Option<Ports>,
     trees: Vec<Tree>,
-    pub(super) routers: Routers,
+    routers: Routers,
 }
 
 impl Queues {
+    /// Nothing opened yet.
+    pub(super) fn of(owner: Owner) -> Self {
+        Self {
+            applied: 0,
+            ports: None,
+            trees: Vec::new(),
+            routers: Routers::of(&owner),
+            owner,
+        }
+    }
+
+    /// The routers, to be asked by somebody who does not hold the state.
+    pub(super) fn lend_routers(&mut self, book: &Book) -> Routers {
+        self.follow(book);
+        std::mem::replace(&mut self.routers, Routers::of(&self.owner))
+    }
+
+    /// Keeps their agents for the next who asks; the answer is who need not be kept, to be ended elsewhere.
+    pub(super) fn take_routers(&mut self, applied: u64, lent: Routers) -> Option<Routers> {
+        if self.applied != applied || !self.routers.is_empty() {
+            return Some(lent);
+        }
+        self.routers = lent;
+        None
+    }
+
     /// Forgets what was opened of another network than the book's.
     fn follow(&mut self, book: &Book) {
         if self.applied != book.applied {
             self.ports = None;
             self.trees.clear();
-            self.routers = Routers::default();
+            self.routers = Routers::of(&self.owner);
             self.applied = book.applied;
         }
     }
@@ -96,15 +126,15 @@ impl Queues {
             }
             Err(error) => Some(error),
         });
-        let Some(error) = failed else {
+        let Some(mut failed) = failed else {
             return Ok(());
         };
         for place in done.into_iter().rev() {
-            if let Err(error) = self.change_at(place, after, before) {
-                tracing::warn!(?place, %error, "cannot take a change of shares back");
+            if let Err(undoing) = self.change_at(place, after, before) {
+                failed = NetworkError::partly(failed, undoing);
             }
         }
-        Err(error)
+        Err(failed)
     }
 
     fn change_at(&mut self, place: Place, from: &Book, to: &Book) -> Result<(), NetworkError> {
@@ -150,12 +180,13 @@ impl Queues {
                 .iter()
                 .filter_map(|(class, _)| Some((*class, held(*class)?.plan.share)));
             let old: Vec<_> = old.collect();
+            let mut failed = NetworkError::from(error);
             for tree in &mut trees[..index] {
-                if let Err(error) = tree.change(&old) {
-                    tracing::warn!(interface = tree.interface(), %error, "cannot take a change of shares back");
+                if let Err(undoing) = tree.change(&old) {
+                    failed = NetworkError::partly(failed, undoing.into());
                 }
             }
-            return Err(error.into());
+            return Err(failed);
         }
         Ok(())
     }
@@ -184,8 +215,19 @@ impl Queues {
         }
     }
 
-    /// Makes everything what `book` says; what the `others` may have made is removed where `book` does not have it.
+    /// Makes everything what `book` says, on routers last; what the `others` may have made is removed where `book` does not have it.
     pub(super) fn reconcile(
+        &mut self,
+        book: &Book,
+        others: &[&Book],
+        left: Left,
+    ) -> Result<(), NetworkError> {
+        self.reconcile_here(book, others, left)?;
+        Ok(self.routers.reconcile(book, others)?)
+    }
+
+    /// The same without routers.
+    pub(super) fn reconcile_here(
         &mut self,
         book: &Book,
         others: &[&Book],
@@ -212,6 +254,22 @@ impl Queues {
                 self.make_tree(interface, is_known, uplink, book)?;
             }
         }
+        mark(book, others)
+    }
+
+    /// Has the routers of a plan forget it.
+    pub(super) fn clear_routers(&self, lost: &Book) -> Result<(), NetworkError> {
+        let mut routers = Routers::of(&self.owner);
+        Ok(routers.reconcile(&Book::default(), &[lost])?)
+    }
+
+    /// Marks and routers only.
+    pub(super) fn reconcile_beyond(
+        &mut self,
+        book: &Book,
+        others: &[&Book],
+    ) -> Result<(), NetworkError> {
+        self.follow(book);
         mark(book, others)?;
         Ok(self.routers.reconcile(book, others)?)
     }
@@ -376,6 +434,14 @@ fn remove_bridge(netlink: &mut Netlink, bridge: &str) -> Result<(), NetworkError
 
 /// Marks are replaced as a whole; without any, nft is not needed.
 fn mark(book: &Book, others: &[&Book]) -> Result<(), NetworkError> {
+    for entry in &book.shares {
+        if let Traffic::Cgroup(path) = &entry.plan.traffic
+            && let Err(error) = cgroup::find(path)
+        {
+            let share = &entry.plan.name;
+            tracing::warn!(share, %error, "nobody's packets have this share; once the group is there, `chronovisor net apply` gives it to them");
+        }
+    }
     let wanted = book.marks();
     let table = table(&book.plan);
     for other in others.iter().filter(|other| !other.marks().is_empty()) {

@@ -5,6 +5,7 @@ use units::BitRate;
 
 use crate::admission::Link;
 use crate::book::{Book, ShareEntry, migration_class};
+use crate::cgroup;
 use crate::class::{ClassId, Counters};
 use crate::mac::Mac;
 use crate::plan::Traffic;
@@ -84,6 +85,9 @@ pub struct ShareStatus {
     pub owner: Option<u32>,
     /// What it has carried and lost.
     pub counters: Counters,
+    /// Why it carries nothing, if its control group is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<String>,
 }
 
 /// How a router stands.
@@ -96,20 +100,26 @@ pub struct RouterStatus {
 }
 
 impl Network {
-    /// How everything stands, on the routers too.
+    /// How everything stands, on the routers too. Nobody else waits for those.
     ///
     /// # Errors
     /// When the kernel cannot be asked. A router that cannot is in the answer.
     pub fn status(&self) -> Result<NetworkStatus, NetworkError> {
-        self.with(|session| {
+        let (mut status, book, mut routers) = self.with(|session| {
             session.tidy()?;
-            Ok(NetworkStatus {
+            let status = NetworkStatus {
                 bridge: session.bridge()?,
                 uplink: session.uplink()?,
-                routers: session.queues.routers.status(&session.book),
+                routers: Vec::new(),
                 marks: marks(&session.book),
-            })
-        })
+            };
+            let routers = session.queues.lend_routers(&session.book);
+            Ok((status, session.book.clone(), routers))
+        })?;
+        status.routers = routers.status(&book);
+        let unused = self.inner().queues.take_routers(book.applied, routers);
+        drop(unused);
+        Ok(status)
     }
 }
 
@@ -159,6 +169,7 @@ impl Session<'_> {
                 traffic: entry.plan.traffic.clone(),
                 owner: entry.owner.map(|owner| owner.pid),
                 counters: counters(entry.class),
+                gone: gone(&entry.plan.traffic),
             };
             let migration = migration_class().filter(|_| has_migration);
             all.push(UplinkStatus {
@@ -172,6 +183,13 @@ impl Session<'_> {
         }
         Ok(all)
     }
+}
+
+fn gone(traffic: &Traffic) -> Option<String> {
+    let Traffic::Cgroup(path) = traffic else {
+        return None;
+    };
+    cgroup::find(path).err().map(|error| error.to_string())
 }
 
 fn marks(book: &Book) -> Vec<(String, u8, usize)> {

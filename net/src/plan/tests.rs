@@ -52,9 +52,8 @@ fn a_share_may_use_the_whole_link_unless_something_is_written() {
 }
 
 #[test]
-fn bad_shares_are_named_with_key_value_and_what_would_fit() {
-    let one = |rest| error(&shares(&[("gold", rest)]));
-    let cases = [
+fn bad_rates_are_named_with_key_value_and_what_would_fit() {
+    are_refused(&[
         (
             "assured='0bit/s'\nuid=1",
             "share \"gold\": assured = 0bit/s",
@@ -80,6 +79,14 @@ fn bad_shares_are_named_with_key_value_and_what_would_fit() {
             "needs 11Mbit/s of eth0",
             "nearest that fits is 10Mbit/s",
         ),
+        ("assured='5Mbit'\nuid=1", "`5Mbit`", "6Mbit/s"),
+        ("assured=5\nuid=1", "5", "in quotes"),
+    ]);
+}
+
+#[test]
+fn bad_descriptions_of_packets_are_named_with_key_value_and_what_would_do() {
+    are_refused(&[
         (
             "assured='5Mbit/s'",
             "share \"gold\": destinations is missing",
@@ -121,16 +128,18 @@ fn bad_shares_are_named_with_key_value_and_what_would_fit() {
             "silver",
             "gold",
         ),
-        ("assured='5Mbit'\nuid=1", "`5Mbit`", "6Mbit/s"),
-        ("assured=5\nuid=1", "5", "in quotes"),
         (
             "assured='5Mbit/s'\nuid=1\nrate='1Mbit/s'",
             "unknown field `rate`",
             "assured",
         ),
-    ];
-    for (rest, what, fits) in cases {
-        let error = one(rest);
+    ]);
+}
+
+/// Shares, what the error names, and what it says would do.
+fn are_refused(cases: &[(&str, &str, &str)]) {
+    for &(rest, what, fits) in cases {
+        let error = error(&shares(&[("gold", rest)]));
         assert!(
             error.contains(what) && error.contains(fits),
             "{rest}: {error}"

@@ -139,7 +139,9 @@ pub(super) fn without_ipv6(
     transaction: &mut Transaction<'_>,
     link: &Link,
 ) -> Result<(), NetlinkError> {
-    match transaction.apply(vec![Step::dependent(device::without_ipv6_address(link))]) {
+    // It goes with the interface, and a kernel without IPv6 is no reason to take the rest back.
+    let request = device::without_ipv6_address(link);
+    match transaction.netlink().apply(&[request]) {
         Err(error) if error.errno() == Some(Errno::EAFNOSUPPORT) => Ok(()),
         answer => answer,
     }

@@ -6,7 +6,7 @@ use crate::share::ShareError;
 use crate::tap::TapError;
 use crate::tree::TreeError;
 
-/// Why ports are not as they were to be. Nothing was changed then.
+/// Why ports are not as they were to be. Nothing was changed then, unless it says so.
 #[derive(Debug, thiserror::Error)]
 pub enum PortsError {
     /// There is an interface of a name that is needed.
@@ -67,6 +67,16 @@ pub enum PortsError {
 }
 
 impl PortsError {
+    /// Whether a part of what failed stays.
+    #[must_use]
+    pub fn is_in_part(&self) -> bool {
+        match self {
+            Self::Tree(error) => error.is_in_part(),
+            Self::Netlink(error) => error.is_in_part(),
+            _ => false,
+        }
+    }
+
     /// The same, or what the kernel lacks if that is why.
     pub(crate) fn explained(self) -> Self {
         match &self {

@@ -6,7 +6,7 @@ use crate::netlink::NetlinkError;
 use crate::probe::{self, ProbeError};
 use crate::share::ShareError;
 
-/// Why a tree is not as it was to be. Nothing was changed then.
+/// Why a tree is not as it was to be. Nothing was changed then, unless it says so.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// The interface has a queueing discipline of somebody else's.
@@ -64,6 +64,12 @@ pub enum TreeError {
 }
 
 impl TreeError {
+    /// Whether a part of what failed stays.
+    #[must_use]
+    pub fn is_in_part(&self) -> bool {
+        matches!(self, Self::Netlink(error) if error.is_in_part())
+    }
+
     /// The same, or what the kernel lacks if that is why.
     pub(crate) fn explained(self) -> Self {
         match &self {

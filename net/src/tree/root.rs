@@ -91,17 +91,15 @@ impl Root {
 
     /// Whether the tree is there; an error if something of somebody else's is.
     pub(crate) fn is_there(&self, netlink: &mut Netlink) -> Result<bool, TreeError> {
-        let does = format!("list the queueing disciplines of {}", self.interface);
-        let answers = netlink.list(&does, htb::list_disciplines())?;
-        let own = answers.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewQueueDiscipline(message) => Some(message),
-            _ => None,
-        });
-        let mut roots = own.filter(|message| htb::is_root(message, self.index));
-        let Some(root) = roots.next() else {
-            return Ok(false);
+        let root = match netlink.find(&self.get_root()) {
+            Ok(Some(RouteNetlinkMessage::NewQueueDiscipline(root))) => root,
+            // Where an interface was never up, what it has is not shown (`tc_qdisc_dump_ignore`).
+            Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::ENOENT)) => {
+                return Ok(false);
+            }
+            answer => return answer.map(|_| false).map_err(TreeError::from),
         };
-        let (handle, kind) = htb::describe(root);
+        let (handle, kind) = htb::describe(&root);
         match handle {
             // What the kernel gives an interface by itself has no number.
             0 => Ok(false),

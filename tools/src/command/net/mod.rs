@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use net::Network;
-use net::admission::Wanted;
-use net::network::{NetworkError, NetworkStatus};
+use net::network::{Adaptation, NetworkError, NetworkStatus};
 use net::plan::{self, NetworkPlan, Role};
 use net::share::Priority;
 use serde::Serialize;
@@ -218,13 +217,12 @@ fn adapt(context: &Context, args: &AdaptArgs) -> Result<(), Failure> {
     let wanted = match (rates.as_slice(), args.ceil, args.priority) {
         (_, None, None) => network.adapt_assured(&rates).map_err(failure)?,
         ([(name, assured)], ceil, priority) => {
-            let mut share = network.share_of(name).map_err(failure)?;
-            share.assured = *assured;
-            share.ceil = ceil.unwrap_or(share.ceil.max(*assured));
-            share.priority = priority.unwrap_or(share.priority);
-            let wanted = vec![Wanted::new(name, share)];
-            network.adapt(&wanted).map_err(failure)?;
-            wanted
+            let change = Adaptation {
+                ceil,
+                priority,
+                ..Adaptation::assured(name, *assured)
+            };
+            network.adapt_each(&[change]).map_err(failure)?
         }
         _ => {
             let what = "--ceil and --priority are for one name: change one after another";

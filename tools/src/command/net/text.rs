@@ -222,7 +222,7 @@ fn uplink_text(text: &mut String, uplink: &UplinkStatus, before: Option<(&Uplink
             share: Some(&share.share),
             now: share.counters,
             before: earlier,
-            lost: String::new(),
+            lost: share.gone.clone().unwrap_or_default(),
         }
         .write(text);
     }

@@ -1,0 +1,58 @@
+//! Whose plan a router has: a host, by its name, its machine and the run directory that it keeps its own state in.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::mac;
+
+/// A host that asks routers. The same after a restart, and for every process of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// Its name.
+    pub host: String,
+    /// A hash of its machine-id(5), which itself is not to be told to others; empty where it has none.
+    pub machine: String,
+    /// Where it keeps its state.
+    pub run_dir: PathBuf,
+}
+
+impl Owner {
+    /// This host, with this run directory.
+    #[must_use]
+    pub fn here(run_dir: &Path) -> Self {
+        let read = |path| {
+            fs::read_to_string(path)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
+        let machine = read("/etc/machine-id");
+        let hashed = format!("{:016x}", mac::hash(machine.as_bytes()));
+        Self {
+            host: read("/proc/sys/kernel/hostname"),
+            machine: if machine.is_empty() { machine } else { hashed },
+            run_dir: std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, run_dir, .. } = self;
+        write!(f, "host '{host}' (run directory {})", run_dir.display())
+    }
+}
+
+/// Who asked for what a router has, and when it was applied there: what comes late is told from what is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asker {
+    /// Who.
+    pub owner: Owner,
+    /// When, in nanoseconds of its clock.
+    pub applied: u64,
+}
