@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{CpuId, KVM_CAP_HALT_POLL, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
-use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, ReadVolatile,
-};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, ReadVolatile};
 
 use crate::boot::{self, BootError, BootLayout};
 use crate::cpu;
@@ -19,7 +17,8 @@ use crate::device::{
     Bus, BusError, DEBUG_EXIT_PORT, DebugExit, Effect, IOAPIC_PINS, KEYBOARD_PORTS, Reset,
     SERIAL_PORT, SERIAL_PORTS, SerialOutput, serial,
 };
-use crate::kernel;
+use crate::kernel::{self, DirtyLogging};
+use crate::memory::Ram;
 use crate::memory::{self, MemoryError, MemoryPlan, Population};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::units::ByteSize;
@@ -89,7 +88,7 @@ pub struct Machine {
     coalesced: Option<Mutex<VcpuFd>>,
     ports: Bus,
     mmio: Bus,
-    ram: GuestMemoryMmap,
+    ram: Ram,
     layout: BootLayout,
     tsc_hz: u64,
     /// What the guest's command line says of its devices.
@@ -142,7 +141,7 @@ pub fn build(
 /// so it is not kept busy for long.
 fn populate(
     plan: MemoryPlan,
-    ram: &GuestMemoryMmap,
+    ram: &Ram,
     elsewhere: impl Fn(Box<dyn FnOnce() + Send>),
 ) -> Result<(), MemoryError> {
     let population = Arc::new(Population::new(ram.clone(), plan));
@@ -165,12 +164,12 @@ fn populate(
 fn assemble(
     plan: MachinePlan,
     (vm, vcpus): (VmFd, Vec<VcpuFd>),
-    ram: GuestMemoryMmap,
+    ram: Ram,
     card: Option<Card>,
 ) -> Result<Built, MachineError> {
     let vm = Arc::new(vm);
     let layout = BootLayout::new(plan.memory.size.bytes(), u64::from(plan.vcpus))?;
-    kernel::register_memory(&vm, &ram).map_err(call("register guest memory"))?;
+    kernel::register_memory(&vm, &ram, DirtyLogging::Off).map_err(call("register guest memory"))?;
     let tsc_khz = vcpus[0]
         .get_tsc_khz()
         .map_err(call("tell the TSC frequency"))?;
@@ -222,7 +221,7 @@ impl Built {
 impl Machine {
     /// Guest memory.
     #[must_use]
-    pub fn ram(&self) -> &GuestMemoryMmap {
+    pub fn ram(&self) -> &Ram {
         &self.ram
     }
 
