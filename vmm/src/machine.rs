@@ -266,29 +266,40 @@ impl Machine {
     /// # Errors
     /// [`SnapshotError`] if it is another machine, or the memory file is short or cannot be read.
     pub fn take_up(&self, state: &GuestState, memory: &std::fs::File) -> Result<(), SnapshotError> {
-        let vcpus = u64::try_from(state.vcpus.len()).unwrap_or(u64::MAX);
-        if state.layout != self.layout || vcpus != self.layout.rings {
-            let reason =
-                "it has another memory size or number of vCPUs than this machine".to_owned();
-            return Err(SnapshotError::Format {
-                kind: "guest",
-                reason,
-            });
-        }
-        let mut file = memory
-            .try_clone()
-            .map_err(|e| SnapshotError::Memory(e.to_string()))?;
+        self.must_be_like(state)?;
+        let failed = |e: &dyn std::fmt::Display| SnapshotError::Memory(e.to_string());
+        let mut file = memory.try_clone().map_err(|e| failed(&e))?;
         for region in self.ram.iter() {
-            let slice = region
-                .as_volatile_slice()
-                .map_err(|e| SnapshotError::Memory(e.to_string()))?;
-            let mut slice = slice;
+            let mut slice = region.as_volatile_slice().map_err(|e| failed(&e))?;
             file.read_exact_volatile(&mut slice)
-                .map_err(|e| SnapshotError::Memory(e.to_string()))?;
+                .map_err(|e| failed(&e))?;
         }
+        self.take_up_devices(state)
+    }
+
+    /// Takes up the devices of a saved guest whose memory is there already. No vCPU may run.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if it is another machine, or a device cannot take its state.
+    pub fn take_up_devices(&self, state: &GuestState) -> Result<(), SnapshotError> {
+        self.must_be_like(state)?;
         self.ports.restore(&state.ports)?;
         self.mmio.restore(&state.mmio)?;
         Ok(())
+    }
+
+    fn must_be_like(&self, state: &GuestState) -> Result<(), SnapshotError> {
+        let vcpus = u64::try_from(state.vcpus.len()).unwrap_or(u64::MAX);
+        let memory: u64 = self.ram.iter().map(|region| region.size() as u64).sum();
+        let is_like = state.layout == self.layout && vcpus == self.layout.rings;
+        if is_like && state.memory.bytes() == memory {
+            return Ok(());
+        }
+        let reason = "it has another memory size or number of vCPUs than this machine".to_owned();
+        Err(SnapshotError::Format {
+            kind: "guest",
+            reason,
+        })
     }
 
     /// Delivers the writes that KVM has held back, oldest first. Called before anything else touches a device, so that
@@ -352,7 +363,7 @@ fn create_vm(kvm: &Kvm, vcpus: u32) -> Result<VmFd, MachineError> {
     Ok(vm)
 }
 
-fn enable(vm: &VmFd, cap: u32, argument: u64) -> Result<(), kvm_ioctls::Error> {
+pub(crate) fn enable(vm: &VmFd, cap: u32, argument: u64) -> Result<(), kvm_ioctls::Error> {
     let mut cap = kvm_enable_cap {
         cap,
         ..Default::default()

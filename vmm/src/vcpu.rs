@@ -45,13 +45,17 @@ const STANDING: Duration = Duration::from_millis(100);
 /// KVM_RUN answering EAGAIN this often in a row will never do anything else.
 const TOO_MANY_RETRIES: u32 = 10_000;
 
+/// Something that a vCPU's own thread does with it.
+pub type VcpuErrand = Box<dyn FnOnce(&mut VcpuFd) + Send>;
+
 /// Commands to a vCPU that stands still.
-#[derive(Debug)]
 pub enum Command {
     /// Follow the order.
     Go,
     /// Tell the state of the vCPU.
     Save(Sender<Result<VcpuState, SnapshotError>>),
+    /// Do this.
+    Do(VcpuErrand),
 }
 
 /// What a vCPU tells its owner.
@@ -398,6 +402,7 @@ impl MessageMachine for VcpuThread {
         match command {
             // It is the order that says whether to go on.
             Command::Go => {}
+            Command::Do(errand) => errand(&mut self.assignment.fd),
             Command::Save(reply) => {
                 let Assignment { fd, machine, .. } = &mut self.assignment;
                 let state = VcpuState::save(fd, |exit| {

@@ -9,6 +9,7 @@
 //! Whatever fails, dropping what there is gives everything back: threads end, the ledger's entry goes.
 
 mod change;
+mod moving;
 mod network;
 mod outcome;
 mod running;
@@ -18,6 +19,7 @@ mod supervise;
 mod transfer;
 
 pub use change::ChangeError;
+pub use moving::{MoveError, MovingVm};
 pub use network::NetworkStatus;
 pub use outcome::{GuestStatus, Outcome, Records, SectionStatistics, TaskStatistics, VcpuStatus};
 pub use running::RunningVm;

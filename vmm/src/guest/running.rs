@@ -1,7 +1,7 @@
 //! A running guest and everything that may be done to it. There is one owner: all of it takes `&mut self`.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,14 +24,13 @@ use crate::desk::{Desk, Order};
 use crate::device::SerialOutput;
 use crate::device::virtio::net::Worker;
 use crate::machine::Machine;
-use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
 use crate::telemetry::{Event, Reader};
 use crate::vcpu::{Command, VcpuEvent, kick};
 
 /// How long the owner waits for a vCPU thread that it has asked for something. Longer than the longest period of
 /// SCHED_DEADLINE (4.19 s): the thread may be throttled at the moment.
-const PATIENCE: Duration = Duration::from_secs(6);
+pub(super) const PATIENCE: Duration = Duration::from_secs(6);
 
 /// How long a status waits for a fresh account: a throttled thread has none, and its last one is no older than a period.
 const ACCOUNT_PATIENCE: Duration = Duration::from_millis(10);
@@ -446,32 +445,6 @@ impl RunningVm {
     pub(super) fn status_after_change(&self, vcpu: usize) -> VcpuStatus {
         let handle = &self.vcpus[vcpu];
         handle.status(handle.desk.account().0)
-    }
-
-    /// Reads the state of a paused guest.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]; the guest stays paused.
-    pub fn save(&self) -> Result<GuestState, SnapshotError> {
-        let mut states = Vec::new();
-        for vcpu in &self.vcpus {
-            let (reply, answer) = mpsc::channel();
-            vcpu.command(Command::Save(reply));
-            states.push(
-                answer
-                    .recv_timeout(PATIENCE)
-                    .map_err(|_| SnapshotError::Gone)??,
-            );
-        }
-        self.machine.deliver_coalesced();
-        Ok(GuestState {
-            memory: self.plan.memory.size,
-            layout: *self.machine.layout(),
-            clock: self.clock.state(),
-            vcpus: states,
-            ports: self.machine.ports().save(),
-            mmio: self.machine.mmio().save(),
-        })
     }
 
     /// The machine.

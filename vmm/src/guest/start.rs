@@ -200,6 +200,19 @@ impl AdmittedVm {
         })
     }
 
+    /// Builds the machine and leaves it empty, for a guest that is to arrive.
+    ///
+    /// # Errors
+    /// [`StartError::Machine`].
+    pub fn prepare(self) -> Result<BuiltVm, StartError> {
+        let built = self.machine()?;
+        Ok(BuiltVm {
+            vm: self,
+            built,
+            restored: None,
+        })
+    }
+
     /// Builds the machine with memory and devices of a saved guest.
     ///
     /// # Errors
@@ -228,6 +241,27 @@ impl BuiltVm {
     /// # Errors
     /// [`StartError::Setup`]: then no vCPU has run, and all threads have ended.
     pub fn start(self) -> Result<RunningVm, StartError> {
+        self.begin(Order::Run)
+    }
+
+    /// The same, but the guest stands still: all its threads are there, in their reservations.
+    ///
+    /// # Errors
+    /// As [`BuiltVm::start`].
+    pub fn stand(self) -> Result<RunningVm, StartError> {
+        let mut vm = self.begin(Order::Pause)?;
+        for _ in 0..vm.vcpus.len() {
+            match vm.events.blocking_recv() {
+                Some(VcpuEvent::Paused { .. }) => {}
+                _ => return Err(StartError::Lost),
+            }
+        }
+        vm.paused = true;
+        Ok(vm)
+    }
+
+    /// Has all threads follow this order, once all reservations are in force.
+    fn begin(self, order: Order) -> Result<RunningVm, StartError> {
         let Self {
             vm,
             built,
@@ -269,7 +303,7 @@ impl BuiltVm {
                 index.to_string(),
                 [recruit.resource()],
             ));
-            let desk = Arc::new(Desk::new(Order::Run));
+            let desk = Arc::new(Desk::new(order));
             let (commands, inbox) = mpsc::channel();
             let thread = recruit.assign(Assignment {
                 index,
@@ -292,7 +326,9 @@ impl BuiltVm {
         }
         drop(events_out);
         collect_reservations(&mut events, &mut handles)?;
-        network.iter().for_each(Worker::run);
+        if order == Order::Run {
+            network.iter().for_each(Worker::run);
+        }
         for handle in &handles {
             handle.command(Command::Go);
         }
@@ -336,10 +372,14 @@ fn start_clock(built: &Built, restored: Option<&GuestState>) -> Result<Clock, St
         return Ok(Clock::start(&built.machine, &built.vcpus[0], 0)?);
     };
     let now = SystemTime::now();
-    Clock::continue_tsc(state, &built.vcpus, now)?;
+    for (index, fd) in built.vcpus.iter().enumerate() {
+        Clock::continue_tsc(state, index, fd, now)?;
+    }
     let now = state.clock.resumed_ns(SystemTime::now());
     let clock = Clock::start(&built.machine, &built.vcpus[0], now)?;
-    clock.restore_vcpus(state, &built.vcpus)?;
+    for (index, fd) in built.vcpus.iter().enumerate() {
+        clock.restore_vcpu(state, index, fd)?;
+    }
     Ok(clock)
 }
 
