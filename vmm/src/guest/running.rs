@@ -19,6 +19,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::change::ChangeError;
 use super::network;
 use super::outcome::{GuestStatus, Records, VcpuStatus};
+use super::recording::Recording;
 use crate::clock::Clock;
 use crate::desk::{Desk, Order};
 use crate::device::SerialOutput;
@@ -159,6 +160,8 @@ pub struct RunningVm {
     pub(super) resource: Resource,
     pub(super) plan: VmPlan,
     pub(super) ledger: Ledger,
+    // Ends before the machine whose log it reads.
+    pub(super) recording: Option<Recording>,
     pub(super) vcpus: Vec<VcpuHandle>,
     pub(super) network: Option<Worker>,
     // Dropped after the threads: bandwidth is free in the kernel before it is free in the ledger.

@@ -340,6 +340,7 @@ impl BuiltVm {
             records: Records::named(vm.plan.tasks.as_deref()),
             plan: vm.plan,
             machine,
+            recording: None,
             vcpus: handles,
             network,
             port: vm.port,

@@ -134,7 +134,7 @@ mod tests {
         let ram = Ram::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(1 << 30), 1 << 20)]);
         let ram = ram.unwrap();
         ram.write_slice(&[1; 100], GuestAddress(0x1000)).unwrap();
-        assert_eq!(noted(&ram), [vec![], vec![]]);
+        assert!(noted(&ram).iter().all(Vec::is_empty));
         for region in ram.iter() {
             marks(region).begin();
         }
