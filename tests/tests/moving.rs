@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use guest_images::RT_GUEST;
 use guest_images::pages::{Found, check};
 use guest_images::taskset::TaskSet;
-use migration::ram::{DirtyLog, GuestRam, Machine, PAGE_SIZE, PageNumber, PageSet};
+use migration::ram::{DirtyLog, GuestRam, Machine, PAGE_SIZE, PageNumber, PageRange, PageSet};
 use sched::framework::Factory;
 use system_tests::{Need, requires};
 use vmm::dirty::{Beginning, DirtyPages, GuestPages};
@@ -63,7 +63,10 @@ fn pre_copy(log: &mut DirtyPages, from: &GuestPages, to: &GuestPages, rounds: us
     for first in (0..from.pages()).step_by(256) {
         let mut piece = PageSet::empty(from.pages());
         let end = from.pages().min(first + 256);
-        (first..end).for_each(|page| drop(piece.insert(PageNumber(page))));
+        piece.insert_range(PageRange {
+            first: PageNumber(first),
+            count: end - first,
+        });
         log.clear(&piece).unwrap();
         copy(&piece, from, to);
     }

@@ -302,9 +302,9 @@ fn read_msrs(fd: &VcpuFd) -> Result<Vec<(u32, u64)>, SnapshotError> {
     Ok(found)
 }
 
-/// An exit to user space may have left an instruction half done; entering again completes it (KVM API, KVM_RUN). An access
-/// wider than a bus, or a repeated one, exits once for each of its parts.
-fn complete_exit(fd: &mut VcpuFd, mut serve: impl FnMut(VcpuExit<'_>)) {
+/// An exit to user space may have left an instruction half done; entering again completes it (KVM API, KVM_RUN), which may write
+/// guest memory. An access wider than a bus, or a repeated one, exits once for each of its parts.
+pub(crate) fn complete_exit(fd: &mut VcpuFd, mut serve: impl FnMut(VcpuExit<'_>)) {
     fd.set_kvm_immediate_exit(1);
     for _ in 0..PARTS_OF_AN_ACCESS {
         match fd.run() {

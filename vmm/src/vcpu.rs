@@ -32,7 +32,7 @@ use crate::exit::{Decision, End, decide};
 use crate::kernel;
 use crate::machine::Machine;
 use crate::report::Registers;
-use crate::snapshot::{SnapshotError, VcpuState};
+use crate::snapshot::{SnapshotError, VcpuState, complete_exit};
 
 pub use recruit::{Errand, Recruit, Recruits};
 
@@ -359,6 +359,12 @@ impl VcpuThread {
 
     /// Paused: serves commands until the order changes.
     fn stand_still(&mut self) {
+        // Whoever is told that it stands still counts on its writing nothing any more.
+        let Assignment { fd, machine, .. } = &mut self.assignment;
+        complete_exit(fd, |exit| {
+            // An end is seen again when the guest goes on.
+            let _ = serve(machine, exit);
+        });
         self.publish();
         let vcpu = self.assignment.index;
         let _ = self.assignment.events.send(VcpuEvent::Paused { vcpu });

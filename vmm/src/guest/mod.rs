@@ -20,7 +20,7 @@ mod supervise;
 mod transfer;
 
 pub use change::ChangeError;
-pub use moving::{MoveError, MovingVm};
+pub use moving::{Lender, Loan, MoveError, MovingVm};
 pub use network::NetworkStatus;
 pub use outcome::{GuestStatus, Outcome, Records, SectionStatistics, TaskStatistics, VcpuStatus};
 pub use recording::{Recording, RecordingError, RecordingRequest, RecordingStatus};

@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use kvm_ioctls::VcpuFd;
 use migration::ram::{Machine as Moved, Part};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 use super::running::{PATIENCE, RunningVm};
 use crate::clock::Clock;
@@ -153,7 +155,7 @@ impl MovingVm {
         Ok(Self {
             vm,
             event: None,
-            waiting: Builder::new_current_thread().enable_time().build()?,
+            waiting: waiting()?,
         })
     }
 
@@ -168,6 +170,11 @@ impl MovingVm {
     pub fn give_back(self) -> (RunningVm, Option<VcpuEvent>) {
         (self.vm, self.event)
     }
+}
+
+/// What waiting outside of an event loop takes.
+fn waiting() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_time().build()
 }
 
 impl Moved for MovingVm {
@@ -195,5 +202,99 @@ impl Moved for MovingVm {
 
     fn restore(&mut self, parts: &[Part]) -> Result<(), MoveError> {
         Ok(self.vm.restore(snapshot::from_parts(parts)?)?)
+    }
+}
+
+/// Where whoever moves a supervised guest asks for it.
+#[derive(Clone)]
+pub struct Lender(UnboundedSender<Borrower>);
+
+/// Somebody who waits for the guest.
+pub(super) type Borrower = oneshot::Sender<(RunningVm, oneshot::Sender<Returned>)>;
+
+/// A guest that comes back to its owner.
+pub(super) struct Returned {
+    pub(super) vm: RunningVm,
+    /// What a vCPU said meanwhile.
+    pub(super) event: Option<VcpuEvent>,
+    /// Whether it lives somewhere else by now.
+    pub(super) is_moved: bool,
+}
+
+impl Lender {
+    pub(super) fn new() -> (Self, UnboundedReceiver<Borrower>) {
+        let (sender, receiver) = unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Asks the guest's owner for it, and waits for that. While it is lent its owner does nothing: nobody is answered, no record is read.
+    /// So it is asked for just before the guest is paused, and the time that asking takes is no downtime.
+    ///
+    /// # Errors
+    /// [`MoveError::Ended`] when there is no guest any more.
+    pub fn borrow(&self) -> Result<Loan, MoveError> {
+        let waiting = waiting().map_err(|e| MoveError::Pause(e.to_string()))?;
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(sender).map_err(|_| MoveError::Ended)?;
+        let (vm, back) = receiver.blocking_recv().map_err(|_| MoveError::Ended)?;
+        let guest = MovingVm {
+            vm,
+            event: None,
+            waiting,
+        };
+        Ok(Loan {
+            held: Some((guest, back)),
+            is_moved: false,
+        })
+    }
+}
+
+/// A guest that its owner has lent. Dropping it gives it back as it is: one that is paused stands still.
+pub struct Loan {
+    /// Taken by the drop alone.
+    held: Option<(MovingVm, oneshot::Sender<Returned>)>,
+    is_moved: bool,
+}
+
+impl Loan {
+    /// The guest.
+    pub fn guest(&mut self) -> &mut MovingVm {
+        let (guest, _) = self.held.as_mut().expect("only the drop takes it");
+        guest
+    }
+
+    /// Gives it back to be ended: it lives somewhere else, and must never run here again.
+    pub fn moved(mut self) {
+        self.is_moved = true;
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some((guest, back)) = self.held.take() {
+            let (vm, event) = guest.give_back();
+            // If its owner is gone the guest ends here.
+            let _ = back.send(Returned {
+                vm,
+                event,
+                is_moved: self.is_moved,
+            });
+        }
+    }
+}
+
+/// Lends the guest to somebody, and waits until it is given back.
+pub(super) async fn lend(vm: RunningVm, borrower: Borrower) -> Returned {
+    let (back, returned) = oneshot::channel();
+    match borrower.send((vm, back)) {
+        Ok(()) => returned
+            .await
+            .expect("a loan gives back when it is dropped"),
+        // Has given up.
+        Err((vm, _)) => Returned {
+            vm,
+            event: None,
+            is_moved: false,
+        },
     }
 }

@@ -298,7 +298,7 @@ impl RunningVm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use migration::ram::{PageNumber, PageSet};
+    use migration::ram::{PageNumber, PageRange, PageSet};
     use migration::trace::Reader;
 
     /// A guest that writes the same pages all the time.
@@ -333,7 +333,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trace");
         let mut pages = PageSet::empty(1000);
-        (100..600).for_each(|page| drop(pages.insert(PageNumber(page))));
+        pages.insert_range(PageRange {
+            first: PageNumber(100),
+            count: 500,
+        });
         let writer = BufWriter::new(create_private(&path).unwrap());
         let (shared, request) = (Shared::default(), request(path.clone(), share));
         let trace = Writer::new(writer, 1000).unwrap();

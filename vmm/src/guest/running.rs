@@ -17,6 +17,7 @@ use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::change::ChangeError;
+use super::moving::{Borrower, Lender};
 use super::network;
 use super::outcome::{GuestStatus, Records, VcpuStatus};
 use super::recording::Recording;
@@ -169,6 +170,8 @@ pub struct RunningVm {
     pub(super) machine: Arc<Machine>,
     pub(super) port: Option<Arc<Port>>,
     pub(super) events: UnboundedReceiver<VcpuEvent>,
+    pub(super) lender: Lender,
+    pub(super) borrowers: UnboundedReceiver<Borrower>,
     pub(super) clock: Clock,
     pub(super) output: SerialOutput,
     pub(super) reader: Reader,
@@ -448,6 +451,12 @@ impl RunningVm {
     pub(super) fn status_after_change(&self, vcpu: usize) -> VcpuStatus {
         let handle = &self.vcpus[vcpu];
         handle.status(handle.desk.account().0)
+    }
+
+    /// Where it can be asked for while it is supervised.
+    #[must_use]
+    pub fn lender(&self) -> Lender {
+        self.lender.clone()
     }
 
     /// The machine.

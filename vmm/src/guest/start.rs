@@ -13,6 +13,7 @@ use sched::ledger::{Admitted, Ledger, LedgerError};
 use sched::request::Granted;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::moving::Lender;
 use super::network;
 use super::outcome::Records;
 use super::running::{RunningVm, VcpuHandle};
@@ -332,7 +333,10 @@ impl BuiltVm {
         for handle in &handles {
             handle.command(Command::Go);
         }
+        let (lender, borrowers) = Lender::new();
         Ok(RunningVm {
+            lender,
+            borrowers,
             resource: Resource::upon(Kind::VM, vm.plan.name.clone(), &resources),
             ledger: vm.ledger,
             _admitted: vm.admitted,

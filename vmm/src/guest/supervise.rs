@@ -9,6 +9,7 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
+use super::moving;
 use super::outcome::Outcome;
 use super::running::RunningVm;
 use super::serve::serve;
@@ -110,6 +111,18 @@ pub async fn supervise(
                 if let Some(transfer) = waiting.take() {
                     transfer.finish(&mut vm, said);
                 }
+            }
+            Some(borrower) = vm.borrowers.recv() => {
+                let lent = Instant::now();
+                let returned = moving::lend(vm, borrower).await;
+                vm = returned.vm;
+                if let Some(event) = returned.event {
+                    fate.take(&mut vm, event);
+                }
+                if returned.is_moved {
+                    fate.stop(&mut vm, End::Moved);
+                }
+                alive += lent.elapsed();
             }
             () = signals.arrived() => fate.stop(&mut vm, End::Stopped),
             () = announced.arrived() => {
