@@ -109,6 +109,11 @@ fn a_guest_that_writes_goes_on_elsewhere_with_every_page_and_its_time() {
     let mut log = source.dirty_pages(Beginning::Dirty);
     pre_copy(&mut log, &from, &to, 3);
     let mut source = MovingVm::new(source).unwrap();
+    // A try that is given up costs no page.
+    source.pause().unwrap();
+    source.save().unwrap();
+    source.resume().unwrap();
+    std::thread::sleep(Duration::from_millis(20));
     let step = |what: &str, begun: Instant| println!("{what}: {:?}", begun.elapsed());
     let paused = Instant::now();
     source.pause().unwrap();
@@ -117,10 +122,15 @@ fn a_guest_that_writes_goes_on_elsewhere_with_every_page_and_its_time() {
     let rest = log.look().unwrap();
     copy(&rest, &from, &to);
     println!("{} pages left", rest.len());
+    assert!(!rest.is_empty());
     step("look and copy", begun);
     let begun = Instant::now();
     let parts = source.save().unwrap();
     step("save", begun);
+    assert!(
+        log.look().unwrap() == rest,
+        "something was written while it stood still"
+    );
     assert!(whole(&from) == whole(&to), "memory differs");
     let begun = Instant::now();
     target.restore(&parts).unwrap();
@@ -155,4 +165,54 @@ fn a_guest_that_writes_goes_on_elsewhere_with_every_page_and_its_time() {
         (done * 20..(done + 50) * 20).contains(&writes),
         "{writes} writes in {done} jobs"
     );
+}
+
+/// Two tasks on two vCPUs, each with a timer of its own.
+const TWO: &str = "[[guest.task]]\nname = \"a\"\nexecution = \"1ms\"\nperiod = \"10ms\"\n\
+    [[guest.task]]\nname = \"b\"\nexecution = \"1ms\"\nperiod = \"15ms\"\nvcpu = 1\n";
+
+#[test]
+fn the_timers_of_all_vcpus_go_on_where_the_guest_arrives() {
+    requires!(Need::Kvm, Need::Cpus(2));
+    let [here, there] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let mut source = admitted(here.path(), TWO)
+        .build(RT_GUEST)
+        .unwrap()
+        .start()
+        .unwrap();
+    let target = admitted(there.path(), TWO)
+        .prepare()
+        .unwrap()
+        .stand()
+        .unwrap();
+    run_for(&mut source, 20);
+    let (mut source, mut target) = (
+        MovingVm::new(source).unwrap(),
+        MovingVm::new(target).unwrap(),
+    );
+    source.pause().unwrap();
+    let (from, to) = (source.vm().pages(), target.vm().pages());
+    copy(&PageSet::full(from.pages()), &from, &to);
+    target.restore(&source.save().unwrap()).unwrap();
+    let (mut source, _) = source.give_back();
+    let last = jobs(&mut source);
+    drop(source);
+    target.resume().unwrap();
+    let (mut target, _) = target.give_back();
+    let more = run_for(&mut target, 60);
+    for task in [0, 1] {
+        let of = |jobs: &[Job]| {
+            jobs.iter()
+                .filter(|job| job.task == task)
+                .map(|job| job.job)
+                .collect::<Vec<_>>()
+        };
+        let (before, after) = (of(&last), of(&more));
+        assert!(after.len() > 15, "{more:?}");
+        assert!(after.is_sorted() && after.windows(2).all(|pair| pair[1] == pair[0] + 1));
+        assert!(
+            before.last().is_none_or(|last| *last + 1 == after[0]),
+            "{before:?} {after:?}"
+        );
+    }
 }

@@ -135,7 +135,7 @@ pub struct DirtyPages {
 }
 
 impl DirtyPages {
-    /// The log of `machine`, of which there must be one at a time. Nothing is tracked yet.
+    /// The log of `machine`, which one at a time may start. Nothing is tracked yet.
     #[must_use]
     pub fn new(machine: Arc<Machine>, beginning: Beginning) -> Self {
         Self {
@@ -185,8 +185,10 @@ impl DirtyPages {
         for region in ram.iter() {
             marks(region).end();
         }
-        kernel::register_memory(self.machine.vm(), ram, DirtyLogging::Off)
-            .map_err(host("stop tracking the writes of vCPUs"))
+        let ended = kernel::register_memory(self.machine.vm(), ram, DirtyLogging::Off)
+            .map_err(host("stop tracking the writes of vCPUs"));
+        self.machine.give_back_log();
+        ended
     }
 
     fn must_be_on(&self) -> Result<(), RamError> {
@@ -204,6 +206,12 @@ impl DirtyLog for DirtyPages {
     fn start(&mut self) -> Result<(), RamError> {
         if self.is_on {
             self.end()?;
+        }
+        if !self.machine.take_log() {
+            return Err(RamError::Host {
+                what: "track the writes of a guest twice at a time",
+                source: "a recording or a migration does already; wait until that is over".into(),
+            });
         }
         let begun = self.begin();
         match begun {

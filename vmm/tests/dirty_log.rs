@@ -171,6 +171,11 @@ fn a_log_that_is_dropped_is_stopped_and_a_set_of_another_guest_is_refused() {
     log.start().unwrap();
     let refused = log.clear(&PageSet::empty(7));
     assert!(matches!(refused, Err(RamError::OtherGuest { set: 7, .. })));
+    // There is one log, and whoever is refused it takes nothing away.
+    let mut second = guest.log(Beginning::Clean);
+    assert!(matches!(second.start(), Err(RamError::Host { .. })));
+    drop(second);
+    assert!(log.look().unwrap().is_empty());
     drop(log);
     // KVM has no log to tell of any more.
     let size = usize::try_from(MEMORY).unwrap();

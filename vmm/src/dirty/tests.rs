@@ -15,9 +15,7 @@ fn pages_are_counted_without_holes_and_read_and_written_across_them() {
     let ram = with_a_hole();
     let guest = GuestPages::new(ram.clone());
     assert_eq!(guest.pages(), 198);
-    let bytes: Vec<u8> = (0..4 * PAGE_SIZE)
-        .map(|n| (n / PAGE_SIZE + 1) as u8)
-        .collect();
+    let bytes: Vec<u8> = (1..=4).flat_map(|page| [page; PAGE_SIZE]).collect();
     guest.write(PageNumber(126), &bytes).unwrap();
     let at = |address: u64| ram.read_obj::<u8>(GuestAddress(address)).unwrap();
     assert_eq!([at(126 * PAGE), at(127 * PAGE + 4095)], [1, 2]);

@@ -27,7 +27,7 @@ impl RunningVm {
         GuestPages::new(self.machine.ram().clone())
     }
 
-    /// The log of its pages that are written; there must be one at a time.
+    /// The log of its pages that are written, which one at a time may start.
     #[must_use]
     pub fn dirty_pages(&self, beginning: Beginning) -> DirtyPages {
         DirtyPages::new(Arc::clone(&self.machine), beginning)

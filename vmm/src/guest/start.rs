@@ -171,6 +171,19 @@ impl AdmittedVm {
         machine::build(plan, card, |errand| self.recruits[0].perform(errand))
     }
 
+    /// Tells the ledger which threads its vCPUs are, before they have bandwidth, so that nobody counts that as a stranger's. Not
+    /// by the threads themselves: they may have to wait for their CPUs while they have the ledger locked.
+    fn introduce_threads(&self) -> Vec<Resource> {
+        let introduce = |(index, recruit): (usize, &Recruit)| {
+            if let Some(tid) = recruit.tid() {
+                // Without the note others are only refused more than need be.
+                let _ = self.ledger.attach(&self.plan.name, index, tid);
+            }
+            Resource::upon(Kind::VCPU, index.to_string(), [recruit.resource()])
+        };
+        self.recruits.iter().enumerate().map(introduce).collect()
+    }
+
     /// Starts the thread of the network device, which stands in the ledger behind the vCPUs.
     fn start_worker(
         &self,
@@ -291,19 +304,9 @@ impl BuiltVm {
             .transpose()?
             .flatten();
         let mut alignments = alignments(&vm.plan).into_iter();
-        let (mut handles, mut resources) = (Vec::new(), Vec::new());
+        let resources = vm.introduce_threads();
+        let mut handles = Vec::new();
         for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {
-            // Before it has bandwidth, so that nobody counts that as a stranger's. Not by the thread itself: it may have to
-            // wait for its CPU while it has the ledger locked.
-            if let Some(tid) = recruit.tid() {
-                // Without the note others are only refused more than need be.
-                let _ = vm.ledger.attach(&vm.plan.name, index, tid);
-            }
-            resources.push(Resource::upon(
-                Kind::VCPU,
-                index.to_string(),
-                [recruit.resource()],
-            ));
             let desk = Arc::new(Desk::new(order));
             let (commands, inbox) = mpsc::channel();
             let thread = recruit.assign(Assignment {
