@@ -102,9 +102,9 @@ fn a_trace_is_replayed_faster_on_a_faster_path() {
     };
     let (slow, fast) = (at("200Mbit/s"), at("1Gbit/s"));
     let total = |answer: &Value| answer["replayed"]["total_s"].as_f64().unwrap();
-    // 8 MiB take 0.34 s and 0.07 s, and no more than that again for what is written meanwhile.
-    assert!((0.3..0.7).contains(&total(&slow)), "{slow}");
-    assert!((0.05..0.2).contains(&total(&fast)), "{fast}");
+    // 8 MiB take 0.34 s and 0.07 s, and the slow path carries little more than the guest writes.
+    assert!((0.34..2.0).contains(&total(&slow)), "{slow}");
+    assert!((0.07..0.2).contains(&total(&fast)), "{fast}");
     let broken = user.path("trace");
     let bytes = std::fs::read(&broken).unwrap();
     std::fs::write(&broken, &bytes[..bytes.len() / 2]).unwrap();
