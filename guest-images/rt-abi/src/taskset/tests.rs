@@ -150,7 +150,7 @@ fn nearly_a_line() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => proptest::sample::select(std::vec![
             "task=", "hog=", "sched=", "duration=", "bench=pio", "storm=", "fault=", "vcpus=", "seed=", "c=", "t=", "d=",
-            "c2=", "step=", "o=", "cpu=", "prio=", "dirty=", "region=", "pattern=", "port=", ",", " ", "=", "..", ".", "0x", "ms", "s",
+            "c2=", "step=", "o=", "cpu=", "prio=", "dirty=", "region=", "pattern=", "content=", "phase=", "port=", ",", " ", "=", "..", ".", "0x", "ms", "s",
             "ns", "K", "G", "rm", "edf", "hot", "1", "0", "30", "18446744073709551615", "99999999999999999999999",
         ]).prop_map(String::from),
         1 => any::<String>(),
