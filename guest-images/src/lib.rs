@@ -1,5 +1,6 @@
 //! Guest images built from source, ready to load.
 
+pub mod pages;
 pub mod taskset;
 
 /// `rt-guest`: an ELF file with a PVH entry (Xen's "x86/HVM direct boot ABI"), stripped.

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 pub use rt_abi::taskset::{
-    Dirty, Fault, Kind, MAX_TASKS, MAX_VCPUS, Mode, Name, ParseError, Pattern, Policy, Problem,
-    Storm, Task, TaskSet,
+    Content, Dirty, Fault, Kind, MAX_TASKS, MAX_VCPUS, Mode, Name, ParseError, Pattern, Policy,
+    Problem, Storm, Task, TaskSet,
 };
 
 /// Puts a task set together; the first error is kept until [`Builder::build`].

@@ -99,6 +99,9 @@ pub enum Command {
         #[command(flatten)]
         show: ShowArgs,
     },
+    /// Record which pages a guest writes, and say what moving it would take.
+    #[command(subcommand)]
+    Dirty(crate::command::dirty::DirtyCommand),
     /// Prepare, restore or check this host.
     #[command(subcommand)]
     Host(HostCommand),

@@ -20,8 +20,9 @@ use linux_loader::loader::elf::start_info::{
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::{Error as LoaderError, KernelLoader};
 use rt_abi::record::{self, RingHeader, ring_size};
-use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemoryBackend};
 
+use crate::memory::Ram;
 use crate::memory::{DEVICE_HOLE_END, DEVICE_HOLE_START, PAGE};
 
 /// Magic number of `hvm_start_info` ("xEn3" with the high bit of the E set).
@@ -147,11 +148,7 @@ const FIRST_IMAGE_BYTE: u64 = 1 << 20;
 ///
 /// # Errors
 /// [`BootError`]; guest memory may have been written in part.
-pub fn load_image(
-    ram: &GuestMemoryMmap,
-    image: &[u8],
-    layout: &BootLayout,
-) -> Result<GuestAddress, BootError> {
+pub fn load_image(ram: &Ram, image: &[u8], layout: &BootLayout) -> Result<GuestAddress, BootError> {
     let segments = check_segments(image, layout.start_info)?;
     let loaded = Elf::load(ram, None, &mut Cursor::new(image), None).map_err(BootError::Loader)?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
@@ -213,7 +210,7 @@ fn check_segments(image: &[u8], usable_end: u64) -> Result<Vec<(u64, u64)>, Boot
 /// # Errors
 /// [`BootError::CommandLine`], [`BootError::Memory`].
 pub fn write_boot_data(
-    ram: &GuestMemoryMmap,
+    ram: &Ram,
     layout: &BootLayout,
     command_line: &str,
 ) -> Result<(), BootError> {
@@ -244,7 +241,7 @@ pub fn write_boot_data(
     write_ring_headers(ram, layout)
 }
 
-fn write_modules(ram: &GuestMemoryMmap, layout: &BootLayout) -> Result<u32, BootError> {
+fn write_modules(ram: &Ram, layout: &BootLayout) -> Result<u32, BootError> {
     let contents = [
         (rt_abi::clock::MODULE, layout.clock, PAGE),
         (
@@ -269,11 +266,7 @@ fn write_modules(ram: &GuestMemoryMmap, layout: &BootLayout) -> Result<u32, Boot
     Ok(u32::try_from(entries.len()).unwrap_or(0))
 }
 
-fn write_array<T: ByteValued>(
-    ram: &GuestMemoryMmap,
-    at: u64,
-    items: &[T],
-) -> Result<(), BootError> {
+fn write_array<T: ByteValued>(ram: &Ram, at: u64, items: &[T]) -> Result<(), BootError> {
     for (i, item) in (0u64..).zip(items) {
         ram.write_obj(*item, GuestAddress(at + i * size_of::<T>() as u64))?;
     }
@@ -281,7 +274,7 @@ fn write_array<T: ByteValued>(
 }
 
 /// The memory map: RAM, but for the boot area, which starts at `reserved` and ends with low RAM.
-fn memory_map(ram: &GuestMemoryMmap, reserved: u64) -> Vec<hvm_memmap_table_entry> {
+fn memory_map(ram: &Ram, reserved: u64) -> Vec<hvm_memmap_table_entry> {
     let entry = |addr: u64, end: u64, type_: u32| hvm_memmap_table_entry {
         addr,
         size: end - addr,
@@ -300,7 +293,7 @@ fn memory_map(ram: &GuestMemoryMmap, reserved: u64) -> Vec<hvm_memmap_table_entr
     map
 }
 
-fn write_ring_headers(ram: &GuestMemoryMmap, layout: &BootLayout) -> Result<(), BootError> {
+fn write_ring_headers(ram: &Ram, layout: &BootLayout) -> Result<(), BootError> {
     for ring in 0..layout.rings {
         let header = RingHeader {
             magic: record::MAGIC,

@@ -83,40 +83,40 @@ impl Clock {
         }
     }
 
-    /// Puts the saved vCPUs of a guest into new ones, their timers armed for the same guest time as before.
+    /// Puts vCPU `index` of a saved guest into a new one, its timer armed for the same guest time as before.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn restore_vcpus(&self, state: &GuestState, vcpus: &[VcpuFd]) -> Result<(), SnapshotError> {
-        for (saved, fd) in state.vcpus.iter().zip(vcpus) {
-            saved.restore(fd)?;
-            if let Some(time) = saved
-                .deadline()
-                .and_then(|tsc| state.clock.guest_time_of(tsc))
-            {
-                write_msr(fd, MSR_TSC_DEADLINE, self.page.tsc_at(time).max(1))?;
-            }
-        }
-        Ok(())
+    pub fn restore_vcpu(
+        &self,
+        state: &GuestState,
+        index: usize,
+        fd: &VcpuFd,
+    ) -> Result<(), SnapshotError> {
+        let saved = state.vcpu(index)?;
+        saved.restore(fd)?;
+        let deadline = saved.deadline();
+        let Some(time) = deadline.and_then(|tsc| state.clock.guest_time_of(tsc)) else {
+            return Ok(());
+        };
+        write_msr(fd, MSR_TSC_DEADLINE, self.page.tsc_at(time).max(1))
     }
 
-    /// Lets the TSC of new vCPUs go on from where that of the saved ones was, where the host can do that.
+    /// Lets the TSC of new vCPU `index` go on from where that of the saved one was, where the host can do that. `now` is the
+    /// same for all.
     ///
     /// # Errors
     /// [`SnapshotError`].
     pub fn continue_tsc(
         state: &GuestState,
-        vcpus: &[VcpuFd],
+        index: usize,
+        fd: &VcpuFd,
         now: SystemTime,
     ) -> Result<(), SnapshotError> {
         let passed = state.clock.resumed_ns(now) - state.clock.guest_ns;
         let ticks = u128::from(passed) * u128::from(state.clock.tsc_hz) / 1_000_000_000;
         let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
-        state
-            .vcpus
-            .iter()
-            .zip(vcpus)
-            .try_for_each(|(saved, fd)| write_msr(fd, MSR_TSC, saved.tsc().wrapping_add(ticks)))
+        write_msr(fd, MSR_TSC, state.vcpu(index)?.tsc().wrapping_add(ticks))
     }
 }
 

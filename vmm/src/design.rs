@@ -462,7 +462,7 @@ impl Designed {
     fn write_execution_times(&mut self) {
         let Some(speed) = self.speed else { return };
         for task in &mut self.spec.guest.tasks {
-            task.execution = speed.of(task.execution.duration()).into();
+            task.execution = task.execution.map(|own| speed.of(own.duration()).into());
             task.critical = task.critical.map(|own| speed.of(own.duration()).into());
         }
     }

@@ -18,6 +18,8 @@ pub enum End {
     Stopped,
     /// It was saved, and lives on where it is restored.
     Saved,
+    /// It was moved, and lives on another host.
+    Moved,
     /// A fault while a double fault was being delivered (or a shutdown request).
     TripleFault,
     /// KVM gave up on the guest.
@@ -51,7 +53,8 @@ impl End {
                 value: DEBUG_EXIT_OK,
             }
             | Self::Stopped
-            | Self::Saved => 0,
+            | Self::Saved
+            | Self::Moved => 0,
             Self::DebugExit { value } => 64 + value % 32,
             Self::TripleFault => 101,
             Self::KvmFailure { .. } => 102,
@@ -69,7 +72,7 @@ impl End {
     pub fn is_failure(&self) -> bool {
         !matches!(
             self,
-            Self::DebugExit { .. } | Self::Stopped | Self::Saved | Self::Reset
+            Self::DebugExit { .. } | Self::Stopped | Self::Saved | Self::Moved | Self::Reset
         )
     }
 }
@@ -84,6 +87,7 @@ impl std::fmt::Display for End {
             Self::Reset => write!(f, "guest asked for a reset"),
             Self::Stopped => write!(f, "stopped on request"),
             Self::Saved => write!(f, "saved, and ended here"),
+            Self::Moved => write!(f, "moved, and ended here"),
             Self::TripleFault => write!(f, "guest triple-faulted"),
             Self::KvmFailure { detail } => write!(f, "KVM gave up on the guest: {detail}"),
             Self::UnknownExit { detail } => write!(

@@ -5,14 +5,21 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::thread::JoinHandleExt;
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::thread::JoinHandle;
 
-use kvm_bindings::{kvm_coalesced_mmio, kvm_userspace_memory_region, kvm_xsave};
+use kvm_bindings::{
+    KVM_MEM_LOG_DIRTY_PAGES, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1,
+    kvm_coalesced_mmio, kvm_userspace_memory_region, kvm_xsave,
+};
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sched::CpuSet;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
+
+use crate::memory::{Mapping, Ram, marks};
 
 /// Kind of the ioctls of KVM (`KVMIO` in linux/kvm.h).
 const KVMIO: u32 = 0xae;
@@ -27,17 +34,41 @@ pub struct KvmSignalMask {
 /// Request numbers that no crate defines.
 mod request {
     vmm_sys_util::ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, super::KVMIO, 0x8b, u32);
+    vmm_sys_util::ioctl_iowr_nr!(
+        KVM_CLEAR_DIRTY_LOG,
+        super::KVMIO,
+        0xc0,
+        kvm_bindings::kvm_clear_dirty_log
+    );
 }
 
-/// Registers every region of `ram` with the VM, one memory slot each, in order.
+/// Whether KVM notes the pages that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirtyLogging {
+    /// It does not.
+    Off,
+    /// It does.
+    On,
+}
+
+/// Registers every region of `ram` with the VM, one memory slot each, in order. Once more to switch logging: vCPUs may run
+/// meanwhile.
 ///
 /// # Errors
 /// What `KVM_SET_USER_MEMORY_REGION` answers.
-pub fn register_memory(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), kvm_ioctls::Error> {
+pub fn register_memory(
+    vm: &VmFd,
+    ram: &Ram,
+    logging: DirtyLogging,
+) -> Result<(), kvm_ioctls::Error> {
+    let flags = match logging {
+        DirtyLogging::Off => 0,
+        DirtyLogging::On => KVM_MEM_LOG_DIRTY_PAGES,
+    };
     for (slot, region) in (0u32..).zip(ram.iter()) {
         let slot = kvm_userspace_memory_region {
             slot,
-            flags: 0,
+            flags,
             guest_phys_addr: region.start_addr().0,
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
@@ -46,8 +77,58 @@ pub fn register_memory(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), kvm_ioctl
         // - the address range is a live mapping of exactly this length, owned by `ram`;
         // - no vCPU runs when `ram` goes: vCPU threads hold the `Machine` that owns it, and KVM gives up its own references
         //   to the pages when they are unmapped (mmu notifier);
-        // - the regions of a GuestMemoryMmap do not overlap, and every slot number is used once.
+        // - the regions of a Ram do not overlap, and every slot number is used once, always for the same region.
         unsafe { vm.set_user_memory_region(slot)? };
+    }
+    Ok(())
+}
+
+/// Takes pages out of the dirty log of a memory slot: those whose bits are set in `words`, whose first bit is page `first` of the
+/// slot, a multiple of 64. Bits beyond `count` pages are not looked at. Later writes to them are logged again.
+///
+/// # Errors
+/// What `KVM_CLEAR_DIRTY_LOG` answers: `EINVAL` for pages that the slot does not have, or where the last is neither a
+/// multiple of 64 nor the slot's last.
+pub fn clear_dirty_log(
+    vm: &VmFd,
+    slot: u32,
+    (first, count): (u64, u32),
+    words: &[u64],
+) -> io::Result<()> {
+    if usize::try_from(count.div_ceil(64)).is_ok_and(|needed| needed > words.len()) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let request = kvm_clear_dirty_log {
+        slot,
+        num_pages: count,
+        first_page: first,
+        __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+            dirty_bitmap: words.as_ptr().cast_mut().cast(),
+        },
+    };
+    // SAFETY:
+    // - the argument is the structure that the request number says;
+    // - the bitmap has a bit for each of `count` pages (checked above), and the kernel only reads it, during the call.
+    match unsafe { ioctl_with_ref(vm, request::KVM_CLEAR_DIRTY_LOG(), &request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has every thread of this process be past a full memory barrier (membarrier(2)): what a thread wrote before it read
+/// something from memory is seen by everybody afterwards, and what it reads later is what stands there now.
+///
+/// # Errors
+/// `ENOSYS` or `EINVAL` on a kernel that cannot (Linux before 4.14).
+pub fn fence_all_threads() -> io::Result<()> {
+    for command in [
+        libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED,
+        libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED,
+    ] {
+        // SAFETY: the call takes two numbers and touches no memory of the process.
+        if unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
     Ok(())
 }
@@ -57,7 +138,7 @@ pub fn register_memory(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), kvm_ioctl
 ///
 /// # Errors
 /// `EPERM` or `ENOMEM` when `RLIMIT_MEMLOCK` forbids it.
-pub fn lock_on_fault(region: &MmapRegion) -> io::Result<()> {
+pub fn lock_on_fault(region: &Mapping) -> io::Result<()> {
     let (start, length) = (region.as_ptr().cast(), region.size());
     // SAFETY: the range is a live mapping of exactly this length, and mlock2 changes no content of it.
     match unsafe { libc::mlock2(start, length, libc::MLOCK_ONFAULT) } {
@@ -70,7 +151,7 @@ pub fn lock_on_fault(region: &MmapRegion) -> io::Result<()> {
 ///
 /// # Errors
 /// `EINVAL` when the part is not inside the region; `ENOMEM` or `EFAULT` when there is not enough memory of the kind.
-pub fn populate(region: &MmapRegion, offset: usize, length: usize) -> io::Result<()> {
+pub fn populate(region: &Mapping, offset: usize, length: usize) -> io::Result<()> {
     let inside = offset
         .checked_add(length)
         .is_some_and(|end| end <= region.size());
@@ -193,7 +274,7 @@ pub fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), kvm_ioctls::Err
 /// while others are added at the back; there is room for a number that is fixed when it is made.
 pub struct Stretches {
     /// Keeps the memory mapped that `list` points into.
-    ram: GuestMemoryMmap,
+    ram: Ram,
     list: Vec<libc::iovec>,
     /// Before this, `list` is used up.
     first: usize,
@@ -215,7 +296,7 @@ const MOST_AT_ONCE: usize = 1024;
 impl Stretches {
     /// None yet, of this memory, with room for `room`.
     #[must_use]
-    pub fn new(ram: GuestMemoryMmap, room: usize) -> Self {
+    pub fn new(ram: Ram, room: usize) -> Self {
         Self {
             ram,
             list: Vec::with_capacity(2 * room),
@@ -296,7 +377,9 @@ impl Stretches {
             let file = file.as_fd().as_raw_fd();
             libc::readv(file, list.as_ptr(), i32::try_from(list.len()).unwrap_or(0))
         };
-        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+        let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+        self.mark(0, read);
+        Ok(read)
     }
 
     /// Writes all stretches to `file` (writev(2)).
@@ -333,7 +416,36 @@ impl Stretches {
             }
             skip = skip.saturating_sub(stretch.iov_len);
         }
-        bytes.len() - rest.len()
+        let put = bytes.len() - rest.len();
+        self.mark(offset, put);
+        put
+    }
+
+    /// Says that bytes were written, to whoever wants to know: neither readv nor a plain copy does.
+    fn mark(&self, offset: usize, length: usize) {
+        compiler_fence(Ordering::SeqCst);
+        if !self.ram.iter().any(|region| marks(region).is_on()) {
+            return;
+        }
+        let (mut skip, mut rest) = (offset, length);
+        for stretch in &self.list[self.first..] {
+            let here = stretch.iov_len.saturating_sub(skip).min(rest);
+            if here > 0 {
+                self.mark_at(stretch.iov_base.addr() + skip, here);
+            }
+            rest -= here;
+            skip = skip.saturating_sub(stretch.iov_len);
+        }
+    }
+
+    /// The same of bytes at an address in this process, all in one region.
+    fn mark_at(&self, address: usize, length: usize) {
+        for region in self.ram.iter() {
+            let offset = address.wrapping_sub(region.as_ptr().addr());
+            if offset < region.size() {
+                marks(region).mark_dirty(offset, length);
+            }
+        }
     }
 
     fn head(&self, count: usize) -> &[libc::iovec] {

@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod design;
 pub mod desk;
 pub mod device;
+pub mod dirty;
 pub mod exit;
 pub mod guest;
 pub mod host;

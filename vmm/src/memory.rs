@@ -8,11 +8,30 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use vm_memory::bitmap::NewBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestRegionMmap, MmapRegion};
 
 use crate::kernel;
 use crate::units::ByteSize;
+
+mod marks;
+
+pub use marks::WriteMarks;
+
+/// Guest memory. What the monitor writes to it is noted for whoever wants to know ([`WriteMarks`]).
+pub type Ram = vm_memory::GuestMemoryMmap<WriteMarks>;
+/// One address range of it.
+pub type Region = GuestRegionMmap<WriteMarks>;
+/// Its mapping in this process.
+pub type Mapping = MmapRegion<WriteMarks>;
+
+/// The notes of what the monitor writes to a region.
+#[must_use]
+pub fn marks(region: &Region) -> &WriteMarks {
+    let mapping: &Mapping = region;
+    mapping.bitmap()
+}
 
 /// First address of the hole below 4 GiB that is kept for devices (MMIO, local APICs).
 pub const DEVICE_HOLE_START: u64 = 0xc000_0000;
@@ -87,7 +106,7 @@ pub struct MemoryPlan {
 ///
 /// # Errors
 /// [`MemoryError`] when the host has not enough memory, huge pages or lock limit.
-pub fn create(plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError> {
+pub fn create(plan: MemoryPlan) -> Result<Ram, MemoryError> {
     let failed = |source: io::Error| create_error(plan, source);
     if plan.size > CHECKED_FROM
         && available().is_some_and(|available| available < plan.size.bytes())
@@ -103,7 +122,7 @@ pub fn create(plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError> {
 ///
 /// # Errors
 /// As [`create`].
-pub fn map(file: &File, plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError> {
+pub fn map(file: &File, plan: MemoryPlan) -> Result<Ram, MemoryError> {
     let mut regions = Vec::new();
     let mut offset = 0;
     for (start, length) in ranges(plan.size.bytes()) {
@@ -111,7 +130,7 @@ pub fn map(file: &File, plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError
             .try_clone()
             .map_err(|source| create_error(plan, source))?;
         let length = usize::try_from(length).map_err(|e| layout_error(plan, &e))?;
-        let region = MmapRegionBuilder::new(length)
+        let region = MmapRegionBuilder::new_with_bitmap(length, WriteMarks::with_len(length))
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
             .with_file_offset(FileOffset::new(file, offset))
@@ -128,17 +147,17 @@ pub fn map(file: &File, plan: MemoryPlan) -> Result<GuestMemoryMmap, MemoryError
             }
         })?;
         offset += region.size() as u64;
-        let region = GuestRegionMmap::new(region, GuestAddress(start))
+        let region = Region::new(region, GuestAddress(start))
             .ok_or_else(|| layout_error(plan, &"region ends beyond the address space"))?;
         regions.push(region);
     }
-    GuestMemoryMmap::from_regions(regions).map_err(|e| layout_error(plan, &e))
+    Ram::from_regions(regions).map_err(|e| layout_error(plan, &e))
 }
 
 /// What several threads populate together: each takes the next piece until none is left.
 #[derive(Debug)]
 pub struct Population {
-    ram: GuestMemoryMmap,
+    ram: Ram,
     plan: MemoryPlan,
     piece: usize,
     next: AtomicUsize,
@@ -147,7 +166,7 @@ pub struct Population {
 impl Population {
     /// Of `ram`, made by [`create`] or [`map`] with the same plan.
     #[must_use]
-    pub fn new(ram: GuestMemoryMmap, plan: MemoryPlan) -> Self {
+    pub fn new(ram: Ram, plan: MemoryPlan) -> Self {
         let bytes = usize::try_from(plan.size.bytes()).unwrap_or(usize::MAX);
         let piece = (bytes / PIECES).next_multiple_of(LEAST_PIECE);
         Self {

@@ -15,10 +15,12 @@ use kvm_bindings::{
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use migration::ram::Part;
 use rt_abi::clock::ClockPage;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::boot::BootLayout;
+use crate::clock::ClockError;
 use crate::device::{DeviceState, RestoreError};
 use crate::units::ByteSize;
 
@@ -51,17 +53,6 @@ const SAVED_MSRS: [u32; 22] = [
     0x4b56_4d04, // KVM: asynchronous page faults, paravirtual EOI
     MSR_TSC_DEADLINE,
 ];
-
-/// One part of a saved guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// What it is.
-    pub kind: String,
-    /// Version of `bytes`.
-    pub version: u16,
-    /// The part itself.
-    pub bytes: Vec<u8>,
-}
 
 /// Why a guest cannot be saved or taken up.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +95,12 @@ pub enum SnapshotError {
         /// What would work.
         hint: &'static str,
     },
+    /// The guest that is to become another one runs.
+    #[error("state can only be put into a guest that stands still; pause it first")]
+    Running,
+    /// The guest's clock cannot be set.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
     /// A vCPU's thread is gone.
     #[error("a vCPU ended while it was being saved")]
     Gone,
@@ -139,6 +136,19 @@ pub struct GuestState {
     pub ports: Vec<DeviceState>,
     /// Devices in memory, in order.
     pub mmio: Vec<DeviceState>,
+}
+
+impl GuestState {
+    /// A vCPU.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Format`] if the guest has fewer.
+    pub fn vcpu(&self, index: usize) -> Result<&VcpuState, SnapshotError> {
+        self.vcpus.get(index).ok_or_else(|| SnapshotError::Format {
+            kind: GUEST_KIND,
+            reason: format!("it has {} vCPUs, and no vCPU {index}", self.vcpus.len()),
+        })
+    }
 }
 
 /// The guest's time when it was saved.
@@ -292,9 +302,9 @@ fn read_msrs(fd: &VcpuFd) -> Result<Vec<(u32, u64)>, SnapshotError> {
     Ok(found)
 }
 
-/// An exit to user space may have left an instruction half done; entering again completes it (KVM API, KVM_RUN). An access
-/// wider than a bus, or a repeated one, exits once for each of its parts.
-fn complete_exit(fd: &mut VcpuFd, mut serve: impl FnMut(VcpuExit<'_>)) {
+/// An exit to user space may have left an instruction half done; entering again completes it (KVM API, KVM_RUN), which may write
+/// guest memory. An access wider than a bus, or a repeated one, exits once for each of its parts.
+pub(crate) fn complete_exit(fd: &mut VcpuFd, mut serve: impl FnMut(VcpuExit<'_>)) {
     fd.set_kvm_immediate_exit(1);
     for _ in 0..PARTS_OF_AN_ACCESS {
         match fd.run() {
@@ -313,25 +323,38 @@ fn kvm(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> SnapshotError {
 const GUEST_KIND: &str = "guest";
 const GUEST_VERSION: u16 = 1;
 
-/// Turns a guest's state into bytes.
+/// One part of a saved guest as it lies in a file.
+#[derive(Serialize, Deserialize)]
+struct FilePart {
+    kind: String,
+    version: u16,
+    bytes: Vec<u8>,
+}
+
+/// Turns a guest's state into a part.
 ///
 /// # Errors
 /// [`SnapshotError::Format`].
-pub fn encode(state: &GuestState) -> Result<Vec<u8>, SnapshotError> {
-    let part = Part {
+pub fn to_part(state: &GuestState) -> Result<Part, SnapshotError> {
+    Ok(Part {
         kind: GUEST_KIND.to_owned(),
         version: GUEST_VERSION,
-        bytes: to_bytes("guest", state)?,
-    };
-    to_bytes("part", &part)
+        bytes: to_bytes(GUEST_KIND, state)?,
+    })
 }
 
-/// The reverse of [`encode`].
+/// The state in the parts of a guest.
 ///
 /// # Errors
-/// [`SnapshotError::Format`]: other kind, other version, damaged or left-over bytes.
-pub fn decode(bytes: &[u8]) -> Result<GuestState, SnapshotError> {
-    let part: Part = from_bytes("part", bytes)?;
+/// [`SnapshotError::Format`]: other parts than that one, another version, damaged or left-over bytes.
+pub fn from_parts(parts: &[Part]) -> Result<GuestState, SnapshotError> {
+    let [part] = parts else {
+        let reason = format!("it has {} parts; one, `{GUEST_KIND}`, is read", parts.len());
+        return Err(SnapshotError::Format {
+            kind: "parts",
+            reason,
+        });
+    };
     if part.kind != GUEST_KIND || part.version != GUEST_VERSION {
         let reason = format!(
             "it is a `{}` in version {}; this program reads `{GUEST_KIND}` in version {GUEST_VERSION}",
@@ -342,7 +365,42 @@ pub fn decode(bytes: &[u8]) -> Result<GuestState, SnapshotError> {
             reason,
         });
     }
-    from_bytes("guest", &part.bytes)
+    from_bytes(GUEST_KIND, &part.bytes)
+}
+
+/// Turns a guest's state into bytes.
+///
+/// # Errors
+/// [`SnapshotError::Format`].
+pub fn encode(state: &GuestState) -> Result<Vec<u8>, SnapshotError> {
+    let Part {
+        kind,
+        version,
+        bytes,
+    } = to_part(state)?;
+    let part = FilePart {
+        kind,
+        version,
+        bytes,
+    };
+    to_bytes("part", &part)
+}
+
+/// The reverse of [`encode`].
+///
+/// # Errors
+/// [`SnapshotError::Format`]: other kind, other version, damaged or left-over bytes.
+pub fn decode(bytes: &[u8]) -> Result<GuestState, SnapshotError> {
+    let FilePart {
+        kind,
+        version,
+        bytes,
+    } = from_bytes("part", bytes)?;
+    from_parts(&[Part {
+        kind,
+        version,
+        bytes,
+    }])
 }
 
 fn to_bytes<T: Serialize>(kind: &'static str, value: &T) -> Result<Vec<u8>, SnapshotError> {

@@ -7,6 +7,7 @@ mod alignment;
 mod feedback;
 mod network;
 mod services;
+mod writes;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::units::{ByteSize, Span};
 pub use feedback::FeedbackSpec;
 pub use network::{NetworkPlan, NetworkSpec};
 pub use services::{NetSpec, StreamSpec};
+pub use writes::WritesSpec;
 
 /// Name of the image that comes with the program.
 pub const BUILT_IN_IMAGE: &str = "rt-guest";
@@ -92,8 +94,8 @@ pub struct GuestSpec {
 pub struct TaskSpec {
     /// Its name.
     pub name: String,
-    /// Processor time of a job.
-    pub execution: Span,
+    /// Processor time of a job; it may be left out where the job writes memory, which takes what it takes.
+    pub execution: Option<Span>,
     /// Time between releases.
     pub period: Span,
     /// Relative deadline; the period if not given.
@@ -105,6 +107,8 @@ pub struct TaskSpec {
     pub vcpu: u16,
     /// How much of its execution, at the end, is a critical section of the spin lock that all such tasks share.
     pub critical: Option<Span>,
+    /// Memory that its jobs write.
+    pub writes: Option<WritesSpec>,
 }
 
 /// CPU time for all vCPUs, and where one differs.
@@ -281,6 +285,7 @@ impl VmSpec {
         check_name(&self.name)?;
         let memory = self.guest.memory_plan()?;
         self.guest.check_services(self.network.is_some())?;
+        self.guest.check_writes()?;
         let command_line = self.guest.command_line()?;
         let image = match self.guest.image.as_str() {
             BUILT_IN_IMAGE => ImageSource::BuiltIn,
@@ -397,7 +402,11 @@ impl GuestSpec {
 
 impl TaskSpec {
     fn word(&self) -> String {
-        let mut word = format!("task={},c={},t={}", self.name, self.execution, self.period);
+        let mut word = format!("task={}", self.name);
+        if let Some(execution) = self.execution {
+            word.push_str(&format!(",c={execution}"));
+        }
+        word.push_str(&format!(",t={}", self.period));
         for (key, value) in [
             ("d", self.deadline),
             ("o", self.offset),
@@ -410,7 +419,10 @@ impl TaskSpec {
         if self.vcpu != 0 {
             word.push_str(&format!(",cpu={}", self.vcpu));
         }
-        word
+        word + &self
+            .writes
+            .as_ref()
+            .map_or_else(String::new, WritesSpec::words)
     }
 }
 

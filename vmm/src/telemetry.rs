@@ -5,9 +5,10 @@
 
 use rt_abi::record::{Kind, Record, ring_size};
 use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::boot::{BootLayout, RING_CAPACITY};
+use crate::memory::Ram;
 
 /// Offset of `head` in a ring's header.
 const HEAD_AT: u64 = 24;
@@ -139,7 +140,7 @@ impl Reader {
 
     /// A reader that starts behind what is there already: a restored guest's records up to now have been read.
     #[must_use]
-    pub fn from_now_on(layout: BootLayout, ram: &GuestMemoryMmap) -> Self {
+    pub fn from_now_on(layout: BootLayout, ram: &Ram) -> Self {
         let mut reader = Self::new(layout);
         for (ring, read) in (0u64..).zip(&mut reader.read) {
             let base = layout.records + ring * ring_size(RING_CAPACITY);
@@ -155,7 +156,7 @@ impl Reader {
     }
 
     /// Hands every new record to `take`. Never reads more than one ring's worth per ring.
-    pub fn poll(&mut self, ram: &GuestMemoryMmap, mut take: impl FnMut(Event)) {
+    pub fn poll(&mut self, ram: &Ram, mut take: impl FnMut(Event)) {
         for (ring, read) in (0u64..).zip(&mut self.read) {
             let base = self.layout.records + ring * ring_size(RING_CAPACITY);
             let Ok(head) = ram.read_obj::<u64>(GuestAddress(base + HEAD_AT)) else {
@@ -236,13 +237,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn guest() -> (GuestMemoryMmap, BootLayout) {
+    fn guest() -> (Ram, BootLayout) {
         let layout = BootLayout::new(4 << 20, 1).unwrap();
-        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
+        let ram = Ram::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
         (ram, layout)
     }
 
-    fn put(ram: &GuestMemoryMmap, layout: &BootLayout, number: u64, bytes: &[u8; 64]) {
+    fn put(ram: &Ram, layout: &BootLayout, number: u64, bytes: &[u8; 64]) {
         let at = layout.records + RECORD + (number % RING_CAPACITY) * RECORD;
         ram.write_slice(bytes, GuestAddress(at)).unwrap();
         ram.write_obj(number + 1, GuestAddress(layout.records + HEAD_AT))

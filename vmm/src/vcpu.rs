@@ -32,7 +32,7 @@ use crate::exit::{Decision, End, decide};
 use crate::kernel;
 use crate::machine::Machine;
 use crate::report::Registers;
-use crate::snapshot::{SnapshotError, VcpuState};
+use crate::snapshot::{SnapshotError, VcpuState, complete_exit};
 
 pub use recruit::{Errand, Recruit, Recruits};
 
@@ -45,13 +45,17 @@ const STANDING: Duration = Duration::from_millis(100);
 /// KVM_RUN answering EAGAIN this often in a row will never do anything else.
 const TOO_MANY_RETRIES: u32 = 10_000;
 
+/// Something that a vCPU's own thread does with it.
+pub type VcpuErrand = Box<dyn FnOnce(&mut VcpuFd) + Send>;
+
 /// Commands to a vCPU that stands still.
-#[derive(Debug)]
 pub enum Command {
     /// Follow the order.
     Go,
     /// Tell the state of the vCPU.
     Save(Sender<Result<VcpuState, SnapshotError>>),
+    /// Do this.
+    Do(VcpuErrand),
 }
 
 /// What a vCPU tells its owner.
@@ -355,6 +359,12 @@ impl VcpuThread {
 
     /// Paused: serves commands until the order changes.
     fn stand_still(&mut self) {
+        // Whoever is told that it stands still counts on its writing nothing any more.
+        let Assignment { fd, machine, .. } = &mut self.assignment;
+        complete_exit(fd, |exit| {
+            // An end is seen again when the guest goes on.
+            let _ = serve(machine, exit);
+        });
         self.publish();
         let vcpu = self.assignment.index;
         let _ = self.assignment.events.send(VcpuEvent::Paused { vcpu });
@@ -398,6 +408,7 @@ impl MessageMachine for VcpuThread {
         match command {
             // It is the order that says whether to go on.
             Command::Go => {}
+            Command::Do(errand) => errand(&mut self.assignment.fd),
             Command::Save(reply) => {
                 let Assignment { fd, machine, .. } = &mut self.assignment;
                 let state = VcpuState::save(fd, |exit| {

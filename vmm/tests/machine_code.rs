@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
+use migration::ram::Machine as _;
 use sched::framework::Factory;
 use system_tests::requires;
 use vmm::control::{Request, client};
@@ -340,4 +341,36 @@ fn a_guest_that_is_not_started_leaves_no_socket() {
     assert!(socket.exists());
     drop((built, reception));
     assert!(!socket.exists());
+}
+
+#[test]
+fn a_guest_that_was_lent_goes_on_when_it_comes_back_and_ends_when_it_was_moved() {
+    requires!(system_tests::Need::Kvm);
+    let _together = GUESTS.read();
+    let dir = tempfile::tempdir().unwrap();
+    let built = admit(plan("lent", ""), dir.path()).unwrap();
+    let built = built.build(&image(SPIN)).unwrap();
+    let reception = Reception::open(&built, dir.path()).unwrap();
+    let running = built.start().unwrap();
+    let lender = running.lender();
+    let mover = std::thread::spawn(move || {
+        let mut loan = lender.borrow().unwrap();
+        loan.guest().pause().unwrap();
+        let first = loan.guest().save().unwrap();
+        loan.guest().resume().unwrap();
+        drop(loan);
+        // Somebody else's turn, while it runs.
+        let mut loan = lender.borrow().unwrap();
+        loan.guest().pause().unwrap();
+        assert_eq!(first.len(), loan.guest().save().unwrap().len());
+        loan.moved();
+        lender
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let outcome = runtime.block_on(supervise(running, reception, &mut Console::default()));
+    assert_eq!(outcome.unwrap().end, End::Moved);
+    assert!(mover.join().unwrap().borrow().is_err());
 }

@@ -35,10 +35,9 @@ impl Random {
         reason = "it never ends: there is no `Option` to return"
     )]
     pub fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(STEP);
-        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let before = self.state;
+        self.state = before.wrapping_add(STEP);
+        mixed(before)
     }
 
     /// A number from `min` to `max`, both included, all equally likely; `min` if `max` is smaller.
@@ -56,6 +55,16 @@ impl Random {
             }
         }
     }
+}
+
+/// The first number of the generator with the seed `value`: one that looks unrelated.
+#[inline]
+#[must_use]
+pub const fn mixed(value: u64) -> u64 {
+    let z = value.wrapping_add(STEP);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// The high and the low half of `value`.

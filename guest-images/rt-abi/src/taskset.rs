@@ -5,7 +5,8 @@
 //! task=NAME,c=30ms,t=150ms[,d=TIME][,o=TIME][,cpu=0][,prio=N][,gaps=1]    c=3ms..8ms: uniform per job
 //! task=NAME,c=8ms,t=40ms,c2=24ms,step=10s                           every other 10 s its jobs take 24 ms
 //! task=NAME,c=8ms,t=40ms,s=2ms            the last 2 ms of each job are a critical section: see [`Task::critical`]
-//! task=NAME,t=10ms,dirty=PAGES[,region=16M][,pattern=seq|random|hot]      touches memory, with or without c
+//! task=NAME,t=10ms,dirty=PAGES[,region=16M][,pattern=seq|random|hot|zipf][,phase=5s][,content=count|random|half]
+//!                                                                   touches so many pages a job, with or without c
 //! hog=CPU                                                                 busy below every task
 //! net=ADDRESS/PREFIX echo=PORT http=PORT rtp=ADDRESS:PORT ...           a network and services: see [`network`]
 //! bench=pio[,n=20000][,port=0x80] | storm=pio|mmio | fault=triple|ud|hang|wild|memory    instead of tasks
@@ -137,6 +138,19 @@ pub enum Pattern {
     Random,
     /// Nine touches of ten in the first tenth of the region.
     Hot,
+    /// Few pages very often and most of them seldom, each about as often as its rank is low; ranks are scattered.
+    Zipf,
+}
+
+/// What a touch writes into a page; see [`crate::dirty::Page`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Its first word counts touches, the rest is zero.
+    Counter,
+    /// All of it anew: which page it is, how often it was written, random numbers.
+    Random,
+    /// The same, but half of it is one word over and over, so that it compresses 2:1.
+    Half,
 }
 
 /// Memory that each job of a task dirties.
@@ -148,6 +162,10 @@ pub struct Dirty {
     pub region: u64,
     /// Which pages.
     pub pattern: Pattern,
+    /// What is written into them. Unless it is a counter, all pages have content before the first release.
+    pub content: Content,
+    /// After so many nanoseconds the pages that the pattern prefers are others; 0 for never.
+    pub phase: u64,
 }
 
 impl Dirty {

@@ -1,5 +1,6 @@
 //! How a run ends.
 
+use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use rt_abi::policy::{self, next_release};
@@ -105,13 +106,34 @@ fn summarise(system: &System, index: usize, task: &Task) {
     } else {
         state.least.load(Ordering::Relaxed)
     };
+    let written = task.dirty.map(|_| Written {
+        pages: state.written.load(Ordering::Relaxed),
+        wrong: state.wrong.load(Ordering::Relaxed),
+    });
     console::line(format_args!(
-        "task {} jobs {jobs} misses {misses} response {}/{}/{} us",
+        "task {} jobs {jobs} misses {misses} response {}/{}/{} us{}",
         task.name,
         least / 1000,
         state.sum.load(Ordering::Relaxed) / jobs.max(1) / 1000,
-        state.most.load(Ordering::Relaxed) / 1000
+        state.most.load(Ordering::Relaxed) / 1000,
+        written.unwrap_or_default()
     ));
+}
+
+/// What a task has written: nothing is said of one that has not.
+#[derive(Default)]
+struct Written {
+    pages: u64,
+    wrong: u64,
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { pages: 0, .. } => Ok(()),
+            Self { pages, wrong } => write!(f, " pages {pages} wrong {wrong}"),
+        }
+    }
 }
 
 /// Reports an exception; what asm/kernel.S goes to, on a stack of its own.

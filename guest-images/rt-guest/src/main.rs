@@ -21,6 +21,7 @@ mod io_apic;
 mod lock;
 mod memory;
 mod network;
+mod pages;
 mod ring;
 mod scheduler;
 mod smp;
@@ -99,6 +100,7 @@ fn run(set: &TaskSet, clock: Clock, info: &StartInfo, boot_tsc: u64) -> ! {
         Ok(system) => system,
         Err(shortage) => fail(Exit::Machine, format_args!("{shortage}")),
     };
+    pages::fill(&system);
     scheduler::prepare(&system);
     if let Err(vcpu) = smp::start_others(set.vcpus, &clock) {
         fail(Exit::Machine, format_args!("vCPU {vcpu} does not start"))

@@ -108,8 +108,8 @@ impl System {
 /// Memory that is needed and not there.
 #[derive(Debug, Clone, Copy)]
 pub enum Shortage {
-    /// Of the dirtying tasks.
-    Regions,
+    /// Of the dirtying tasks: so many bytes are needed.
+    Regions(u64),
     /// Of the network and its services: so many bytes are needed in all, dirtying tasks included.
     Services(u64),
 }
@@ -117,7 +117,11 @@ pub enum Shortage {
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Regions => f.write_str("not enough memory for the regions of the dirtying tasks"),
+            Self::Regions(bytes) => write!(
+                f,
+                "not enough memory for the regions of the dirtying tasks, which need {} KiB in one piece; give the guest more",
+                bytes.div_ceil(1024)
+            ),
             Self::Services(bytes) => write!(
                 f,
                 "not enough memory: the network and its services need {} KiB in one piece; give the guest more",
@@ -153,7 +157,7 @@ impl Memory {
             return Ok(memory);
         }
         let shortage = match network {
-            0 => Shortage::Regions,
+            0 => Shortage::Regions(total),
             _ => Shortage::Services(total),
         };
         let mut top = info.free_ram(total).ok_or(shortage)?;

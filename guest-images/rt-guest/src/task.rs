@@ -3,14 +3,14 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use rt_abi::clock::ClockPage;
-use rt_abi::dirty;
 use rt_abi::policy::JobView;
-use rt_abi::random::{Random, execution};
+use rt_abi::random::execution;
 use rt_abi::record::{Kind, Record};
-use rt_abi::taskset::{self, Dirty, MAX_TASKS, PAGE, Task};
+use rt_abi::taskset::{self, MAX_TASKS, Task};
 
 use crate::cpu::Cpu;
 use crate::lock::LOCK;
+use crate::pages::Touches;
 use crate::system::{System, system};
 use crate::{clock, hw};
 
@@ -42,6 +42,10 @@ pub struct State {
     pub most: AtomicU64,
     /// See `least`.
     pub sum: AtomicU64,
+    /// Pages written.
+    pub written: AtomicU64,
+    /// Pages that were not as the task had left them.
+    pub wrong: AtomicU64,
 }
 
 static STATES: [State; MAX_TASKS] = [const {
@@ -57,6 +61,8 @@ static STATES: [State; MAX_TASKS] = [const {
         least: AtomicU64::new(u64::MAX),
         most: AtomicU64::new(0),
         sum: AtomicU64::new(0),
+        written: AtomicU64::new(0),
+        wrong: AtomicU64::new(0),
     }
 }; MAX_TASKS];
 
@@ -322,47 +328,4 @@ struct Stretch {
 enum Preemption {
     Allowed,
     Off,
-}
-
-/// The pages that a job still has to touch.
-struct Touches {
-    dirty: Option<(Dirty, &'static [AtomicU64])>,
-    random: Random,
-    job: u64,
-    done: u32,
-}
-
-impl Touches {
-    fn new(system: &System, index: usize, task: &Task, job: u64) -> Self {
-        Self {
-            dirty: task.dirty.zip(system.region(index)),
-            random: Random::for_job(!system.set.seed, index, job),
-            job,
-            done: 0,
-        }
-    }
-
-    /// Touches one more page, if there is one left to touch.
-    #[inline(always)]
-    fn next(&mut self) -> bool {
-        match self.dirty {
-            Some((dirty, region)) if self.done < dirty.pages => {
-                self.touch(&dirty, region);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn touch(&mut self, dirty: &Dirty, region: &[AtomicU64]) {
-        let page = dirty::page(dirty, self.job, self.done, &mut self.random);
-        let word = usize::try_from(page * (PAGE / 8)).unwrap_or(0);
-        if let Some(word) = region.get(word) {
-            word.store(
-                word.load(Ordering::Relaxed).wrapping_add(1),
-                Ordering::Relaxed,
-            );
-        }
-        self.done += 1;
-    }
 }

@@ -5,9 +5,10 @@
 
 use rt_abi::record::ring_size;
 use rt_abi::taskset::TaskSet;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 use vmm::boot::{BootLayout, RING_CAPACITY, load_image, write_boot_data};
 use vmm::design::{Basis, design};
+use vmm::memory::Ram;
 use vmm::spec::{EXAMPLE, VmSpec};
 use vmm::telemetry::{Event, Reader};
 
@@ -134,8 +135,8 @@ fn command_line_corpus() -> Vec<Vec<u8>> {
 /// Bytes of the memory that images are loaded into.
 const RAM: usize = 4 << 20;
 
-fn guest() -> (GuestMemoryMmap, BootLayout) {
-    let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).expect("4 MiB can be had");
+fn guest() -> (Ram, BootLayout) {
+    let ram = Ram::from_ranges(&[(GuestAddress(0), RAM)]).expect("4 MiB can be had");
     let layout = BootLayout::new(RAM as u64, 2).expect("two vCPUs fit into 4 MiB");
     (ram, layout)
 }
@@ -149,7 +150,7 @@ pub fn image(data: &[u8]) {
         .take(2)
         .fold(0, |n, &byte| n * 256 + usize::from(byte));
     let _ = write_boot_data(&ram, &layout, &"x".repeat(length));
-    let mark = |ram: &GuestMemoryMmap| {
+    let mark = |ram: &Ram| {
         let mut bytes = vec![0; 4096];
         let read = ram.read_slice(&mut bytes, GuestAddress(layout.start_info));
         read.map(|()| bytes).unwrap_or_default()

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 use vmm::device::Device;
 use vmm::device::virtio::net::{Card, Desk, Identity, Net, Offloads, Wire};
 use vmm::device::virtio::{Notifier, Transport};
+use vmm::memory::Ram;
 
 /// Memory with a hole between 0x8000 and 0x10000, and nothing from 0x18000 on.
 const RANGES: [(GuestAddress, usize); 2] =
@@ -29,14 +30,14 @@ impl Wire for Socket {
 }
 
 struct Machine {
-    ram: GuestMemoryMmap,
+    ram: Ram,
     device: Transport<Net>,
     desk: Arc<Desk>,
     host: UnixDatagram,
 }
 
 fn machine() -> Option<Machine> {
-    let ram = GuestMemoryMmap::from_ranges(&RANGES).ok()?;
+    let ram = Ram::from_ranges(&RANGES).ok()?;
     let (host, device) = UnixDatagram::pair().ok()?;
     host.set_nonblocking(true).ok()?;
     device.set_nonblocking(true).ok()?;

@@ -278,6 +278,14 @@ fn task_text(number: u16, task: &TaskStatistics) -> String {
         millis(task.total_response / task.jobs),
         millis(task.greatest_response)
     );
+    if task.pages_per_job > 0 {
+        let _ = writeln!(
+            text,
+            "    wrote {} pages, {} a job",
+            task.pages_written(),
+            task.pages_per_job
+        );
+    }
     let sections = &task.sections;
     if sections.count > 0 {
         let _ = writeln!(

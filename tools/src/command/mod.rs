@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod control;
 mod demo;
+pub mod dirty;
 mod experiment;
 mod host;
 pub mod net;
@@ -79,6 +80,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Restore { spec, folder, show } => run::restore(&context, &spec, &folder, &show),
         Command::Adapt(args) => adapt::adapt(&context, &args),
         Command::Watch { rules, .. } => watch::watch(&context, rules.as_deref()),
+        Command::Dirty(command) => dirty::dirty(&context, &command),
         Command::Host(command) => host::host(&context, command),
         Command::Net(command) => net::net(&context, command),
         Command::Demo { seconds } => demo::demo(&context, seconds),

@@ -18,7 +18,7 @@ use sched::reservation::Reservation;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::guest::{GuestStatus, VcpuStatus};
+use crate::guest::{GuestStatus, RecordingRequest, RecordingStatus, VcpuStatus};
 
 pub use server::{Call, Server, Socket};
 
@@ -58,6 +58,12 @@ pub enum Request {
     },
     /// Change a vCPU's reservation with budget from another guest.
     Transfer(Transfer),
+    /// Begin to record which pages are written.
+    Record(RecordingRequest),
+    /// Tell how the recording goes.
+    Recording {},
+    /// End the recording before its time.
+    EndRecording {},
     /// Save into a folder, and end.
     Save {
         /// The folder; it must not exist.
@@ -95,6 +101,8 @@ pub enum Reply {
     Done,
     /// The status.
     Status(Box<GuestStatus>),
+    /// How the recording goes.
+    Recording(RecordingStatus),
     /// A reservation was changed.
     Adapted {
         /// The vCPU, as it is now.

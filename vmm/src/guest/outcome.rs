@@ -33,6 +33,9 @@ pub struct TaskStatistics {
     /// Its critical sections, if it has any.
     #[serde(default)]
     pub sections: SectionStatistics,
+    /// Pages that each of its jobs writes, if the task set is known.
+    #[serde(default)]
+    pub pages_per_job: u32,
 }
 
 /// How the critical sections of one task went. Times in nanoseconds.
@@ -61,6 +64,12 @@ impl SectionStatistics {
 const LATEST: usize = 32;
 
 impl TaskStatistics {
+    /// Pages that the jobs which ended have written, each as often as it was.
+    #[must_use]
+    pub fn pages_written(&self) -> u64 {
+        self.jobs.saturating_mul(u64::from(self.pages_per_job))
+    }
+
     fn add(&mut self, job: &Job) {
         let response = job.response();
         self.least_response = if self.jobs == 0 {
@@ -105,6 +114,7 @@ impl Records {
                 number,
                 TaskStatistics {
                     name: Some(task.name.to_string()),
+                    pages_per_job: task.dirty.map_or(0, |dirty| dirty.pages),
                     ..TaskStatistics::default()
                 },
             )

@@ -1,7 +1,7 @@
 //! A running guest and everything that may be done to it. There is one owner: all of it takes `&mut self`.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,21 +17,22 @@ use sched::reservation::Reservation;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::change::ChangeError;
+use super::moving::{Borrower, Lender};
 use super::network;
 use super::outcome::{GuestStatus, Records, VcpuStatus};
+use super::recording::Recording;
 use crate::clock::Clock;
 use crate::desk::{Desk, Order};
 use crate::device::SerialOutput;
 use crate::device::virtio::net::Worker;
 use crate::machine::Machine;
-use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
 use crate::telemetry::{Event, Reader};
 use crate::vcpu::{Command, VcpuEvent, kick};
 
 /// How long the owner waits for a vCPU thread that it has asked for something. Longer than the longest period of
 /// SCHED_DEADLINE (4.19 s): the thread may be throttled at the moment.
-const PATIENCE: Duration = Duration::from_secs(6);
+pub(super) const PATIENCE: Duration = Duration::from_secs(6);
 
 /// How long a status waits for a fresh account: a throttled thread has none, and its last one is no older than a period.
 const ACCOUNT_PATIENCE: Duration = Duration::from_millis(10);
@@ -160,6 +161,8 @@ pub struct RunningVm {
     pub(super) resource: Resource,
     pub(super) plan: VmPlan,
     pub(super) ledger: Ledger,
+    // Ends before the machine whose log it reads.
+    pub(super) recording: Option<Recording>,
     pub(super) vcpus: Vec<VcpuHandle>,
     pub(super) network: Option<Worker>,
     pub(super) machine: Arc<Machine>,
@@ -168,6 +171,8 @@ pub struct RunningVm {
     // told that the name is free there finds no port of it.
     pub(super) _admitted: Admitted,
     pub(super) events: UnboundedReceiver<VcpuEvent>,
+    pub(super) lender: Lender,
+    pub(super) borrowers: UnboundedReceiver<Borrower>,
     pub(super) clock: Clock,
     pub(super) output: SerialOutput,
     pub(super) reader: Reader,
@@ -449,30 +454,10 @@ impl RunningVm {
         handle.status(handle.desk.account().0)
     }
 
-    /// Reads the state of a paused guest.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]; the guest stays paused.
-    pub fn save(&self) -> Result<GuestState, SnapshotError> {
-        let mut states = Vec::new();
-        for vcpu in &self.vcpus {
-            let (reply, answer) = mpsc::channel();
-            vcpu.command(Command::Save(reply));
-            states.push(
-                answer
-                    .recv_timeout(PATIENCE)
-                    .map_err(|_| SnapshotError::Gone)??,
-            );
-        }
-        self.machine.deliver_coalesced();
-        Ok(GuestState {
-            memory: self.plan.memory.size,
-            layout: *self.machine.layout(),
-            clock: self.clock.state(),
-            vcpus: states,
-            ports: self.machine.ports().save(),
-            mmio: self.machine.mmio().save(),
-        })
+    /// Where it can be asked for while it is supervised.
+    #[must_use]
+    pub fn lender(&self) -> Lender {
+        self.lender.clone()
     }
 
     /// The machine.

@@ -10,6 +10,7 @@ use vm_memory::{GuestMemoryBackend, WriteVolatile};
 
 use super::change::ChangeError;
 use super::outcome::VcpuStatus;
+use super::recording::{Recording, RecordingStatus};
 use super::running::RunningVm;
 use super::supervise::Fate;
 use super::transfer::{self, Waiting};
@@ -74,6 +75,15 @@ pub(super) async fn serve(
             *waiting = transfer::begin(vm, transfer, call.answer);
             return None;
         }
+        Request::Record(request) => match vm.record(request) {
+            Ok(()) => Ok(Reply::Done),
+            Err(error) => Err(error.to_string()),
+        },
+        Request::Recording {} => recording(vm).map(Reply::Recording),
+        Request::EndRecording {} => {
+            vm.recording().iter().for_each(|own| own.end());
+            Ok(Reply::Done)
+        }
         Request::Save { path } => {
             let saved = save(vm, &path, &mut event).await;
             if saved.is_ok() {
@@ -85,6 +95,11 @@ pub(super) async fn serve(
     // Whoever asked may be gone.
     let _ = call.answer.send(reply);
     event
+}
+
+fn recording(vm: &RunningVm) -> Result<RecordingStatus, String> {
+    let nothing = || format!("nothing is being recorded of {}", vm.name());
+    vm.recording().map(Recording::status).ok_or_else(nothing)
 }
 
 /// Whether a request is about what a transfer is changing. There is one transfer at a time.

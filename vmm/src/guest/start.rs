@@ -13,6 +13,7 @@ use sched::ledger::{Admitted, Ledger, LedgerError};
 use sched::request::Granted;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::moving::Lender;
 use super::network;
 use super::outcome::Records;
 use super::running::{RunningVm, VcpuHandle};
@@ -170,6 +171,19 @@ impl AdmittedVm {
         machine::build(plan, card, |errand| self.recruits[0].perform(errand))
     }
 
+    /// Tells the ledger which threads its vCPUs are, before they have bandwidth, so that nobody counts that as a stranger's. Not
+    /// by the threads themselves: they may have to wait for their CPUs while they have the ledger locked.
+    fn introduce_threads(&self) -> Vec<Resource> {
+        let introduce = |(index, recruit): (usize, &Recruit)| {
+            if let Some(tid) = recruit.tid() {
+                // Without the note others are only refused more than need be.
+                let _ = self.ledger.attach(&self.plan.name, index, tid);
+            }
+            Resource::upon(Kind::VCPU, index.to_string(), [recruit.resource()])
+        };
+        self.recruits.iter().enumerate().map(introduce).collect()
+    }
+
     /// Starts the thread of the network device, which stands in the ledger behind the vCPUs.
     fn start_worker(
         &self,
@@ -193,6 +207,19 @@ impl AdmittedVm {
     pub fn build(self, image: &[u8]) -> Result<BuiltVm, StartError> {
         let built = self.machine()?;
         built.load(image, &self.plan.command_line)?;
+        Ok(BuiltVm {
+            vm: self,
+            built,
+            restored: None,
+        })
+    }
+
+    /// Builds the machine and leaves it empty, for a guest that is to arrive.
+    ///
+    /// # Errors
+    /// [`StartError::Machine`].
+    pub fn prepare(self) -> Result<BuiltVm, StartError> {
+        let built = self.machine()?;
         Ok(BuiltVm {
             vm: self,
             built,
@@ -228,6 +255,27 @@ impl BuiltVm {
     /// # Errors
     /// [`StartError::Setup`]: then no vCPU has run, and all threads have ended.
     pub fn start(self) -> Result<RunningVm, StartError> {
+        self.begin(Order::Run)
+    }
+
+    /// The same, but the guest stands still: all its threads are there, in their reservations.
+    ///
+    /// # Errors
+    /// As [`BuiltVm::start`].
+    pub fn stand(self) -> Result<RunningVm, StartError> {
+        let mut vm = self.begin(Order::Pause)?;
+        for _ in 0..vm.vcpus.len() {
+            match vm.events.blocking_recv() {
+                Some(VcpuEvent::Paused { .. }) => {}
+                _ => return Err(StartError::Lost),
+            }
+        }
+        vm.paused = true;
+        Ok(vm)
+    }
+
+    /// Has all threads follow this order, once all reservations are in force.
+    fn begin(self, order: Order) -> Result<RunningVm, StartError> {
         let Self {
             vm,
             built,
@@ -256,20 +304,10 @@ impl BuiltVm {
             .transpose()?
             .flatten();
         let mut alignments = alignments(&vm.plan).into_iter();
-        let (mut handles, mut resources) = (Vec::new(), Vec::new());
+        let resources = vm.introduce_threads();
+        let mut handles = Vec::new();
         for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {
-            // Before it has bandwidth, so that nobody counts that as a stranger's. Not by the thread itself: it may have to
-            // wait for its CPU while it has the ledger locked.
-            if let Some(tid) = recruit.tid() {
-                // Without the note others are only refused more than need be.
-                let _ = vm.ledger.attach(&vm.plan.name, index, tid);
-            }
-            resources.push(Resource::upon(
-                Kind::VCPU,
-                index.to_string(),
-                [recruit.resource()],
-            ));
-            let desk = Arc::new(Desk::new(Order::Run));
+            let desk = Arc::new(Desk::new(order));
             let (commands, inbox) = mpsc::channel();
             let thread = recruit.assign(Assignment {
                 index,
@@ -292,11 +330,16 @@ impl BuiltVm {
         }
         drop(events_out);
         collect_reservations(&mut events, &mut handles)?;
-        network.iter().for_each(Worker::run);
+        if order == Order::Run {
+            network.iter().for_each(Worker::run);
+        }
         for handle in &handles {
             handle.command(Command::Go);
         }
+        let (lender, borrowers) = Lender::new();
         Ok(RunningVm {
+            lender,
+            borrowers,
             resource: Resource::upon(Kind::VM, vm.plan.name.clone(), &resources),
             ledger: vm.ledger,
             _admitted: vm.admitted,
@@ -304,6 +347,7 @@ impl BuiltVm {
             records: Records::named(vm.plan.tasks.as_deref()),
             plan: vm.plan,
             machine,
+            recording: None,
             vcpus: handles,
             network,
             port: vm.port,
@@ -336,10 +380,14 @@ fn start_clock(built: &Built, restored: Option<&GuestState>) -> Result<Clock, St
         return Ok(Clock::start(&built.machine, &built.vcpus[0], 0)?);
     };
     let now = SystemTime::now();
-    Clock::continue_tsc(state, &built.vcpus, now)?;
+    for (index, fd) in built.vcpus.iter().enumerate() {
+        Clock::continue_tsc(state, index, fd, now)?;
+    }
     let now = state.clock.resumed_ns(SystemTime::now());
     let clock = Clock::start(&built.machine, &built.vcpus[0], now)?;
-    clock.restore_vcpus(state, &built.vcpus)?;
+    for (index, fd) in built.vcpus.iter().enumerate() {
+        clock.restore_vcpu(state, index, fd)?;
+    }
     Ok(clock)
 }
 

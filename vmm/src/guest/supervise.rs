@@ -9,6 +9,7 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
+use super::moving::{self, Borrower, Returned};
 use super::outcome::Outcome;
 use super::running::RunningVm;
 use super::serve::serve;
@@ -111,6 +112,11 @@ pub async fn supervise(
                     transfer.finish(&mut vm, said);
                 }
             }
+            Some(borrower) = vm.borrowers.recv() => {
+                let lent = Instant::now();
+                vm = lend(vm, borrower, &mut fate).await;
+                alive += lent.elapsed();
+            }
             () = signals.arrived() => fate.stop(&mut vm, End::Stopped),
             () = announced.arrived() => {
                 if show_output(&mut vm, observer) {
@@ -129,9 +135,7 @@ pub async fn supervise(
                 }
                 if promised.elapsed() >= PROMISE {
                     promised = Instant::now();
-                    if let Some(detail) = vm.broken_promise(&mut online) {
-                        fate.stop(&mut vm, End::PromiseBroken { detail });
-                    }
+                    fate.look_at_promises(&mut vm, &mut online);
                 }
                 polls = polls.wrapping_add(1);
                 if polls == STARTED {
@@ -151,6 +155,22 @@ pub async fn supervise(
     show_records(&mut vm, observer);
     server.close(calls).await;
     Ok(fate.outcome(&vm))
+}
+
+/// Lends the guest to whoever moves it, and waits until it is given back.
+async fn lend(vm: RunningVm, borrower: Borrower, fate: &mut Fate) -> RunningVm {
+    let Returned {
+        mut vm,
+        event,
+        is_moved,
+    } = moving::lend(vm, borrower).await;
+    if let Some(event) = event {
+        fate.take(&mut vm, event);
+    }
+    if is_moved {
+        fate.stop(&mut vm, End::Moved);
+    }
+    vm
 }
 
 /// How a guest is coming to its end.
@@ -186,6 +206,12 @@ impl Fate {
         {
             self.first = Some((vcpu, end, registers));
             vm.order_stop();
+        }
+    }
+
+    fn look_at_promises(&mut self, vm: &mut RunningVm, online: &mut Vec<u32>) {
+        if let Some(detail) = vm.broken_promise(online) {
+            self.stop(vm, End::PromiseBroken { detail });
         }
     }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry};
 use kvm_ioctls::{IoEventAddress, VmFd};
-use vm_memory::GuestMemoryMmap;
 
 use super::{MachineError, call};
 use crate::device::virtio::net::{Card, Desk, Net};
 use crate::device::virtio::{INTERRUPT_ACK, Notifier, Transport, WINDOW, notifications, window};
 use crate::device::{Bus, IOAPIC, Ioapic, Message, SetRoutes};
+use crate::memory::Ram;
 
 /// Where the network device lies, in the hole below 4 GiB.
 const NETWORK: u64 = 0xd000_0000;
@@ -27,7 +27,7 @@ pub(super) fn announcement() -> String {
 /// only if somebody delivers it (`is_coalesced`).
 pub(super) fn memory_bus(
     vm: &Arc<VmFd>,
-    ram: &GuestMemoryMmap,
+    ram: &Ram,
     card: Option<Card>,
     is_coalesced: bool,
 ) -> Result<(Bus, Option<Arc<Desk>>), MachineError> {
@@ -48,12 +48,7 @@ pub(super) fn memory_bus(
     Ok((bus, desk))
 }
 
-fn network(
-    vm: &VmFd,
-    ram: &GuestMemoryMmap,
-    card: Card,
-    bus: &mut Bus,
-) -> Result<Arc<Desk>, MachineError> {
+fn network(vm: &VmFd, ram: &Ram, card: Card, bus: &mut Bus) -> Result<Arc<Desk>, MachineError> {
     let event = |source| MachineError::Call {
         step: "make an eventfd",
         source,

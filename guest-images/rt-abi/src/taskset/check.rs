@@ -6,8 +6,8 @@ use super::error::{Limit, Problem, Text};
 use super::network;
 use super::units::{Size, Time};
 use super::{
-    Dirty, Kind, LEAST_PERIOD, LONGEST, MAX_VCPUS, Mode, Name, PAGE, ParseError, Policy, Task,
-    TaskSet,
+    Dirty, Kind, LEAST_PERIOD, LONGEST, MAX_VCPUS, Mode, Name, PAGE, ParseError, Pattern, Policy,
+    Task, TaskSet,
 };
 
 /// Largest region in bytes, 1 TiB: more than any guest's memory.
@@ -117,7 +117,23 @@ fn periodic(policy: Policy, task: &Task, before: &[Task]) -> Result<(), ParseErr
     if task.kind.is_service() || task.stream.is_some() {
         network::check_task(task, before)?;
     }
-    task.dirty.map_or(Ok(()), |dirty| memory(of, &dirty))
+    task.dirty.map_or(Ok(()), |dirty| {
+        memory(of, &dirty)?;
+        phase(of, task, &dirty)
+    })
+}
+
+fn phase(of: Of, task: &Task, dirty: &Dirty) -> Result<(), ParseError> {
+    if dirty.phase == 0 {
+        return Ok(());
+    }
+    let phase = Time(dirty.phase);
+    if matches!(dirty.pattern, Pattern::Sequential | Pattern::Random) {
+        let why = "has no meaning where no page is preferred; use pattern=hot or zipf";
+        return Err(of.conflict("phase", phase, why));
+    }
+    of.at_least("phase", phase, ("its period", Time(task.period)))?;
+    of.at_most("phase", phase, LONGEST_TIME)
 }
 
 /// Constrained deadlines: c <= d <= t.

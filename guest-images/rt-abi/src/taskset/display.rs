@@ -4,15 +4,22 @@ use core::fmt;
 
 use super::network;
 use super::units::{Size, Time};
-use super::{Dirty, Fault, Kind, Mode, Pattern, Policy, Storm, Task, TaskSet};
+use super::{Content, Dirty, Fault, Kind, Mode, Pattern, Policy, Storm, Task, TaskSet};
 
 pub(super) const POLICIES: [(&str, Policy); 2] =
     [("rm", Policy::RateMonotonic), ("edf", Policy::Edf)];
 
-pub(super) const PATTERNS: [(&str, Pattern); 3] = [
+pub(super) const PATTERNS: [(&str, Pattern); 4] = [
     ("seq", Pattern::Sequential),
     ("random", Pattern::Random),
     ("hot", Pattern::Hot),
+    ("zipf", Pattern::Zipf),
+];
+
+pub(super) const CONTENTS: [(&str, Content); 3] = [
+    ("count", Content::Counter),
+    ("random", Content::Random),
+    ("half", Content::Half),
 ];
 
 pub(super) const STORMS: [(&str, Storm); 2] = [("pio", Storm::Pio), ("mmio", Storm::Mmio)];
@@ -102,7 +109,14 @@ impl fmt::Display for Task {
 impl fmt::Display for Dirty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "dirty={},region={}", self.pages, Size(self.region))?;
-        write!(f, ",pattern={}", word(&PATTERNS, &self.pattern))
+        write!(f, ",pattern={}", word(&PATTERNS, &self.pattern))?;
+        if self.content != Content::Counter {
+            write!(f, ",content={}", word(&CONTENTS, &self.content))?;
+        }
+        match self.phase {
+            0 => Ok(()),
+            phase => write!(f, ",phase={}", Time(phase)),
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! From words to values. Ranges and contradictions are left to `check`.
 
-use super::display::{FAULTS, PATTERNS, POLICIES, STORMS};
+use super::display::{CONTENTS, FAULTS, PATTERNS, POLICIES, STORMS};
 use super::network;
 use super::units::{self, Size, Time};
-use super::{Dirty, Mode, Name, ParseError, Pattern, Problem, Step, Task, TaskSet};
+use super::{Content, Dirty, Mode, Name, ParseError, Pattern, Problem, Step, Task, TaskSet};
 
 const SET_KEYS: &str = "sched, duration, seed, gap, start, stream, tsc_khz, vcpus, task, hog, bench, storm, fault, net, http, echo, sink, source, rtp, virtio_mmio.device";
-const TASK_KEYS: &str = "c, t, d, o, cpu, prio, gaps, s, dirty, region, pattern, c2, step";
+const TASK_KEYS: &str =
+    "c, t, d, o, cpu, prio, gaps, s, dirty, region, pattern, content, phase, c2, step";
 const BENCH_KEYS: &str = "n, port";
 
 /// See [`TaskSet::parse`].
@@ -88,6 +89,8 @@ struct Draft {
     pages: Option<u32>,
     region: Option<u64>,
     pattern: Option<Pattern>,
+    content: Option<Content>,
+    phase: Option<u64>,
     second: Option<u64>,
     turn: Option<u64>,
 }
@@ -103,6 +106,8 @@ fn task(text: &str) -> Result<Task, ParseError> {
         pages: None,
         region: None,
         pattern: None,
+        content: None,
+        phase: None,
         second: None,
         turn: None,
     };
@@ -130,26 +135,37 @@ impl Draft {
             "region" => self.region = Some(item.size()?),
             "c2" => self.second = Some(item.time()?),
             "step" => self.turn = Some(item.time()?),
-            _ => self.pattern = Some(item.choice(&PATTERNS, "seq, random or hot")?),
+            "content" => {
+                self.content = Some(item.choice(&CONTENTS, "count, random or half")?);
+            }
+            "phase" => self.phase = Some(item.time()?),
+            _ => self.pattern = Some(item.choice(&PATTERNS, "seq, random, hot or zipf")?),
         }
         Ok(())
+    }
+
+    fn dirty(&self) -> Option<Dirty> {
+        self.pages.map(|pages| Dirty {
+            pages,
+            region: self.region.unwrap_or(Dirty::REGION),
+            pattern: self.pattern.unwrap_or(Pattern::Sequential),
+            content: self.content.unwrap_or(Content::Counter),
+            phase: self.phase.unwrap_or(0),
+        })
     }
 
     fn finish(self) -> Result<Task, ParseError> {
         let name = self.task.name;
         let missing =
             |key, expected| ParseError::new(Some(name), key, "", Problem::Missing(expected));
-        let dirty = match self.pages {
-            Some(pages) => Some(Dirty {
-                pages,
-                region: self.region.unwrap_or(Dirty::REGION),
-                pattern: self.pattern.unwrap_or(Pattern::Sequential),
-            }),
-            None if self.region.is_some() || self.pattern.is_some() => {
-                return Err(missing("dirty", "PAGES, or remove region and pattern"));
-            }
-            None => None,
-        };
+        let dirty = self.dirty();
+        let is_described = self.region.or(self.phase).is_some()
+            || self.pattern.is_some()
+            || self.content.is_some();
+        if dirty.is_none() && is_described {
+            let expected = "PAGES, or remove region, pattern, content and phase";
+            return Err(missing("dirty", expected));
+        }
         let step = match (self.second, self.turn) {
             (Some(c), Some(every)) => Some(Step { c, every }),
             (None, None) => None,

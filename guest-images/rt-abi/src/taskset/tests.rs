@@ -9,16 +9,27 @@ fn pattern() -> impl Strategy<Value = Pattern> {
     prop_oneof![
         Just(Pattern::Sequential),
         Just(Pattern::Random),
-        Just(Pattern::Hot)
+        Just(Pattern::Hot),
+        Just(Pattern::Zipf)
     ]
 }
 
 fn dirty() -> impl Strategy<Value = Dirty> {
-    (1u64..1 << 28, any::<u32>(), pattern()).prop_map(|(region, touched, pattern)| Dirty {
-        pages: u32::try_from(u64::from(touched) % region).unwrap().max(1),
-        region: region * PAGE,
-        pattern,
-    })
+    let content = prop_oneof![
+        Just(Content::Counter),
+        Just(Content::Random),
+        Just(Content::Half)
+    ];
+    (1u64..1 << 28, any::<u32>(), pattern(), content).prop_map(
+        |(region, touched, pattern, content)| Dirty {
+            pages: u32::try_from(u64::from(touched) % region).unwrap().max(1),
+            region: region * PAGE,
+            pattern,
+            content,
+            // A task's periods are longer than some phases: the set gives it one.
+            phase: 0,
+        },
+    )
 }
 
 /// Times of every magnitude, with and without round values, so that every unit occurs.
@@ -139,7 +150,7 @@ fn nearly_a_line() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => proptest::sample::select(std::vec![
             "task=", "hog=", "sched=", "duration=", "bench=pio", "storm=", "fault=", "vcpus=", "seed=", "c=", "t=", "d=",
-            "c2=", "step=", "o=", "cpu=", "prio=", "dirty=", "region=", "pattern=", "port=", ",", " ", "=", "..", ".", "0x", "ms", "s",
+            "c2=", "step=", "o=", "cpu=", "prio=", "dirty=", "region=", "pattern=", "content=", "phase=", "port=", ",", " ", "=", "..", ".", "0x", "ms", "s",
             "ns", "K", "G", "rm", "edf", "hot", "1", "0", "30", "18446744073709551615", "99999999999999999999999",
         ]).prop_map(String::from),
         1 => any::<String>(),
@@ -233,9 +244,26 @@ fn every_key_reads_as_it_is_meant() {
         pages: 64,
         region: 16 << 20,
         pattern: Pattern::Hot,
+        content: Content::Counter,
+        phase: 0,
     };
     assert_eq!((b.dirty, b.c_max, b.deadline), (Some(dirty), 0, 10_000_000));
     assert_eq!(*hog, Task::hog(3));
+}
+
+#[test]
+fn memory_that_a_task_writes_is_read_and_written_as_it_was_meant() {
+    let line = "task=w,t=1ms,dirty=20,region=32M,pattern=zipf,content=half,phase=5s";
+    let set = TaskSet::parse(line).unwrap();
+    let dirty = Dirty {
+        pages: 20,
+        region: 32 << 20,
+        pattern: Pattern::Zipf,
+        content: Content::Half,
+        phase: 5_000_000_000,
+    };
+    assert_eq!(set.tasks()[0].dirty, Some(dirty));
+    assert_eq!(set.tasks()[0].to_string(), line);
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueState, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::memory::Ram;
 
 use super::Fault;
 
@@ -54,7 +56,7 @@ pub struct Ring {
 }
 
 /// A chain of a ring.
-pub type Chain<'a> = DescriptorChain<&'a GuestMemoryMmap>;
+pub type Chain<'a> = DescriptorChain<&'a Ram>;
 
 impl Ring {
     /// The queue as set up.
@@ -65,7 +67,7 @@ impl Ring {
         state: &RingState,
         max_size: u16,
         has_event_index: bool,
-        ram: &GuestMemoryMmap,
+        ram: &Ram,
     ) -> Result<Self, Fault> {
         let queue = Queue::try_from(QueueState {
             max_size,
@@ -117,7 +119,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`Fault::Available`].
-    pub fn take<'a>(&mut self, ram: &'a GuestMemoryMmap) -> Result<Option<Chain<'a>>, Fault> {
+    pub fn take<'a>(&mut self, ram: &'a Ram) -> Result<Option<Chain<'a>>, Fault> {
         let mut available = self.queue.iter(ram).map_err(|_| Fault::Available)?;
         Ok(available.next())
     }
@@ -156,7 +158,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`Fault::Chain`] for a head that is none; [`Fault::Queue`].
-    pub fn used(&mut self, ram: &GuestMemoryMmap, head: u16, length: u32) -> Result<(), Fault> {
+    pub fn used(&mut self, ram: &Ram, head: u16, length: u32) -> Result<(), Fault> {
         let size = self.queue.size();
         if head >= size {
             return Err(Fault::Chain);
@@ -175,7 +177,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`Fault::Queue`].
-    pub fn publish(&mut self, ram: &GuestMemoryMmap) -> Result<(), Fault> {
+    pub fn publish(&mut self, ram: &Ram) -> Result<(), Fault> {
         let unseen = std::mem::take(&mut self.unseen);
         if unseen == 0 {
             return Ok(());
@@ -191,7 +193,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`Fault::Queue`].
-    pub fn wants_interrupt(&mut self, ram: &GuestMemoryMmap) -> Result<bool, Fault> {
+    pub fn wants_interrupt(&mut self, ram: &Ram) -> Result<bool, Fault> {
         let next = self.queue.next_used();
         let before = std::mem::replace(&mut self.asked_at, next);
         if next == before {
@@ -216,7 +218,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`Fault::Queue`].
-    pub fn listen(&mut self, ram: &GuestMemoryMmap) -> Result<bool, Fault> {
+    pub fn listen(&mut self, ram: &Ram) -> Result<bool, Fault> {
         self.listening = true;
         self.queue
             .enable_notification(ram)
@@ -227,7 +229,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`Fault::Queue`].
-    pub fn stop_listening(&mut self, ram: &GuestMemoryMmap) -> Result<(), Fault> {
+    pub fn stop_listening(&mut self, ram: &Ram) -> Result<(), Fault> {
         if !std::mem::take(&mut self.listening) {
             return Ok(());
         }

@@ -19,7 +19,7 @@ mod worker;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vm_memory::GuestMemoryMmap;
+use crate::memory::Ram;
 
 use super::ring::Ring;
 use super::{
@@ -126,7 +126,7 @@ pub struct Desk {
 
 /// Both queues at work.
 struct Engine {
-    ram: GuestMemoryMmap,
+    ram: Ram,
     mtu: u16,
     receiver: Receiver,
     transmitter: Transmitter,
@@ -180,11 +180,7 @@ impl Net {
     ///
     /// # Errors
     /// If no eventfd can be had.
-    pub fn new(
-        card: Card,
-        ram: &GuestMemoryMmap,
-        notifier: Arc<Notifier>,
-    ) -> io::Result<(Self, Arc<Desk>)> {
+    pub fn new(card: Card, ram: &Ram, notifier: Arc<Notifier>) -> io::Result<(Self, Arc<Desk>)> {
         let Card { identity, wire } = card;
         let engine = Engine {
             ram: ram.clone(),

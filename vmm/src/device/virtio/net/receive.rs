@@ -8,14 +8,13 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 
-use vm_memory::GuestMemoryMmap;
-
 use super::HEADER;
 use super::counters::Counters;
 use super::wire::is_gone;
 use crate::device::virtio::ring::{Direction, Ring};
 use crate::device::virtio::{Fault, RingState};
 use crate::kernel::Stretches;
+use crate::memory::Ram;
 
 /// The longest frame with its header, where the kernel may hand over trains of packets.
 pub(super) const LONGEST: usize = HEADER + 14 + 4 + 65_535;
@@ -58,7 +57,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new(ram: GuestMemoryMmap, queue_size: u16) -> Self {
+    pub(super) fn new(ram: Ram, queue_size: u16) -> Self {
         let size = usize::from(queue_size);
         Self {
             ring: None,
@@ -111,7 +110,7 @@ impl Receiver {
     /// Hands at most `budget` frames over.
     pub(super) fn work(
         &mut self,
-        ram: &GuestMemoryMmap,
+        ram: &Ram,
         tap: BorrowedFd<'_>,
         counters: &Counters,
         budget: usize,
@@ -143,14 +142,14 @@ impl Receiver {
     }
 
     /// Whether the guest wants to be interrupted for what it was given.
-    pub(super) fn wants_interrupt(&mut self, ram: &GuestMemoryMmap) -> Result<bool, Fault> {
+    pub(super) fn wants_interrupt(&mut self, ram: &Ram) -> Result<bool, Fault> {
         self.ring
             .as_mut()
             .map_or(Ok(false), |ring| ring.wants_interrupt(ram))
     }
 
     /// Takes buffers until the longest frame fits, or there are no more.
-    fn post(&mut self, ram: &GuestMemoryMmap) -> Result<(), Fault> {
+    fn post(&mut self, ram: &Ram) -> Result<(), Fault> {
         let Some(ring) = &mut self.ring else {
             return Ok(());
         };
@@ -178,7 +177,7 @@ impl Receiver {
     }
 
     /// Asks the guest to notify of buffers. Whether there are some already, which are taken then.
-    fn wait(&mut self, ram: &GuestMemoryMmap, counters: &Counters) -> Result<bool, Fault> {
+    fn wait(&mut self, ram: &Ram, counters: &Counters) -> Result<bool, Fault> {
         let Some(ring) = &mut self.ring else {
             return Ok(false);
         };
@@ -194,7 +193,7 @@ impl Receiver {
     /// Reads a frame to where it belongs if any would fit there, and into our memory otherwise.
     fn read(
         &mut self,
-        ram: &GuestMemoryMmap,
+        ram: &Ram,
         tap: BorrowedFd<'_>,
         counters: &Counters,
     ) -> io::Result<Result<(), Fault>> {
@@ -212,12 +211,7 @@ impl Receiver {
     }
 
     /// Puts the frame that waits into the guest's buffers. Whether it waits no longer.
-    fn place_held(
-        &mut self,
-        ram: &GuestMemoryMmap,
-        counters: &Counters,
-        length: usize,
-    ) -> Result<bool, Fault> {
+    fn place_held(&mut self, ram: &Ram, counters: &Counters, length: usize) -> Result<bool, Fault> {
         self.post(ram)?;
         // Until there is room or the guest has been asked to notify: what came in between is not notified of.
         while !self.has_room(length) {
@@ -261,12 +255,7 @@ impl Receiver {
     }
 
     /// Gives the guest the frame that lies in the first `length` bytes of its buffers.
-    fn hand_over(
-        &mut self,
-        ram: &GuestMemoryMmap,
-        counters: &Counters,
-        length: usize,
-    ) -> Result<(), Fault> {
+    fn hand_over(&mut self, ram: &Ram, counters: &Counters, length: usize) -> Result<(), Fault> {
         let Some(ring) = &mut self.ring else {
             return Ok(());
         };

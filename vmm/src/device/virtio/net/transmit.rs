@@ -3,8 +3,6 @@
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 
-use vm_memory::GuestMemoryMmap;
-
 use super::HEADER;
 use super::counters::Counters;
 use super::receive::Pause;
@@ -12,6 +10,7 @@ use super::wire::is_gone;
 use crate::device::virtio::ring::{Direction, Ring};
 use crate::device::virtio::{Fault, RingState};
 use crate::kernel::Stretches;
+use crate::memory::Ram;
 
 /// The longest train of packets with its headers: no more than the kernel takes.
 const LONGEST: usize = HEADER + 14 + 4 + 65_535;
@@ -25,7 +24,7 @@ pub(super) struct Transmitter {
 }
 
 impl Transmitter {
-    pub(super) fn new(ram: GuestMemoryMmap, queue_size: u16) -> Self {
+    pub(super) fn new(ram: Ram, queue_size: u16) -> Self {
         Self {
             ring: None,
             frame: Stretches::new(ram, usize::from(queue_size)),
@@ -49,7 +48,7 @@ impl Transmitter {
     /// [`Pause::Starved`]: the tap takes no more.
     pub(super) fn work(
         &mut self,
-        ram: &GuestMemoryMmap,
+        ram: &Ram,
         tap: BorrowedFd<'_>,
         counters: &Counters,
         budget: usize,
@@ -90,7 +89,7 @@ impl Transmitter {
     }
 
     /// Whether the guest wants to be interrupted for what was sent.
-    pub(super) fn wants_interrupt(&mut self, ram: &GuestMemoryMmap) -> Result<bool, Fault> {
+    pub(super) fn wants_interrupt(&mut self, ram: &Ram) -> Result<bool, Fault> {
         self.ring
             .as_mut()
             .map_or(Ok(false), |ring| ring.wants_interrupt(ram))

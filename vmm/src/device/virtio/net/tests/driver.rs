@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::device::Device;
 use crate::device::virtio::net::{Card, Desk, Identity, Net, Offloads, Wire};
 use crate::device::virtio::{F_EVENT_IDX, F_VERSION_1, Notifier, Transport};
+use crate::memory::Ram;
 
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Descriptors of a queue.
@@ -44,7 +45,7 @@ pub fn wire() -> (UnixDatagram, Box<Socket>) {
 
 /// A machine's memory with a hole, a device, and what its driver knows.
 pub struct Driver {
-    pub ram: GuestMemoryMmap,
+    pub ram: Ram,
     pub device: Transport<Net>,
     pub desk: Arc<Desk>,
     available: [u16; 2],
@@ -52,12 +53,12 @@ pub struct Driver {
 }
 
 /// Memory with a hole between 0x40000 and 0x80000, and nothing from 0xc0000 on.
-pub fn memory() -> GuestMemoryMmap {
+pub fn memory() -> Ram {
     let ranges = [
         (GuestAddress(0), 0x4_0000),
         (GuestAddress(0x8_0000), 0x4_0000),
     ];
-    GuestMemoryMmap::from_ranges(&ranges).unwrap()
+    Ram::from_ranges(&ranges).unwrap()
 }
 
 impl Driver {
@@ -65,7 +66,7 @@ impl Driver {
         Self::of(memory(), wire)
     }
 
-    pub fn of(ram: GuestMemoryMmap, wire: Box<dyn Wire>) -> Self {
+    pub fn of(ram: Ram, wire: Box<dyn Wire>) -> Self {
         let notifier = Arc::new(Notifier::new().unwrap());
         let identity = Identity {
             mac: MAC,

@@ -1,0 +1,228 @@
+//! One round in closed form.
+//!
+//! The papers' sum over positions j of 1 - (1 - p)^(n-j), by classes: all pages of a chunk are exposed from the instant at which the chunk
+//! is cleared, so that the chances of a class's pages to stay clean are a geometric series. Chunks of one page are the sum itself.
+
+use super::class::{CLASSES, Class};
+use super::path::{Pace, Slot};
+use super::writes::Writes;
+
+/// Pages of one class that are written at one rate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cell {
+    pub(crate) class: Class,
+    /// Writes per second.
+    pub(crate) rate: f64,
+    /// How many pages; not whole where the rates of a class's pages are known only as shares.
+    pub(crate) pages: f64,
+}
+
+/// The cells of `writes`, by increasing class.
+pub(crate) fn cells(writes: &Writes) -> Vec<Cell> {
+    let groups = writes.groups().iter();
+    groups
+        .flat_map(|group| {
+            group.mix.iter().map(|&(rate, share)| Cell {
+                class: group.class,
+                rate,
+                pages: group.pages as f64 * share,
+            })
+        })
+        .collect()
+}
+
+/// Which pages are to be sent, as far as is known: of every cell how many are dirty.
+#[derive(Debug, Clone)]
+pub(crate) struct Dirty {
+    /// Per cell.
+    pub(crate) pages: Vec<f64>,
+    /// Per class, whether its pages were not sent yet.
+    pub(crate) fresh: [bool; CLASSES],
+    /// Pages of zeroes not sent yet.
+    pub(crate) zeroes: f64,
+}
+
+impl Dirty {
+    /// Everything is to be sent.
+    pub(crate) fn everything(cells: &[Cell], zero_pages: u64) -> Self {
+        Self {
+            pages: cells.iter().map(|cell| cell.pages).collect(),
+            fresh: [true; CLASSES],
+            zeroes: zero_pages as f64,
+        }
+    }
+
+    pub(crate) fn total(&self) -> f64 {
+        self.pages.iter().sum()
+    }
+
+    /// Pages by class.
+    pub(crate) fn by_class(&self, cells: &[Cell]) -> [f64; CLASSES] {
+        let mut sums = [0.0; CLASSES];
+        for (cell, pages) in cells.iter().zip(&self.pages) {
+            sums[cell.class.index()] += pages;
+        }
+        sums
+    }
+
+    /// Seconds, bytes and pages of zeroes that sending the class's pages takes.
+    fn load(&self, class: usize, pages: f64, pace: &Pace) -> (Slot, f64) {
+        let zeroes = if self.fresh[class] {
+            self.zeroes.min(pages)
+        } else {
+            0.0
+        };
+        let full = if self.fresh[class] {
+            pace.first
+        } else {
+            pace.again
+        };
+        let sum = |of: fn(&Slot) -> f64| zeroes * of(&pace.zero) + (pages - zeroes) * of(&full);
+        let slot = Slot {
+            bytes: sum(|slot| slot.bytes),
+            seconds: sum(|slot| slot.seconds),
+        };
+        (slot, zeroes)
+    }
+
+    /// Seconds that sending everything dirty takes, and its bytes, in one go.
+    pub(crate) fn whole_load(&self, cells: &[Cell], pace: &Pace) -> Slot {
+        let mut zeroes_left = self.clone();
+        let mut sum = Slot {
+            bytes: 0.0,
+            seconds: 0.0,
+        };
+        for (class, &pages) in self.by_class(cells).iter().enumerate() {
+            let (slot, zeroes) = zeroes_left.load(class, pages, pace);
+            zeroes_left.zeroes -= zeroes;
+            sum.bytes += slot.bytes;
+            sum.seconds += slot.seconds;
+        }
+        sum
+    }
+}
+
+/// A round as expected.
+#[derive(Debug, Clone)]
+pub(crate) struct Round {
+    /// From its first page until its dirty set is known, in seconds.
+    pub(crate) seconds: f64,
+    /// Pages sent.
+    pub(crate) sent: f64,
+    /// Bytes sent.
+    pub(crate) bytes: f64,
+    /// Writes that the guest paid for being tracked.
+    pub(crate) faults: f64,
+    /// Per cell, the variance of the dirty pages afterwards.
+    pub(crate) variance: Vec<f64>,
+    /// What is dirty afterwards.
+    pub(crate) dirty: Dirty,
+}
+
+/// When each class's pages are sent in a round: (start, length) in seconds; `None` for those left out.
+struct Times {
+    classes: [Option<(f64, f64)>; CLASSES],
+    end: f64,
+    bytes: f64,
+    zeroes: f64,
+}
+
+fn times(dirty: &Dirty, by_class: &[f64; CLASSES], send: &[bool; CLASSES], pace: &Pace) -> Times {
+    let mut times = Times {
+        classes: [None; CLASSES],
+        end: 0.0,
+        bytes: 0.0,
+        zeroes: dirty.zeroes,
+    };
+    let mut left = dirty.clone();
+    for (class, &pages) in by_class.iter().enumerate() {
+        if send[class] {
+            let (slot, zeroes) = left.load(class, pages, pace);
+            left.zeroes -= zeroes;
+            times.classes[class] = Some((times.end, slot.seconds));
+            times.end += slot.seconds;
+            times.bytes += slot.bytes;
+        }
+    }
+    times.zeroes = left.zeroes;
+    times.end += pace.round;
+    times
+}
+
+/// The chance that a page stays clean until `end`, if it is one of `pages` that are cleared in chunks and sent from `start` on within `length`.
+pub(crate) fn survival(
+    rate: f64,
+    pages: f64,
+    (start, length): (f64, f64),
+    end_chunk: (f64, f64),
+) -> f64 {
+    let (end, chunk) = end_chunk;
+    let chunks = (pages / chunk).ceil().max(1.0);
+    let step = length / chunks;
+    // The last chunk's pages are exposed for the shortest time.
+    let shortest = end - start - length + step;
+    let per_step = -(-rate * step).exp_m1();
+    if per_step < 1e-12 {
+        return (-rate * (shortest + (length - step) / 2.0)).exp();
+    }
+    (-rate * shortest).exp() * -(-rate * length).exp_m1() / (chunks * per_step)
+}
+
+/// The round that sends the dirty pages of the classes in `send`, by increasing class, to a guest that writes `vigour` times as often as
+/// the cells say.
+pub(crate) fn round(
+    cells: &[Cell],
+    dirty: &Dirty,
+    send: &[bool; CLASSES],
+    pace: &Pace,
+    vigour: f64,
+) -> Round {
+    let by_class = dirty.by_class(cells);
+    let times = times(dirty, &by_class, send, pace);
+    let mut after = dirty.clone();
+    after.zeroes = times.zeroes;
+    let mut variance = vec![0.0; cells.len()];
+    let mut faults = 0.0;
+    for (at, cell) in cells.iter().enumerate() {
+        let class = cell.class.index();
+        let rate = cell.rate * vigour;
+        let clean = (cell.pages - dirty.pages[at]).max(0.0);
+        let clean_hit = -(-rate * times.end).exp_m1();
+        let clean_again = clean * clean_hit;
+        let (kept, kept_variance) = match times.classes[class] {
+            Some(span) => {
+                let stays = survival(rate, by_class[class], span, (times.end, pace.chunk));
+                let hit = dirty.pages[at] * (1.0 - stays);
+                faults += hit;
+                (hit, hit * stays)
+            }
+            None => (dirty.pages[at], 0.0),
+        };
+        faults += clean_again;
+        after.pages[at] = kept + clean_again;
+        variance[at] = kept_variance + clean_again * (1.0 - clean_hit);
+    }
+    let mut sent = 0.0;
+    for (class, span) in times.classes.iter().enumerate() {
+        if span.is_some() {
+            sent += by_class[class];
+            after.fresh[class] = false;
+        }
+    }
+    Round {
+        seconds: times.end,
+        sent,
+        bytes: times.bytes,
+        faults,
+        variance,
+        dirty: after,
+    }
+}
+
+/// What becomes dirty while no page is sent, for `seconds`.
+pub(crate) fn idle(cells: &[Cell], dirty: &mut Dirty, seconds: f64, vigour: f64) {
+    for (cell, pages) in cells.iter().zip(&mut dirty.pages) {
+        let clean = (cell.pages - *pages).max(0.0);
+        *pages += clean * -(-cell.rate * vigour * seconds).exp_m1();
+    }
+}

@@ -1,0 +1,76 @@
+//! `dirty`: which pages a guest writes, recorded, and migrations replayed over that.
+
+mod record;
+mod simulate;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use vmm::units::{BitRate, Span};
+
+use super::Context;
+use crate::failure::Failure;
+
+/// `dirty`.
+#[derive(Debug, Subcommand)]
+pub enum DirtyCommand {
+    /// Record which pages a running guest writes.
+    ///
+    /// Windows follow each other without gaps. Each costs the guest a fault for every page written in it; where that would take more of
+    /// its time than it may, windows get longer. Ctrl-C ends the recording, and the trace is complete.
+    Record(RecordArgs),
+    /// Say what moving the guest of a trace would take: predicted from its first part, and replayed over the rest.
+    Simulate(SimulateArgs),
+}
+
+/// `dirty record`.
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// The guest.
+    name: String,
+    /// How long.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// The trace, which must not exist.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Length of a window, from 1ms to 1s.
+    #[arg(long, default_value = "10ms", value_name = "TIME")]
+    window: Span,
+    /// Percent of the guest's time that faults may take.
+    #[arg(long, default_value_t = 5.0)]
+    cost: f64,
+    /// What one fault costs the guest; the default is of the dearest kind of KVM known.
+    #[arg(long, default_value = "27us", value_name = "TIME")]
+    fault: Span,
+}
+
+/// `dirty simulate`.
+#[derive(Debug, Args)]
+pub struct SimulateArgs {
+    /// The trace.
+    file: PathBuf,
+    /// Rate reserved for the migration.
+    #[arg(long)]
+    rate: BitRate,
+    /// Longest time for which the guest may stand still.
+    #[arg(long, default_value = "20ms", value_name = "TIME")]
+    downtime: Span,
+    /// Longest time until it runs at its destination.
+    #[arg(long, default_value = "60s", value_name = "TIME")]
+    finish: Span,
+    /// Percent of the trace that is watched before the migration begins.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=90))]
+    watch: u32,
+    /// Seed of what the trace leaves open: the instants of writes within a window.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Does it.
+pub fn dirty(context: &Context, command: &DirtyCommand) -> Result<u8, Failure> {
+    match command {
+        DirtyCommand::Record(args) => record::record(context, args),
+        DirtyCommand::Simulate(args) => simulate::simulate(context, args),
+    }
+}
