@@ -68,6 +68,12 @@ pub enum WhyNot {
     },
 }
 
+/// A time for people, in whole microseconds, not shorter.
+fn rounded(seconds: f64) -> Duration {
+    // Rounding errors of the computation are no microsecond.
+    Duration::from_micros(whole((seconds * 1e6 - 0.01).ceil()))
+}
+
 /// What to do next.
 #[derive(Debug, Clone)]
 #[must_use]
@@ -214,13 +220,13 @@ impl Chooser<'_> {
         let fixed = self.switch_over(self.requirement.confidence);
         if fixed > asked.as_secs_f64() {
             return WhyNot::SwitchOverAlone {
-                takes: duration(fixed),
+                takes: rounded(fixed),
                 asked,
             };
         }
         if let Some(until) = late {
             return WhyNot::Late {
-                until: duration(until),
+                until: rounded(until),
                 finish: self.requirement.finish,
             };
         }
@@ -229,7 +235,7 @@ impl Chooser<'_> {
         WhyNot::WritesTooFast {
             dirtied: whole(next.faults / next.seconds),
             sent: whole(1.0 / self.pace.again.seconds),
-            downtime: duration(self.bound(&stand.dirty)),
+            downtime: rounded(self.bound(&stand.dirty)),
             asked,
         }
     }

@@ -267,14 +267,20 @@ fn verdict(
     if prediction.kept >= requirement.confidence {
         return Ok(());
     }
-    let mut never: Vec<&WhyNot> = outcomes.iter().filter_map(|o| o.never.as_ref()).collect();
+    let quantile = |times: &Outcomes<Duration>| times.quantile(requirement.confidence);
+    let never: Vec<&WhyNot> = outcomes.iter().filter_map(|o| o.never.as_ref()).collect();
     if never.len() * 2 > outcomes.len() {
-        return Err(never.swap_remove(never.len() / 2).clone());
+        let mut why = never[never.len() / 2].clone();
+        if let WhyNot::WritesTooFast { downtime, .. } = &mut why {
+            // What is kept over all outcomes, not in this one.
+            *downtime = quantile(&prediction.downtime);
+        }
+        return Err(why);
     }
     Err(WhyNot::TooSeldom {
         kept: prediction.kept,
         confidence: requirement.confidence,
-        downtime: prediction.downtime.quantile(requirement.confidence),
-        total: prediction.total.quantile(requirement.confidence),
+        downtime: quantile(&prediction.downtime),
+        total: quantile(&prediction.total),
     })
 }
