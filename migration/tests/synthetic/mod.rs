@@ -103,7 +103,7 @@ pub fn path(rate: &str) -> Path {
         switch_delay: Duration::from_micros(200),
         switch_over: Skewed {
             median: Duration::from_micros(1100),
-            p95: Duration::from_micros(1700),
+            p95: Duration::from_micros(1500),
         },
         source: cpu,
         destination: cpu,
