@@ -1,6 +1,8 @@
 //! Predictions beside what comes out of migrations replayed over the writes of synthetic guests. The guests are watched as real ones are: by
 //! windows that cost them at most 2 % of their time.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
+
 mod synthetic;
 
 use std::time::Duration;
@@ -129,6 +131,81 @@ fn mixed(seed: u64) -> (Guest, &'static str) {
         guest,
         ["200Mbit/s", "1Gbit/s", "4Gbit/s"][usize::try_from(random.bits() % 3).unwrap()],
     )
+}
+
+#[test]
+fn periodic_jobs_and_sweeps_are_near_too() {
+    let guests = [
+        (
+            "20 of 2000 pages every 20 ms",
+            Habit::Jobs {
+                set: 2000,
+                every: 0.02,
+                sweep: false,
+            },
+            1000.0,
+        ),
+        (
+            "20 of 2000 pages in turn",
+            Habit::Jobs {
+                set: 2000,
+                every: 0.02,
+                sweep: true,
+            },
+            1000.0,
+        ),
+        (
+            "100 of 1000 every 150 ms",
+            Habit::Jobs {
+                set: 1000,
+                every: 0.15,
+                sweep: true,
+            },
+            667.0,
+        ),
+        (
+            "5k over 10000 in turn",
+            Habit::Jobs {
+                set: 10000,
+                every: 0.01,
+                sweep: true,
+            },
+            5000.0,
+        ),
+    ];
+    for ((name, habit, writes), kind) in guests.into_iter().zip(10..) {
+        for rate in ["100Mbit/s", "300Mbit/s", "1Gbit/s", "8Gbit/s"] {
+            let runs: Vec<Run> = (0..31)
+                .map(|seed| {
+                    let guest = Guest {
+                        pages: PAGES,
+                        habit,
+                        rate: writes,
+                        seed: kind * 1000 + seed,
+                    };
+                    run(&guest, rate)
+                })
+                .collect();
+            let of = |value: fn(&Run) -> Duration| {
+                median(runs.iter().map(|run| ms(value(run))).collect())
+            };
+            let (total, down) = (
+                of(|r| r.prediction.total.median()),
+                of(|r| r.prediction.downtime.median()),
+            );
+            let (total_found, down_found) = (of(|r| r.outcome.total), of(|r| r.outcome.downtime));
+            let kept = runs
+                .iter()
+                .filter(|r| r.outcome.downtime <= r.prediction.downtime.p95())
+                .count();
+            let off = |predicted: f64, found: f64| 100.0 * (predicted / found - 1.0);
+            let (by, down_by) = (off(total, total_found), off(down, down_found));
+            println!(
+                "{name:28} {rate:10} total {total:8.1} ms, found {total_found:8.1} ({by:+5.1} %)  downtime {down:7.3} ms, found {down_found:7.3} ({down_by:+5.1} %) bound {:.3} kept {kept}/31",
+                of(|r| r.prediction.downtime.p95())
+            );
+        }
+    }
 }
 
 #[test]

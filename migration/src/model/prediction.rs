@@ -143,9 +143,8 @@ fn migrate(chooser: &Chooser, luck: &Luck, random: &mut Random) -> Outcome {
             Choice::Another(_, round) => {
                 outcome.add(&round, chooser.path);
                 stand.elapsed += round.seconds;
-                stand.rounds += 1;
-                stand.last = round.seconds;
-                stand.dirty = scatter(chooser.cells, round, random);
+                let seconds = round.seconds;
+                stand.after(seconds, scatter(chooser.cells, round, random));
             }
             Choice::Switch => break,
             Choice::Never(why) => {
