@@ -13,11 +13,14 @@ use synthetic::{GENEROUS, Guest, Habit, path};
 
 const PAGES: u64 = 16384;
 const WATCHED: Duration = Duration::from_secs(10);
+/// Share of the guest's time that watching it may cost.
+const SHARE: f64 = 0.02;
 const LENGTH: Duration = Duration::from_secs(40);
 
-fn learnt(timeline: &Timeline) -> Writes {
+/// What is known of a guest after watching it, at a cost of `share` of its time.
+fn learnt(timeline: &Timeline, share: f64) -> Writes {
     let mut estimator = Estimator::new(timeline.pages(), Duration::from_secs(30));
-    let mut sampling = Sampling::new(0.02, Duration::from_micros(26));
+    let mut sampling = Sampling::new(share, Duration::from_micros(26));
     let until = (Duration::ZERO, WATCHED);
     watch(timeline, until, &mut sampling, &mut estimator).unwrap();
     estimator.writes()
@@ -28,9 +31,9 @@ struct Run {
     outcome: Replayed,
 }
 
-fn run(guest: &Guest, rate: &str) -> Run {
+fn run(guest: &Guest, rate: &str, share: f64) -> Run {
     let timeline = guest.timeline(LENGTH);
-    let writes = learnt(&timeline);
+    let writes = learnt(&timeline, share);
     let path = path(rate);
     let prediction = predict(&writes, &path, &GENEROUS, &Random::new(guest.seed)).unwrap();
     let replay = Replay {
@@ -72,35 +75,79 @@ const STATIONARY: [(&str, Habit, f64); 5] = [
     ),
 ];
 
+/// Medians of predictions and outcomes of the same guest with different luck; how far the former are off in total and downtime, in per cent.
+fn compare(name: &str, guest: Guest, rate: &str, share: f64) -> (f64, f64) {
+    let one = |seed| {
+        let seed = guest.seed * 1000 + seed;
+        run(&Guest { seed, ..guest }, rate, share)
+    };
+    let runs: Vec<Run> = (0..25).map(one).collect();
+    let of = |value: fn(&Run) -> Duration| median(runs.iter().map(|run| ms(value(run))).collect());
+    let (total, downtime) = (
+        of(|r| r.prediction.total.median()),
+        of(|r| r.prediction.downtime.median()),
+    );
+    let (took, stood) = (of(|r| r.outcome.total), of(|r| r.outcome.downtime));
+    let off = |predicted: f64, found: f64| 100.0 * (predicted / found - 1.0);
+    let (by, down_by) = (off(total, took), off(downtime, stood));
+    println!(
+        "{name:28} {rate:9} total {total:7.1} ms, came to {took:7.1} ({by:+5.1} %); downtime {downtime:6.3} ms, {stood:6.3} ({down_by:+5.1} %)"
+    );
+    (by, down_by)
+}
+
 #[test]
 fn stationary_guests_take_what_was_predicted() {
-    for ((name, habit, writes), kind) in STATIONARY.into_iter().zip(1..) {
+    for ((name, habit, writes), seed) in STATIONARY.into_iter().zip(1..) {
         for rate in ["300Mbit/s", "1Gbit/s", "8Gbit/s"] {
-            let runs: Vec<Run> = (0..31)
-                .map(|seed| {
-                    let guest = Guest {
-                        pages: PAGES,
-                        habit,
-                        rate: writes,
-                        seed: kind * 1000 + seed,
-                    };
-                    run(&guest, rate)
-                })
-                .collect();
-            let of = |value: fn(&Run) -> Duration| {
-                median(runs.iter().map(|run| ms(value(run))).collect())
+            let guest = Guest {
+                pages: PAGES,
+                habit,
+                rate: writes,
+                seed,
             };
-            let (total, down) = (
-                of(|r| r.prediction.total.median()),
-                of(|r| r.prediction.downtime.median()),
-            );
-            let (total_found, down_found) = (of(|r| r.outcome.total), of(|r| r.outcome.downtime));
-            let off = |predicted: f64, found: f64| 100.0 * (predicted / found - 1.0);
-            let (by, down_by) = (off(total, total_found), off(down, down_found));
-            println!(
-                "{name:20} {rate:10} total {total:8.1} ms, found {total_found:8.1} ({by:+5.1} %)  downtime {down:7.3} ms, found {down_found:7.3} ({down_by:+5.1} %)"
-            );
-            assert!(by.abs() <= 10.0 && down_by.abs() <= 20.0);
+            let (total, downtime) = compare(name, guest, rate, SHARE);
+            assert!(total.abs() <= 10.0 && downtime.abs() <= 20.0);
+        }
+    }
+}
+
+#[test]
+fn periodic_jobs_take_no_longer_than_was_predicted() {
+    let jobs = |set, every, sweep| Habit::Jobs { set, every, sweep };
+    let guests = [
+        (
+            "20 of 2000 every 20 ms",
+            jobs(2000, 0.02, false),
+            1000.0,
+            SHARE,
+        ),
+        ("20 of 2000 in turn", jobs(2000, 0.02, true), 1000.0, SHARE),
+        (
+            "100 of 1000 every 150 ms",
+            jobs(1000, 0.15, true),
+            667.0,
+            SHARE,
+        ),
+        // A large set that is written in turn has to be watched for longer than it takes.
+        (
+            "5k/s over 10000 in turn",
+            jobs(10000, 0.01, true),
+            5000.0,
+            0.2,
+        ),
+    ];
+    for ((name, habit, writes, share), seed) in guests.into_iter().zip(10..) {
+        for rate in ["300Mbit/s", "1Gbit/s", "8Gbit/s"] {
+            let guest = Guest {
+                pages: PAGES,
+                habit,
+                rate: writes,
+                seed,
+            };
+            let (total, downtime) = compare(name, guest, rate, share);
+            // Between two jobs a switch-over finds fewer pages than independent writes would leave: the downtime is less than predicted.
+            assert!(total.abs() <= 10.0 && downtime >= -20.0);
         }
     }
 }
@@ -134,88 +181,13 @@ fn mixed(seed: u64) -> (Guest, &'static str) {
 }
 
 #[test]
-fn periodic_jobs_and_sweeps_are_near_too() {
-    let guests = [
-        (
-            "20 of 2000 pages every 20 ms",
-            Habit::Jobs {
-                set: 2000,
-                every: 0.02,
-                sweep: false,
-            },
-            1000.0,
-        ),
-        (
-            "20 of 2000 pages in turn",
-            Habit::Jobs {
-                set: 2000,
-                every: 0.02,
-                sweep: true,
-            },
-            1000.0,
-        ),
-        (
-            "100 of 1000 every 150 ms",
-            Habit::Jobs {
-                set: 1000,
-                every: 0.15,
-                sweep: true,
-            },
-            667.0,
-        ),
-        (
-            "5k over 10000 in turn",
-            Habit::Jobs {
-                set: 10000,
-                every: 0.01,
-                sweep: true,
-            },
-            5000.0,
-        ),
-    ];
-    for ((name, habit, writes), kind) in guests.into_iter().zip(10..) {
-        for rate in ["100Mbit/s", "300Mbit/s", "1Gbit/s", "8Gbit/s"] {
-            let runs: Vec<Run> = (0..31)
-                .map(|seed| {
-                    let guest = Guest {
-                        pages: PAGES,
-                        habit,
-                        rate: writes,
-                        seed: kind * 1000 + seed,
-                    };
-                    run(&guest, rate)
-                })
-                .collect();
-            let of = |value: fn(&Run) -> Duration| {
-                median(runs.iter().map(|run| ms(value(run))).collect())
-            };
-            let (total, down) = (
-                of(|r| r.prediction.total.median()),
-                of(|r| r.prediction.downtime.median()),
-            );
-            let (total_found, down_found) = (of(|r| r.outcome.total), of(|r| r.outcome.downtime));
-            let kept = runs
-                .iter()
-                .filter(|r| r.outcome.downtime <= r.prediction.downtime.p95())
-                .count();
-            let off = |predicted: f64, found: f64| 100.0 * (predicted / found - 1.0);
-            let (by, down_by) = (off(total, total_found), off(down, down_found));
-            println!(
-                "{name:28} {rate:10} total {total:8.1} ms, found {total_found:8.1} ({by:+5.1} %)  downtime {down:7.3} ms, found {down_found:7.3} ({down_by:+5.1} %) bound {:.3} kept {kept}/31",
-                of(|r| r.prediction.downtime.p95())
-            );
-        }
-    }
-}
-
-#[test]
 fn bounds_of_95_percent_hold_in_95_percent_of_mixed_runs() {
     const RUNS: u64 = 300;
     let (mut totals, mut downtimes) = (Vec::new(), Vec::new());
     let mut misses = [[0; 2]; 5];
     for seed in 0..RUNS {
         let (guest, rate) = mixed(seed);
-        let run = run(&guest, rate);
+        let run = run(&guest, rate, SHARE);
         let total = ms(run.prediction.total.p95()) / ms(run.outcome.total);
         let downtime = ms(run.prediction.downtime.p95()) / ms(run.outcome.downtime);
         let kind = usize::try_from(seed % 5).unwrap();
@@ -274,7 +246,7 @@ fn the_order_saves_three_tenths_of_the_pages_sent_again() {
                     seed: 500 + seed,
                 };
                 let timeline = guest.timeline(LENGTH);
-                let writes = learnt(&timeline);
+                let writes = learnt(&timeline, SHARE);
                 let path = path(rate);
                 let replay = Replay {
                     timeline: &timeline,

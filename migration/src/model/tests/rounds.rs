@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
 use super::path;
+use crate::model::Rhythm;
 use crate::model::class::{CLASSES, Class};
-use crate::model::rounds::{Cell, Dirty, cells, round, survival};
+use crate::model::rounds::{Batch, Cell, Dirty, cells, round};
 use crate::model::{Random, Writes};
 
 /// The papers' sum, page by page: pages are sent in the order given, cleared by `chunk`, and exposed until `end`.
@@ -63,9 +64,22 @@ proptest! {
         let slot = 3e-5;
         let count = chunks * chunk;
         let length = count as f64 * slot;
-        let stays = survival(rate, count as f64, (0.0, length), (length + 1e-4, chunk as f64));
+        let batch = Batch { pages: count as f64, start: 0.0, length, end: length + 1e-4, chunk: chunk as f64 };
+        let stays = batch.survival(Rhythm::Random, rate);
         let slow = oracle(&vec![rate; count], chunk, slot, 1e-4);
         let closed = (1.0 - stays) * count as f64;
+        prop_assert!((closed - slow).abs() < 1e-6 * (1.0 + slow), "{closed} {slow}");
+    }
+
+    #[test]
+    fn chunks_written_in_turn_are_the_sum_over_chunks(rate in 0.0..2000.0f64, chunks in 1..30usize, chunk in 1..70usize) {
+        let (slot, wait) = (3e-5, 1e-4);
+        let count = chunks * chunk;
+        let length = count as f64 * slot;
+        let batch = Batch { pages: count as f64, start: 0.0, length, end: length + wait, chunk: chunk as f64 };
+        let exposed = |at: usize| length + wait - (at * chunk) as f64 * slot;
+        let slow: f64 = (0..chunks).map(|at| chunk as f64 * (rate * exposed(at)).min(1.0)).sum();
+        let closed = (1.0 - batch.survival(Rhythm::Periodic, rate)) * count as f64;
         prop_assert!((closed - slow).abs() < 1e-6 * (1.0 + slow), "{closed} {slow}");
     }
 
