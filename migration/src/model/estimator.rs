@@ -27,7 +27,10 @@ const HEAVIEST: f64 = 1e6;
 /// How much less counts what was seen before a change of phase.
 const CHANGE: f64 = 64.0;
 /// More patterns than these are put together more coarsely.
-const MOST_PATTERNS: usize = 2048;
+const MOST_PATTERNS: usize = 1024;
+
+/// Fewer pages than these of one rate in a class are not worth a computation.
+const NEGLIGIBLE: f64 = 0.02;
 
 /// How often a page was seen dirty, weighted, by the kind of the window's length.
 type Record = [f32; LENGTHS];
@@ -367,8 +370,9 @@ fn groups(patterns: &[Pattern], posteriors: &[Posterior]) -> Vec<Group> {
     let group = |class: Class| {
         let pages = pages[class.index()];
         let rates = kinds().zip(sums[class.index()]);
-        // Shares below a millionth of a page's are rounding.
-        let likely: Vec<_> = rates.filter(|(_, sum)| *sum > 1e-6 * pages).collect();
+        let most = sums[class.index()].iter().copied().fold(0.0, f64::max);
+        let enough = NEGLIGIBLE.min(most / 2.0);
+        let likely: Vec<_> = rates.filter(|(_, sum)| *sum > enough).collect();
         let all: f64 = likely.iter().map(|(_, sum)| sum).sum();
         Group {
             class,

@@ -51,7 +51,7 @@ const SURE: f64 = 1.0 - 1e-4;
 
 const MOST_STEPS: usize = 400;
 /// The shares are known well enough when no step changes one by more.
-const STILL: f64 = 1e-7;
+const STILL: f64 = 1e-6;
 
 /// The chance of each pattern in each class, relative to its greatest.
 fn likelihoods(patterns: &[Pattern], windows: &[Windows; LENGTHS]) -> Vec<Posterior> {
@@ -131,12 +131,18 @@ pub(crate) fn fit(patterns: &[Pattern], windows: &[Windows; LENGTHS]) -> Vec<Pos
     let likelihoods = likelihoods(patterns, windows);
     let mut shares = first_shares(patterns, all);
     for _ in 0..MOST_STEPS {
-        let mut sums = [0.0; KINDS];
+        // By how much each kind's share grows: what it explains of the patterns, by what all kinds together do.
+        let mut gains = [0.0; KINDS];
         for (pattern, likelihood) in patterns.iter().zip(&likelihoods) {
-            let posterior = weigh(likelihood, &shares);
-            for (sum, share) in sums.iter_mut().zip(posterior) {
-                *sum += share * pattern.pages / all;
+            let explained: f64 = likelihood.iter().zip(&shares).map(|(l, s)| l * s).sum();
+            let weight = pattern.pages / (all * explained.max(f64::MIN_POSITIVE));
+            for (gain, likelihood) in gains.iter_mut().zip(likelihood) {
+                *gain += likelihood * weight;
             }
+        }
+        let mut sums = shares;
+        for (sum, gain) in sums.iter_mut().zip(gains) {
+            *sum *= gain;
         }
         let change = |(old, new): (&f64, &f64)| (old - new).abs();
         let moved = shares.iter().zip(&sums).map(change).fold(0.0, f64::max);

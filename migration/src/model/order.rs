@@ -78,7 +78,7 @@ pub(crate) fn worth_sending(
             batch: Some(batch),
             end,
         };
-        stay[class] += pages - cell.hits(&share, vigour).0;
+        stay[class] += pages - cell.hits_of_sent(&share, vigour);
     }
     std::array::from_fn(|class| by_class[class] > 0.0 && stay[class] >= keep * by_class[class])
 }

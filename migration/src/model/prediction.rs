@@ -1,6 +1,6 @@
 //! What a migration will take, as distributions.
 //!
-//! A few hundred migrations, each with its own luck: the guest's activity, the path's speed and the switch-over's length drawn evenly over
+//! A hundred migrations, each with its own luck: the guest's activity, the path's speed and the switch-over's length drawn evenly over
 //! their distributions (Latin hypercube: McKay, Beckman and Conover, 1979), the dirty set of each round around its closed form
 //! with the variance of a sum of independent pages. They decide as a real migration does.
 
@@ -13,7 +13,7 @@ use super::rounds::{Cell, Dirty, Round, cells, idle};
 use super::writes::Writes;
 
 /// Migrations that are drawn.
-const DRAWS: usize = 200;
+const DRAWS: usize = 100;
 
 /// What a round will take, among the migrations that get to it.
 #[derive(Debug, Clone, PartialEq)]

@@ -212,27 +212,33 @@ impl Cell {
         (self.pages - dirty).max(0.0)
     }
 
-    /// Pages that become dirty: among those that are sent, and among those that were clean.
-    pub(crate) fn hits(&self, share: &Share, vigour: f64) -> (f64, f64) {
-        let rate = self.rate * vigour;
-        let clean = self.clean(share.dirty);
-        let sent = if share.batch.is_some() {
-            share.dirty
-        } else {
-            0.0
+    /// Pages written in turn that have their turn in the round.
+    fn turn(&self, share: &Share, vigour: f64) -> f64 {
+        self.pages * self.rhythm.chance(self.rate * vigour, share.end)
+    }
+
+    /// Pages that become dirty again among those that are sent.
+    pub(crate) fn hits_of_sent(&self, share: &Share, vigour: f64) -> f64 {
+        let Some(batch) = share.batch.filter(|_| share.dirty > 0.0 && self.rate > 0.0) else {
+            return 0.0;
         };
         if self.rhythm == Rhythm::Periodic && !share.fresh {
             // Pages written longest ago come first: the clean ones, then those that the last round left dirty.
-            let turn = self.pages * self.rhythm.chance(rate, share.end);
-            return ((turn - clean).clamp(0.0, sent), turn.min(clean));
+            return (self.turn(share, vigour) - self.clean(share.dirty)).clamp(0.0, share.dirty);
         }
-        let stays = share
-            .batch
-            .map_or(1.0, |batch| batch.survival(self.rhythm, rate));
-        (
-            sent * (1.0 - stays),
-            clean * self.rhythm.chance(rate, share.end),
-        )
+        share.dirty * (1.0 - batch.survival(self.rhythm, self.rate * vigour))
+    }
+
+    /// Pages that become dirty among those that were clean.
+    fn hits_of_clean(&self, share: &Share, vigour: f64) -> f64 {
+        let clean = self.clean(share.dirty);
+        if clean <= 0.0 || self.rate <= 0.0 {
+            return 0.0;
+        }
+        if self.rhythm == Rhythm::Periodic && !share.fresh {
+            return self.turn(share, vigour).min(clean);
+        }
+        clean * self.rhythm.chance(self.rate * vigour, share.end)
     }
 }
 
@@ -266,7 +272,8 @@ pub(crate) fn round(
             batch,
             end: times.end,
         };
-        let (of_sent, of_clean) = cell.hits(&share, vigour);
+        let of_sent = cell.hits_of_sent(&share, vigour);
+        let of_clean = cell.hits_of_clean(&share, vigour);
         let waiting = if batch.is_some() { 0.0 } else { share.dirty };
         let chance = |hits: f64, all: f64| hits * (1.0 - hits / all.max(1e-12)).max(0.0);
         variance[at] = chance(of_sent, share.dirty) + chance(of_clean, cell.clean(share.dirty));
@@ -299,7 +306,6 @@ pub(crate) fn idle(cells: &[Cell], dirty: &mut Dirty, seconds: f64, vigour: f64)
             batch: None,
             end: seconds,
         };
-        let (_, of_clean) = cell.hits(&share, vigour);
-        *pages += of_clean;
+        *pages += cell.hits_of_clean(&share, vigour);
     }
 }
