@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows where memory lies or how writes are noticed; a monitor implements the traits over KVM, tests over plain vectors.
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod page_set;
 #[cfg(test)]
 mod page_set_tests;

@@ -29,8 +29,8 @@ pub mod version;
 pub use digest::{Digest, RoundDigest, StateDigest};
 pub use frame::{Cut, FrameError, HEAD_BYTES, Head, Incoming, Kind, Outgoing, TRAILER_BYTES};
 pub use message::{
-    Accept, Answer, Boot, EndOfRound, Hello, Inquire, Message, MessageError, Offer, Prepare, Refuse,
-    Session, Side, Standing, Stream, Token,
+    Accept, Answer, Boot, EndOfRound, Hello, Inquire, Message, MessageError, Offer, Prepare,
+    Refuse, Session, Side, Standing, Stream, Token,
 };
 pub use pages::{Encoding, PAGES_HEADER_BYTES, PagesHeader};
 pub use version::{NEWEST, SPOKEN, Version, VersionError, Versions};

@@ -335,7 +335,10 @@ fn an_unknown_kind_and_a_stranger_are_refused() {
     let check = xxhash_rust::xxh3::xxh3_64(&bytes[..20]).to_le_bytes();
     bytes[20..24].copy_from_slice(&check[..4]);
     let error = Incoming::new(SPOKEN).frame(&bytes).unwrap_err();
-    assert_eq!(error.to_string(), "unknown kind of frame 99, expected 1 to 20");
+    assert_eq!(
+        error.to_string(),
+        "unknown kind of frame 99, expected 1 to 20"
+    );
 }
 
 #[test]
@@ -364,7 +367,10 @@ fn lengths_beyond_the_bounds_are_refused_on_both_ways() {
         bytes: Vec::new(),
     });
     let error = part.write(&mut out, &mut Vec::new()).unwrap_err();
-    assert!(error.to_string().contains("is 33, expected 1 to 32"), "{error}");
+    assert!(
+        error.to_string().contains("is 33, expected 1 to 32"),
+        "{error}"
+    );
     let part = Message::Part(Part {
         kind: "k".to_owned(),
         version: 1,
@@ -425,11 +431,23 @@ fn a_header_of_pages_that_contradicts_itself_is_refused() {
     assert!(PagesHeader::parse(&payload(&good, PAGE_SIZE)).is_ok());
     let refused = [
         (payload(&good, PAGE_SIZE - 1), "after the header"),
-        (payload(&pages_header(Encoding::Raw, 2, page), PAGE_SIZE), "cannot take"),
-        (payload(&pages_header(Encoding::Zero, 1, 1), 1), "cannot take"),
-        (payload(&pages_header(Encoding::Delta, 1, 0), 0), "cannot take"),
+        (
+            payload(&pages_header(Encoding::Raw, 2, page), PAGE_SIZE),
+            "cannot take",
+        ),
+        (
+            payload(&pages_header(Encoding::Zero, 1, 1), 1),
+            "cannot take",
+        ),
+        (
+            payload(&pages_header(Encoding::Delta, 1, 0), 0),
+            "cannot take",
+        ),
         (payload(&pages_header(Encoding::Zero, 0, 0), 0), "0 pages"),
-        (payload(&pages_header(Encoding::Zero, 257, 0), 0), "257 pages"),
+        (
+            payload(&pages_header(Encoding::Zero, 257, 0), 0),
+            "257 pages",
+        ),
         (vec![0; 23], "23 bytes"),
     ];
     for (payload, expected) in refused {
@@ -444,7 +462,10 @@ fn a_header_of_pages_that_contradicts_itself_is_refused() {
     let mut unknown = pages_header(Encoding::Zero, 1, 0).to_bytes();
     unknown[16] = 9;
     let error = PagesHeader::parse(&unknown).unwrap_err().to_string();
-    assert!(error.contains("unknown encoding 9, expected 0 to 3"), "{error}");
+    assert!(
+        error.contains("unknown encoding 9, expected 0 to 3"),
+        "{error}"
+    );
     unknown[16] = 0;
     unknown[18] = 1;
     assert!(PagesHeader::parse(&unknown).is_err());
@@ -489,8 +510,22 @@ fn text() -> impl Strategy<Value = String> {
 
 fn message() -> impl Strategy<Value = Message> {
     let opaque = || proptest::collection::vec(any::<u8>(), 0..200);
-    let offer = (opaque(), any::<[u64; 4]>(), any::<u32>(), 1_u16..=64, any::<[u8; 16]>(), text());
-    let accept = (any::<[u8; 16]>(), 1_u16..=64, any::<u64>(), any::<[u8; 16]>(), text(), opaque());
+    let offer = (
+        opaque(),
+        any::<[u64; 4]>(),
+        any::<u32>(),
+        1_u16..=64,
+        any::<[u8; 16]>(),
+        text(),
+    );
+    let accept = (
+        any::<[u8; 16]>(),
+        1_u16..=64,
+        any::<u64>(),
+        any::<[u8; 16]>(),
+        text(),
+        opaque(),
+    );
     prop_oneof![
         proptest::sample::select(every_message()),
         (any::<[u16; 2]>(), any::<[u8; 16]>(), text()).prop_map(|(v, session, name)| {
@@ -502,17 +537,19 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         (text(), opaque())
             .prop_map(|(reason, nearest)| Message::Refuse(Refuse { reason, nearest })),
-        offer.prop_map(|(spec, n, ppm, streams, boot, inquiries)| Message::Offer(Offer {
-            spec,
-            memory_bytes: n[0],
-            downtime_ns: n[1],
-            finish_ns: n[2],
-            confidence_ppm: ppm,
-            streams,
-            features: n[3],
-            boot: Boot(boot),
-            inquiries,
-        })),
+        offer.prop_map(
+            |(spec, n, ppm, streams, boot, inquiries)| Message::Offer(Offer {
+                spec,
+                memory_bytes: n[0],
+                downtime_ns: n[1],
+                finish_ns: n[2],
+                confidence_ppm: ppm,
+                streams,
+                features: n[3],
+                boot: Boot(boot),
+                inquiries,
+            })
+        ),
         accept.prop_map(|(token, streams, features, boot, inquiries, facts)| {
             Message::Accept(Accept {
                 token: Token(token),

@@ -210,10 +210,8 @@ impl Destination {
             (State::Admitting, DestinationEvent::Admitted(accept)) => {
                 self.state = State::Receiving { next: 0 };
                 let claim = self.session.as_ref().map(|(session, _)| *session);
-                let mut actions: Actions = claim
-                    .map(DestinationAction::Claim)
-                    .into_iter()
-                    .collect();
+                let mut actions: Actions =
+                    claim.map(DestinationAction::Claim).into_iter().collect();
                 actions.extend([
                     DestinationAction::Receive,
                     DestinationAction::Send(Message::Accept(accept)),

@@ -216,9 +216,12 @@ impl Source {
             (State::Greeting, Message::Hello(hello)) => self.greeted(&hello),
             (State::Greeting | State::Offering, Message::Refuse(refuse)) => self.refused(refuse),
             (State::Offering, Message::Accept(accept)) => self.accepted(accept),
-            (State::Copying { sent: Some(sent), .. }, Message::RoundDone { round })
-                if round == sent =>
-            {
+            (
+                State::Copying {
+                    sent: Some(sent), ..
+                },
+                Message::RoundDone { round },
+            ) if round == sent => {
                 self.state = State::Copying {
                     sent: None,
                     next: sent.saturating_add(1),
@@ -232,7 +235,10 @@ impl Source {
             }
             (_, got) => {
                 let kind = got.kind();
-                self.abort(format!("the destination said {kind:?}, {}", self.waiting_for()))
+                self.abort(format!(
+                    "the destination said {kind:?}, {}",
+                    self.waiting_for()
+                ))
             }
         }
     }

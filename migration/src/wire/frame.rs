@@ -57,7 +57,9 @@ pub enum FrameError {
         got: u16,
     },
     /// The head was damaged.
-    #[error("the head of frame {expected_sequence} is damaged: its check is {got:#010x}, expected {expected:#010x}")]
+    #[error(
+        "the head of frame {expected_sequence} is damaged: its check is {got:#010x}, expected {expected:#010x}"
+    )]
     Head {
         /// The frame that was expected.
         expected_sequence: u64,
@@ -95,7 +97,9 @@ pub enum FrameError {
         needed: usize,
     },
     /// The payload was damaged.
-    #[error("{kind:?}, frame {sequence}, is damaged: its checksum is {got:#018x}, expected {expected:#018x}")]
+    #[error(
+        "{kind:?}, frame {sequence}, is damaged: its checksum is {got:#018x}, expected {expected:#018x}"
+    )]
     Checksum {
         /// Its kind.
         kind: Kind,

@@ -13,7 +13,7 @@ pub(super) fn write(part: &Part, into: &mut Vec<u8>) -> Result<(), MessageError>
     let length = u8::try_from(part.kind.len())
         .ok()
         .filter(|_| (1..=LONGEST_KIND).contains(&part.kind.len()))
-        .ok_or_else(|| MessageError::Field {
+        .ok_or(MessageError::Field {
             what: "name of a part",
             got: part.kind.len(),
             most: LONGEST_KIND,

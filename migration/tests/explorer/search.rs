@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
-use migration::protocol::{
-    Destination, DestinationSetup, Outcome, Patience, Source, SourceSetup,
-};
+use migration::protocol::{Destination, DestinationSetup, Outcome, Patience, Source, SourceSetup};
 use migration::wire::{Boot, Offer, SPOKEN, Session};
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
@@ -42,7 +40,9 @@ pub struct Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}, after", self.wrong)?;
-        self.how.iter().try_for_each(|what| writeln!(f, "  {what}"))?;
+        self.how
+            .iter()
+            .try_for_each(|what| writeln!(f, "  {what}"))?;
         writeln!(
             f,
             "  source {:?}, destination {:?}, {:?}",
@@ -269,9 +269,9 @@ fn outcomes_agree(world: &World) -> Result<(), String> {
     let destination = world.destination.as_ref().and_then(|p| p.ended);
     match (source, destination) {
         (Some(Outcome::Stayed), Some(Outcome::Moved))
-        | (Some(Outcome::Moved), Some(Outcome::Stayed)) => {
-            Err(format!("the source says {source:?}, the destination {destination:?}"))
-        }
+        | (Some(Outcome::Moved), Some(Outcome::Stayed)) => Err(format!(
+            "the source says {source:?}, the destination {destination:?}"
+        )),
         _ => Ok(()),
     }
 }
