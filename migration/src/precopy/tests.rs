@@ -89,6 +89,25 @@ struct Writers {
     threads: Vec<JoinHandle<u64>>,
 }
 
+/// Three writes of four go to ten hot pages (xorshift).
+fn write_something(ram: &FakeRam, state: &mut u64) {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    let state = *state;
+    let among = if state.is_multiple_of(4) {
+        PAGES as u64
+    } else {
+        10
+    };
+    let page = (state >> 8) % among;
+    match state >> 60 {
+        0 => ram.fill(page, |_| 0),
+        1 => ram.fill(page, |word| state.wrapping_mul(word as u64 | 1)),
+        _ => ram.poke(page, usize::try_from(state >> 20 & 511).unwrap(), state),
+    }
+}
+
 impl Writers {
     fn start(ram: &Arc<FakeRam>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -97,23 +116,9 @@ impl Writers {
             thread::spawn(move || {
                 let (mut state, mut writes) = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0);
                 while !stop.load(Ordering::Relaxed) {
-                    state ^= state << 13;
-                    state ^= state >> 7;
-                    state ^= state << 17;
-                    let page = if state.is_multiple_of(3) {
-                        state >> 8
-                    } else {
-                        (state >> 8) % 10
-                    } % PAGES as u64;
-                    match state >> 60 {
-                        0 => ram.fill(page, |_| 0),
-                        1 => ram.fill(page, |word| state.wrapping_mul(word as u64 | 1)),
-                        _ => ram.poke(page, usize::try_from(state >> 20 & 511).unwrap(), state),
-                    }
+                    write_something(&ram, &mut state);
                     writes += 1;
-                    if writes % 64 == 0 {
-                        thread::yield_now();
-                    }
+                    (writes % 64 == 0).then(thread::yield_now);
                 }
                 writes
             })

@@ -104,12 +104,14 @@ impl Identity {
         let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
             .build()
             .map_err(|error| unusable("the authority's certificate", error))?;
-        let server = ServerConfig::builder_with_provider(provider)
+        let mut server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(tls)?
             .with_client_cert_verifier(clients)
             .with_single_cert(chain, key().map_err(bad_key)?)
             .map_err(tls)?;
+        // Nobody resumes a session; and what arrives is then always somebody's message.
+        server.send_tls13_tickets = 0;
         Ok(Self {
             client: Arc::new(client),
             server: Arc::new(server),

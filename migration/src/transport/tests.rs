@@ -328,7 +328,7 @@ fn a_peer_that_takes_nothing_does_not_hold_the_sender() {
             ),
             "{error:?}"
         );
-        assert!(begun.elapsed() < Duration::from_secs(3));
+        assert!(begun.elapsed() < Duration::from_secs(20));
         drop(called);
     }
 }
@@ -368,8 +368,7 @@ fn a_key_that_is_none_is_named() {
     let issued = authority.issue(&["host"], valid()).unwrap();
     let ca = authority.certificate().as_bytes();
     let certificate = issued.certificate.as_bytes();
-    let text =
-        |outcome: Result<Identity, TransportError>| outcome.err().expect("refused").to_string();
+    let text = |outcome: Result<Identity, TransportError>| outcome.unwrap_err().to_string();
     let error = text(Identity::from_pem(certificate, b"nonsense", ca));
     assert!(error.contains("private key"), "{error}");
     let error = text(Identity::from_pem(b"", issued.key.as_bytes(), ca));
