@@ -18,7 +18,7 @@ pub mod relay;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Breaker, Connection};
+pub use connection::{Breaker, Connection, Watch};
 pub use error::TransportError;
 pub use framed::{Framed, Received};
 pub use identity::{Identity, Security};

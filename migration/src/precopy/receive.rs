@@ -1,6 +1,7 @@
 //! One stream's end at the destination: takes pages and puts them into memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::PrecopyError;
@@ -27,6 +28,7 @@ pub struct StreamReceiver {
     digest: RoundDigest,
     round: u32,
     pages: u64,
+    arrived: Arc<AtomicU64>,
 }
 
 impl StreamReceiver {
@@ -43,7 +45,15 @@ impl StreamReceiver {
             digest: RoundDigest::default(),
             round: 0,
             pages: 0,
+            arrived: Arc::default(),
         })
+    }
+
+    /// Counts in `arrived` the pages that come, beside other streams.
+    #[must_use]
+    pub fn counting(mut self, arrived: Arc<AtomicU64>) -> Self {
+        self.arrived = arrived;
+        self
     }
 
     /// Takes pages until the stream ends in order between two rounds. `idle` is how long the source may send nothing, between rounds too; `ended` hears
@@ -68,6 +78,8 @@ impl StreamReceiver {
                     place.put(&header, bytes)?;
                     self.digest.add(&header, bytes);
                     self.pages += u64::from(header.count);
+                    self.arrived
+                        .fetch_add(header.count.into(), Ordering::Relaxed);
                 }
                 Some(Received::Message(Message::EndOfRound(end))) => ended(self.end(end)?),
                 Some(Received::Message(other)) => {

@@ -28,6 +28,21 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Breaker(TcpStream);
 
+/// Waits for bytes of a connection that another thread may be sending on meanwhile.
+#[derive(Debug)]
+pub struct Watch(TcpStream);
+
+impl Watch {
+    /// Whether there is something to receive, or the other side is gone, before `limit` is over. What was read already and not yet taken does not count
+    /// ([`Connection::holds_bytes`]).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+        readable(&self.0, limit)
+    }
+}
+
 impl Breaker {
     /// Ends the connection.
     pub fn cut(&self) {
@@ -183,6 +198,14 @@ impl Connection {
         priority.ok().map(i32::cast_unsigned)
     }
 
+    /// What waits for its bytes in another thread.
+    ///
+    /// # Errors
+    /// When the process has too many files open.
+    pub fn watch(&self) -> Result<Watch, TransportError> {
+        self.breaker().map(|breaker| Watch(breaker.0))
+    }
+
     /// What ends the connection from another thread.
     ///
     /// # Errors
@@ -306,7 +329,7 @@ impl Connection {
     /// # Errors
     /// When the kernel refuses.
     pub fn wait(&mut self, limit: Duration) -> Result<bool, TransportError> {
-        if !self.socket.buffer().is_empty() || self.holds_plain_bytes() {
+        if self.holds_bytes() {
             return Ok(true);
         }
         readable(self.socket.get_ref(), limit).map_err(|source| TransportError::Socket {
@@ -314,6 +337,11 @@ impl Connection {
             peer: self.peer,
             source,
         })
+    }
+
+    /// Whether bytes were read that nobody has taken yet.
+    pub fn holds_bytes(&mut self) -> bool {
+        !self.socket.buffer().is_empty() || self.holds_plain_bytes()
     }
 
     fn holds_plain_bytes(&mut self) -> bool {

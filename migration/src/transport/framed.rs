@@ -66,6 +66,11 @@ impl Framed {
         self.connection.breaker()
     }
 
+    /// Whether bytes came that no message was made of yet.
+    pub fn holds_bytes(&mut self) -> bool {
+        self.start < self.end || self.connection.holds_bytes()
+    }
+
     fn unreadable(&self, source: impl Into<MessageError>) -> TransportError {
         TransportError::Message {
             peer: self.connection.peer(),
