@@ -9,6 +9,7 @@
 
 mod control;
 pub mod destination;
+mod door;
 pub mod journal;
 pub mod source;
 #[cfg(test)]

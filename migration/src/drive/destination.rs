@@ -2,31 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Scope;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::control::Control;
+use super::door::{Door, Incoming, Taking, locked};
 use super::journal::{self, JournalFile};
 use super::{Failure, failure, inquire};
-use crate::precopy::{RoundReceived, StreamReceiver};
-use crate::protocol::desk::Peer;
+use crate::precopy::RoundReceived;
 use crate::protocol::{
     Destination, DestinationAction, DestinationEvent, DestinationSetup, Notice, Outcome,
 };
 use crate::ram::{GuestRam, Machine, Part};
-use crate::transport::{Breaker, Framed, Listener, Received, Security, Settings, TransportError};
+use crate::transport::{Framed, Listener, Received, Security, Settings, TransportError};
 use crate::wire::{
-    Accept, Answer, Boot, Digest, Inquire, Message, Offer, Prepare, Refuse, Session, Side,
-    Standing, StateDigest, Stream,
+    Accept, Boot, Digest, Inquire, Message, Offer, Prepare, Refuse, Session, Side, Standing,
+    StateDigest,
 };
-
-/// How soon a listener notices that the session is over.
-const ATTENTION: Duration = Duration::from_millis(20);
-/// How long whoever connected may take to say what for.
-const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// The destination takes a guest and holds what it needs.
 pub struct Admitted {
@@ -76,119 +70,6 @@ pub struct Arrival {
     pub transport: Settings,
     /// Where this host keeps its records of sessions.
     pub folder: PathBuf,
-}
-
-enum Incoming {
-    Event(DestinationEvent),
-    Round(RoundReceived),
-    StreamLost(String),
-}
-
-/// What the threads that accept connections know of the session.
-struct Door {
-    tell: Sender<Incoming>,
-    over: AtomicBool,
-    standing: Mutex<(Standing, Boot)>,
-    /// Set once the guest was admitted.
-    taking: Mutex<Option<Taking>>,
-    breakers: Mutex<Vec<Breaker>>,
-    arrived: Arc<AtomicU64>,
-    session: Session,
-    idle: Duration,
-}
-
-struct Taking {
-    accept: Accept,
-    ram: Arc<dyn GuestRam>,
-    taken: BTreeSet<u16>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Door {
-    /// Lets in who comes while the session lasts.
-    fn keep<'scope>(
-        self: &Arc<Self>,
-        scope: &'scope Scope<'scope, '_>,
-        listener: &'scope Listener,
-    ) {
-        let door = self.clone();
-        scope.spawn(move || {
-            while !door.over.load(Ordering::Relaxed) {
-                let Ok(Some(caller)) = listener.accept(ATTENTION) else {
-                    continue;
-                };
-                let door = door.clone();
-                scope.spawn(move || {
-                    // Whoever cannot show a certificate or says nothing has no part in the session.
-                    if let Ok(connection) = caller.greet() {
-                        door.introduce(Framed::new(connection));
-                    }
-                });
-            }
-        });
-    }
-
-    fn introduce(&self, mut framed: Framed) {
-        let message = match framed.hear(INTRODUCTION) {
-            Ok(Some(Received::Message(message))) => message,
-            _ => return,
-        };
-        match message {
-            Message::Stream(stream) => self.stream(framed, stream),
-            Message::Inquire(question) if question.session == self.session => {
-                let (standing, boot) = *locked(&self.standing);
-                let _ = framed.say(&Message::Answer(Answer { standing, boot }));
-                let peer = Peer {
-                    standing: question.standing,
-                    boot: question.boot,
-                };
-                self.tell(Incoming::Event(DestinationEvent::Peer(peer)));
-            }
-            _ => {}
-        }
-    }
-
-    fn stream(&self, framed: Framed, stream: Stream) {
-        let ram = {
-            let mut taking = locked(&self.taking);
-            let Some(taking) = taking.as_mut() else {
-                return;
-            };
-            let ours = stream.session == self.session
-                && stream.token == taking.accept.token
-                && stream.index < taking.accept.streams;
-            if !ours || !taking.taken.insert(stream.index) {
-                return;
-            }
-            taking.ram.clone()
-        };
-        let Ok(breaker) = framed.breaker() else {
-            return;
-        };
-        locked(&self.breakers).push(breaker);
-        let outcome = StreamReceiver::new(framed, stream.index, ram).and_then(|receiver| {
-            let receiver = receiver.counting(self.arrived.clone());
-            receiver.run(self.idle, &mut |round| self.tell(Incoming::Round(round)))
-        });
-        let how = outcome.map_or_else(|error| failure(&error), |()| "it was closed".to_owned());
-        self.tell(Incoming::StreamLost(format!(
-            "stream {}: {how}",
-            stream.index
-        )));
-    }
-
-    fn tell(&self, incoming: Incoming) {
-        // After the session's end nobody listens.
-        let _ = self.tell.send(incoming);
-    }
-
-    fn close(&self) {
-        locked(&self.breakers).iter().for_each(Breaker::cut);
-        *locked(&self.taking) = None;
-    }
 }
 
 impl Arrival {

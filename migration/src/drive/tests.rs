@@ -76,7 +76,9 @@ impl Machine for FakeMachine {
                     count,
                 );
                 count += 1;
-                (count % 32 == 0).then(|| thread::sleep(Duration::from_micros(100)));
+                count
+                    .is_multiple_of(32)
+                    .then(|| thread::sleep(Duration::from_micros(100)));
             }
         });
         self.writer = Some((stop, writer));
