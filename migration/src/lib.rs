@@ -3,6 +3,7 @@
 //! Prediction, the order of pages, the wire protocol and both ends' state machines. It knows nothing of KVM, of CPU scheduling or of shares of a
 //! link: what is moved is reached through the traits of [`ram`].
 
+pub mod drive;
 pub mod model;
 pub mod page;
 pub mod precopy;

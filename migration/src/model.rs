@@ -12,8 +12,8 @@
 //!    Sampling (when to look, at what cost)    └─> Precopy ──> Decision each round: another (with its order), switch, or never
 //! ```
 //!
-//! What it does not know: pages that are written in a fixed sequence come back dirty later than Poisson's process says, and
-//! all at once; a guest that changes faster than it was observed is described by its average.
+//! Pages that a task writes in turn are told apart from those written at random, and come back in their turn. What the model does not know:
+//! bursts, whose pages it takes to be written independently; a guest that changes faster than it was observed is described by its average.
 
 mod class;
 mod convergence;
@@ -40,7 +40,7 @@ pub use inverse::{Impossible, Limits, Need, least};
 pub use path::{CpuCost, Path, PathError, Requirement};
 pub use prediction::{Prediction, RoundForecast, Tracking, predict};
 pub use sampling::{Sampling, Step};
-pub use writes::{Group, HotSet, Writes};
+pub use writes::{Group, HotSet, Portion, Rhythm, Writes};
 
 pub(crate) use distribution::{duration, whole};
 pub(crate) use path::Pace;

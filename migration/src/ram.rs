@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows where memory lies or how writes are noticed; a monitor implements the traits over KVM, tests over plain vectors.
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod page_set;
 #[cfg(test)]
 mod page_set_tests;
@@ -137,7 +139,7 @@ pub trait Machine: Send {
 }
 
 /// A piece of saved state: what it is, how it is written down, and itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Part {
     /// What it is the state of; at most 32 bytes.
     pub kind: String,

@@ -68,6 +68,12 @@ pub enum WhyNot {
     },
 }
 
+/// A time for people, in whole microseconds, not shorter.
+fn rounded(seconds: f64) -> Duration {
+    // Rounding errors of the computation are no microsecond.
+    Duration::from_micros(whole((seconds * 1e6 - 0.01).ceil()))
+}
+
 /// What to do next.
 #[derive(Debug, Clone)]
 #[must_use]
@@ -103,6 +109,8 @@ pub struct RoundPlan {
 
 /// Rounds after which no further one is tried.
 const MOST_ROUNDS: u32 = 40;
+/// Rounds in a row that may leave no fewer pages than any before.
+const MOST_FRUITLESS: u32 = 3;
 /// A round has to shorten the downtime by this share.
 const WORTH: f64 = 0.05;
 /// Chance to stay clean from which on a page is rather sent than left.
@@ -128,6 +136,10 @@ pub(crate) struct Stand {
     pub(crate) rounds: u32,
     /// Seconds of the last round; 0 before the first.
     pub(crate) last: f64,
+    /// Fewest dirty pages that any round left.
+    fewest: f64,
+    /// Rounds since one last left clearly fewer.
+    fruitless: u32,
 }
 
 impl Stand {
@@ -137,7 +149,27 @@ impl Stand {
             elapsed: 0.0,
             rounds: 0,
             last: 0.0,
+            fewest: f64::INFINITY,
+            fruitless: 0,
         }
+    }
+
+    /// A round was done.
+    pub(crate) fn after(&mut self, seconds: f64, dirty: Dirty) {
+        let left = dirty.total();
+        self.fruitless += 1;
+        if left <= (1.0 - WORTH) * self.fewest {
+            self.fruitless = 0;
+        }
+        self.fewest = self.fewest.min(left);
+        self.dirty = dirty;
+        self.rounds += 1;
+        self.last = seconds;
+    }
+
+    /// Whether further rounds may help: their number is bounded, and so is that of rounds that were expected to help and did not.
+    fn goes_on(&self) -> bool {
+        self.rounds < MOST_ROUNDS && self.fruitless < MOST_FRUITLESS
     }
 }
 
@@ -176,7 +208,7 @@ impl Chooser<'_> {
         let mut late = None;
         for keep in self.ways(stand) {
             let send = worth_sending(self.cells, &stand.dirty, keep, self.pace, self.vigour);
-            if stand.rounds >= MOST_ROUNDS || !send.contains(&true) {
+            if !stand.goes_on() || !send.contains(&true) {
                 continue;
             }
             let next = round(self.cells, &stand.dirty, &send, self.pace, self.vigour);
@@ -214,13 +246,13 @@ impl Chooser<'_> {
         let fixed = self.switch_over(self.requirement.confidence);
         if fixed > asked.as_secs_f64() {
             return WhyNot::SwitchOverAlone {
-                takes: duration(fixed),
+                takes: rounded(fixed),
                 asked,
             };
         }
         if let Some(until) = late {
             return WhyNot::Late {
-                until: duration(until),
+                until: rounded(until),
                 finish: self.requirement.finish,
             };
         }
@@ -229,7 +261,7 @@ impl Chooser<'_> {
         WhyNot::WritesTooFast {
             dirtied: whole(next.faults / next.seconds),
             sent: whole(1.0 / self.pace.again.seconds),
-            downtime: duration(self.bound(&stand.dirty)),
+            downtime: rounded(self.bound(&stand.dirty)),
             asked,
         }
     }
@@ -324,10 +356,9 @@ impl Precopy {
             let faster = expected.seconds / took.as_secs_f64();
             self.speed = (self.speed * faster).clamp(0.05, 20.0);
         }
-        self.stand.dirty = expected.dirty.clone();
-        self.stand.rounds += 1;
-        self.stand.last = took.as_secs_f64();
-        fill(&self.cells, &mut self.stand.dirty, dirty);
+        let mut left = expected.dirty.clone();
+        fill(&self.cells, &mut left, dirty);
+        self.stand.after(took.as_secs_f64(), left);
     }
 
     /// Rounds done.

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::class::{CLASSES, Class};
-use super::mixture::{LENGTHS, Pattern, Posterior, Windows, fit};
+use super::mixture::{LENGTHS, Pattern, Posterior, Windows, fit, kinds};
 use super::regime::{Look, Regime};
-use super::writes::{Group, Writes};
+use super::writes::{Group, Portion, Writes};
 use crate::ram::{PageNumber, PageSet};
 
 /// Pages that share a piece of memory.
@@ -27,7 +27,10 @@ const HEAVIEST: f64 = 1e6;
 /// How much less counts what was seen before a change of phase.
 const CHANGE: f64 = 64.0;
 /// More patterns than these are put together more coarsely.
-const MOST_PATTERNS: usize = 2048;
+const MOST_PATTERNS: usize = 1024;
+
+/// Fewer pages than these of one rate in a class are not worth a computation.
+const NEGLIGIBLE: f64 = 0.02;
 
 /// How often a page was seen dirty, weighted, by the kind of the window's length.
 type Record = [f32; LENGTHS];
@@ -349,13 +352,13 @@ impl Patterns {
 
 /// The class of the pages' mean rate.
 fn class_of(posterior: &Posterior) -> Class {
-    let rates = Class::all().zip(posterior);
-    Class::of_rate(rates.map(|(class, share)| class.rate() * share).sum())
+    let rates = kinds().zip(posterior);
+    Class::of_rate(rates.map(|((_, class), share)| class.rate() * share).sum())
 }
 
 /// Pages by class, with the rates that they may really have.
 fn groups(patterns: &[Pattern], posteriors: &[Posterior]) -> Vec<Group> {
-    let mut sums = [[0.0; CLASSES]; CLASSES];
+    let mut sums = [[0.0; 2 * CLASSES]; CLASSES];
     let mut pages = [0.0; CLASSES];
     for (pattern, posterior) in patterns.iter().zip(posteriors) {
         let class = class_of(posterior).index();
@@ -366,16 +369,21 @@ fn groups(patterns: &[Pattern], posteriors: &[Posterior]) -> Vec<Group> {
     }
     let group = |class: Class| {
         let pages = pages[class.index()];
-        let rates = Class::all().zip(sums[class.index()]);
-        // Shares below a millionth of a page's are rounding.
-        let likely: Vec<_> = rates.filter(|(_, sum)| *sum > 1e-6 * pages).collect();
+        let rates = kinds().zip(sums[class.index()]);
+        let most = sums[class.index()].iter().copied().fold(0.0, f64::max);
+        let enough = NEGLIGIBLE.min(most / 2.0);
+        let likely: Vec<_> = rates.filter(|(_, sum)| *sum > enough).collect();
         let all: f64 = likely.iter().map(|(_, sum)| sum).sum();
         Group {
             class,
             pages: super::distribution::whole(pages),
             mix: likely
                 .iter()
-                .map(|(class, sum)| (class.rate(), sum / all))
+                .map(|((rhythm, class), sum)| Portion {
+                    share: sum / all,
+                    rate: class.rate(),
+                    rhythm: *rhythm,
+                })
                 .collect(),
         }
     };

@@ -55,7 +55,7 @@ pub enum Impossible {
 }
 
 /// The rate is found to one part in so many.
-const PRECISION: f64 = 200.0;
+const PRECISION: f64 = 100.0;
 
 /// The least rate and CPU shares with which a migration keeps what is asked. `path` says everything but these.
 ///

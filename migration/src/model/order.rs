@@ -6,7 +6,7 @@
 
 use super::class::{CLASSES, Class};
 use super::path::Pace;
-use super::rounds::{Cell, Dirty, survival};
+use super::rounds::{Batch, Cell, Dirty, Share};
 use super::writes::Writes;
 use crate::ram::{PageNumber, PageSet};
 
@@ -64,8 +64,21 @@ pub(crate) fn worth_sending(
     for (cell, &pages) in cells.iter().zip(&dirty.pages) {
         let class = cell.class.index();
         let length = by_class[class] * pace.again.seconds;
-        let end = (length + pace.round, pace.chunk);
-        stay[class] += pages * survival(cell.rate * vigour, by_class[class], (0.0, length), end);
+        let end = length + pace.round;
+        let batch = Batch {
+            pages: by_class[class],
+            start: 0.0,
+            length,
+            end,
+            chunk: pace.chunk,
+        };
+        let share = Share {
+            dirty: pages,
+            fresh: dirty.fresh[class],
+            batch: Some(batch),
+            end,
+        };
+        stay[class] += pages - cell.hits_of_sent(&share, vigour);
     }
     std::array::from_fn(|class| by_class[class] > 0.0 && stay[class] >= keep * by_class[class])
 }

@@ -1,6 +1,6 @@
 //! What a migration will take, as distributions.
 //!
-//! A few hundred migrations, each with its own luck: the guest's activity, the path's speed and the switch-over's length drawn evenly over
+//! A hundred migrations, each with its own luck: the guest's activity, the path's speed and the switch-over's length drawn evenly over
 //! their distributions (Latin hypercube: McKay, Beckman and Conover, 1979), the dirty set of each round around its closed form
 //! with the variance of a sum of independent pages. They decide as a real migration does.
 
@@ -13,7 +13,7 @@ use super::rounds::{Cell, Dirty, Round, cells, idle};
 use super::writes::Writes;
 
 /// Migrations that are drawn.
-const DRAWS: usize = 200;
+const DRAWS: usize = 100;
 
 /// What a round will take, among the migrations that get to it.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,9 +143,8 @@ fn migrate(chooser: &Chooser, luck: &Luck, random: &mut Random) -> Outcome {
             Choice::Another(_, round) => {
                 outcome.add(&round, chooser.path);
                 stand.elapsed += round.seconds;
-                stand.rounds += 1;
-                stand.last = round.seconds;
-                stand.dirty = scatter(chooser.cells, round, random);
+                let seconds = round.seconds;
+                stand.after(seconds, scatter(chooser.cells, round, random));
             }
             Choice::Switch => break,
             Choice::Never(why) => {
@@ -267,14 +266,20 @@ fn verdict(
     if prediction.kept >= requirement.confidence {
         return Ok(());
     }
-    let mut never: Vec<&WhyNot> = outcomes.iter().filter_map(|o| o.never.as_ref()).collect();
+    let quantile = |times: &Outcomes<Duration>| times.quantile(requirement.confidence);
+    let never: Vec<&WhyNot> = outcomes.iter().filter_map(|o| o.never.as_ref()).collect();
     if never.len() * 2 > outcomes.len() {
-        return Err(never.swap_remove(never.len() / 2).clone());
+        let mut why = never[never.len() / 2].clone();
+        if let WhyNot::WritesTooFast { downtime, .. } = &mut why {
+            // What is kept over all outcomes, not in this one.
+            *downtime = quantile(&prediction.downtime);
+        }
+        return Err(why);
     }
     Err(WhyNot::TooSeldom {
         kept: prediction.kept,
         confidence: requirement.confidence,
-        downtime: prediction.downtime.quantile(requirement.confidence),
-        total: prediction.total.quantile(requirement.confidence),
+        downtime: quantile(&prediction.downtime),
+        total: quantile(&prediction.total),
     })
 }

@@ -5,7 +5,7 @@
 
 use super::class::{CLASSES, Class};
 use super::path::{Pace, Slot};
-use super::writes::Writes;
+use super::writes::{Rhythm, Writes};
 
 /// Pages of one class that are written at one rate.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,7 @@ pub(crate) struct Cell {
     pub(crate) class: Class,
     /// Writes per second.
     pub(crate) rate: f64,
+    pub(crate) rhythm: Rhythm,
     /// How many pages; not whole where the rates of a class's pages are known only as shares.
     pub(crate) pages: f64,
 }
@@ -22,10 +23,11 @@ pub(crate) fn cells(writes: &Writes) -> Vec<Cell> {
     let groups = writes.groups().iter();
     groups
         .flat_map(|group| {
-            group.mix.iter().map(|&(rate, share)| Cell {
+            group.mix.iter().map(|part| Cell {
                 class: group.class,
-                rate,
-                pages: group.pages as f64 * share,
+                rate: part.rate,
+                rhythm: part.rhythm,
+                pages: group.pages as f64 * part.share,
             })
         })
         .collect()
@@ -149,23 +151,95 @@ fn times(dirty: &Dirty, by_class: &[f64; CLASSES], send: &[bool; CLASSES], pace:
     times
 }
 
-/// The chance that a page stays clean until `end`, if it is one of `pages` that are cleared in chunks and sent from `start` on within `length`.
-pub(crate) fn survival(
-    rate: f64,
-    pages: f64,
-    (start, length): (f64, f64),
-    end_chunk: (f64, f64),
-) -> f64 {
-    let (end, chunk) = end_chunk;
-    let chunks = (pages / chunk).ceil().max(1.0);
-    let step = length / chunks;
-    // The last chunk's pages are exposed for the shortest time.
-    let shortest = end - start - length + step;
-    let per_step = -(-rate * step).exp_m1();
-    if per_step < 1e-12 {
-        return (-rate * (shortest + (length - step) / 2.0)).exp();
+/// Pages that are cleared in chunks and sent one after the other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batch {
+    /// How many pages.
+    pub(crate) pages: f64,
+    /// From when on, in seconds of the round.
+    pub(crate) start: f64,
+    /// For how long.
+    pub(crate) length: f64,
+    /// The round's end.
+    pub(crate) end: f64,
+    /// Pages cleared at once.
+    pub(crate) chunk: f64,
+}
+
+impl Batch {
+    /// The chance of its pages to stay clean until the round's end, when they have not been written for no particular time.
+    pub(crate) fn survival(&self, rhythm: Rhythm, rate: f64) -> f64 {
+        let chunks = (self.pages / self.chunk).ceil().max(1.0);
+        let step = self.length / chunks;
+        // The last chunk's pages are exposed for the shortest time.
+        let shortest = self.end - self.start - self.length + step;
+        match rhythm {
+            Rhythm::Random => {
+                let per_step = -(-rate * step).exp_m1();
+                if per_step < 1e-12 {
+                    return (-rate * (shortest + (self.length - step) / 2.0)).exp();
+                }
+                (-rate * shortest).exp() * -(-rate * self.length).exp_m1() / (chunks * per_step)
+            }
+            Rhythm::Periodic => {
+                // Chunks that are exposed for less than a period, the last ones.
+                let until = 1.0 / rate.max(1e-12);
+                let short = ((until - shortest) / step.max(1e-12))
+                    .ceil()
+                    .clamp(0.0, chunks);
+                let exposed = short * shortest + step * short * (short - 1.0) / 2.0;
+                (short - rate * exposed) / chunks
+            }
+        }
     }
-    (-rate * shortest).exp() * -(-rate * length).exp_m1() / (chunks * per_step)
+}
+
+/// A cell's pages at the beginning of a round.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    /// Dirty ones, all of them sent or none.
+    pub(crate) dirty: f64,
+    /// Whether they were never sent before.
+    pub(crate) fresh: bool,
+    /// When their class is sent, if it is.
+    pub(crate) batch: Option<Batch>,
+    /// The round's end.
+    pub(crate) end: f64,
+}
+
+impl Cell {
+    fn clean(&self, dirty: f64) -> f64 {
+        (self.pages - dirty).max(0.0)
+    }
+
+    /// Pages written in turn that have their turn in the round.
+    fn turn(&self, share: &Share, vigour: f64) -> f64 {
+        self.pages * self.rhythm.chance(self.rate * vigour, share.end)
+    }
+
+    /// Pages that become dirty again among those that are sent.
+    pub(crate) fn hits_of_sent(&self, share: &Share, vigour: f64) -> f64 {
+        let Some(batch) = share.batch.filter(|_| share.dirty > 0.0 && self.rate > 0.0) else {
+            return 0.0;
+        };
+        if self.rhythm == Rhythm::Periodic && !share.fresh {
+            // Pages written longest ago come first: the clean ones, then those that the last round left dirty.
+            return (self.turn(share, vigour) - self.clean(share.dirty)).clamp(0.0, share.dirty);
+        }
+        share.dirty * (1.0 - batch.survival(self.rhythm, self.rate * vigour))
+    }
+
+    /// Pages that become dirty among those that were clean.
+    fn hits_of_clean(&self, share: &Share, vigour: f64) -> f64 {
+        let clean = self.clean(share.dirty);
+        if clean <= 0.0 || self.rate <= 0.0 {
+            return 0.0;
+        }
+        if self.rhythm == Rhythm::Periodic && !share.fresh {
+            return self.turn(share, vigour).min(clean);
+        }
+        clean * self.rhythm.chance(self.rate * vigour, share.end)
+    }
 }
 
 /// The round that sends the dirty pages of the classes in `send`, by increasing class, to a guest that writes `vigour` times as often as
@@ -185,22 +259,26 @@ pub(crate) fn round(
     let mut faults = 0.0;
     for (at, cell) in cells.iter().enumerate() {
         let class = cell.class.index();
-        let rate = cell.rate * vigour;
-        let clean = (cell.pages - dirty.pages[at]).max(0.0);
-        let clean_hit = -(-rate * times.end).exp_m1();
-        let clean_again = clean * clean_hit;
-        let (kept, kept_variance) = match times.classes[class] {
-            Some(span) => {
-                let stays = survival(rate, by_class[class], span, (times.end, pace.chunk));
-                let hit = dirty.pages[at] * (1.0 - stays);
-                faults += hit;
-                (hit, hit * stays)
-            }
-            None => (dirty.pages[at], 0.0),
+        let batch = times.classes[class].map(|(start, length)| Batch {
+            pages: by_class[class],
+            start,
+            length,
+            end: times.end,
+            chunk: pace.chunk,
+        });
+        let share = Share {
+            dirty: dirty.pages[at],
+            fresh: dirty.fresh[class],
+            batch,
+            end: times.end,
         };
-        faults += clean_again;
-        after.pages[at] = kept + clean_again;
-        variance[at] = kept_variance + clean_again * (1.0 - clean_hit);
+        let of_sent = cell.hits_of_sent(&share, vigour);
+        let of_clean = cell.hits_of_clean(&share, vigour);
+        let waiting = if batch.is_some() { 0.0 } else { share.dirty };
+        let chance = |hits: f64, all: f64| hits * (1.0 - hits / all.max(1e-12)).max(0.0);
+        variance[at] = chance(of_sent, share.dirty) + chance(of_clean, cell.clean(share.dirty));
+        faults += of_sent + of_clean;
+        after.pages[at] = waiting + of_sent + of_clean;
     }
     let mut sent = 0.0;
     for (class, span) in times.classes.iter().enumerate() {
@@ -222,7 +300,12 @@ pub(crate) fn round(
 /// What becomes dirty while no page is sent, for `seconds`.
 pub(crate) fn idle(cells: &[Cell], dirty: &mut Dirty, seconds: f64, vigour: f64) {
     for (cell, pages) in cells.iter().zip(&mut dirty.pages) {
-        let clean = (cell.pages - *pages).max(0.0);
-        *pages += clean * -(-cell.rate * vigour * seconds).exp_m1();
+        let share = Share {
+            dirty: *pages,
+            fresh: dirty.fresh[cell.class.index()],
+            batch: None,
+            end: seconds,
+        };
+        *pages += cell.hits_of_clean(&share, vigour);
     }
 }

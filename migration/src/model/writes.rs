@@ -4,6 +4,36 @@ use std::time::Duration;
 
 use super::class::{CLASSES, Class};
 
+/// How the writes to a page follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rhythm {
+    /// Whenever it happens: Poisson's process.
+    Random,
+    /// In equal intervals, as by a task that writes its pages in turn.
+    Periodic,
+}
+
+impl Rhythm {
+    /// The chance of a write within some seconds that begin at any instant.
+    pub(crate) fn chance(self, rate: f64, seconds: f64) -> f64 {
+        match self {
+            Self::Random => -(-rate * seconds).exp_m1(),
+            Self::Periodic => (rate * seconds).min(1.0),
+        }
+    }
+}
+
+/// A part of a class's pages.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Portion {
+    /// Share of the class's pages.
+    pub share: f64,
+    /// Writes per second to each of them.
+    pub rate: f64,
+    /// How these follow one another.
+    pub rhythm: Rhythm,
+}
+
 /// The pages of one class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
@@ -11,8 +41,8 @@ pub struct Group {
     pub class: Class,
     /// How many.
     pub pages: u64,
-    /// (writes per second, share of the pages): how often they are really written, as far as is known. Shares sum up to 1.
-    pub mix: Vec<(f64, f64)>,
+    /// How they are really written, as far as is known; shares sum up to 1.
+    pub mix: Vec<Portion>,
 }
 
 /// The fewest pages that take a share of all writes.
@@ -56,7 +86,11 @@ impl Writes {
             .map(|(class, (pages, sum))| Group {
                 class,
                 pages,
-                mix: vec![(sum / pages as f64, 1.0)],
+                mix: vec![Portion {
+                    share: 1.0,
+                    rate: sum / pages as f64,
+                    rhythm: Rhythm::Random,
+                }],
             })
             .collect();
         Self {
@@ -92,7 +126,10 @@ impl Writes {
         let mut mix = Vec::new();
         for group in &self.groups {
             let share = group.pages as f64 / pages as f64;
-            mix.extend(group.mix.iter().map(|&(rate, part)| (rate, part * share)));
+            mix.extend(group.mix.iter().map(|part| Portion {
+                share: part.share * share,
+                ..*part
+            }));
         }
         let class = Class::of_rate(self.rate() / pages as f64);
         Self {
@@ -168,7 +205,7 @@ impl Writes {
     pub fn dirty_within(&self, window: Duration) -> f64 {
         let seconds = window.as_secs_f64();
         let of_group = |group: &Group| {
-            let chance = |&(rate, share): &(f64, f64)| share * -(-rate * seconds).exp_m1();
+            let chance = |part: &Portion| part.share * part.rhythm.chance(part.rate, seconds);
             group.pages as f64 * group.mix.iter().map(chance).sum::<f64>()
         };
         self.groups.iter().map(of_group).sum()
@@ -176,6 +213,6 @@ impl Writes {
 }
 
 fn group_rate(group: &Group) -> f64 {
-    let mean: f64 = group.mix.iter().map(|(rate, share)| rate * share).sum();
+    let mean: f64 = group.mix.iter().map(|part| part.rate * part.share).sum();
     mean * group.pages as f64
 }

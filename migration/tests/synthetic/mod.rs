@@ -16,6 +16,8 @@ pub enum Habit {
     Skewed { set: u64, skew: f64 },
     /// As skewed, with an activity that wanders by `by` (relative standard deviation), staying the same for about half a second.
     Wandering { set: u64, by: f64 },
+    /// Every `every` seconds some of `set` pages at once, drawn or in turn.
+    Jobs { set: u64, every: f64, sweep: bool },
     /// `set` pages equally often, another set of that size every `every` seconds, two in turn.
     Phases { set: u64, every: f64 },
 }
@@ -33,7 +35,9 @@ impl Guest {
     /// Chances of the set's pages, summed up.
     fn sums(&self) -> Vec<f64> {
         let (set, skew) = match self.habit {
-            Habit::Uniform { set } | Habit::Phases { set, .. } => (set, 0.0),
+            Habit::Uniform { set } | Habit::Phases { set, .. } | Habit::Jobs { set, .. } => {
+                (set, 0.0)
+            }
             Habit::Skewed { set, skew } => (set, skew),
             Habit::Wandering { set, .. } => (set, 0.8),
         };
@@ -68,7 +72,19 @@ impl Guest {
                 break;
             }
             let wanted = random.unit() * all;
-            let place = sums.partition_point(|&sum| sum < wanted);
+            let mut place = sums.partition_point(|&sum| sum < wanted);
+            if let Habit::Jobs { every, sweep, .. } = self.habit {
+                let each = (self.rate * every).round();
+                let count = writes.len() as f64;
+                // All of a job's within a millisecond.
+                at = (count / each).floor() * every + (count % each) / each * 1e-3;
+                if sweep {
+                    place = writes.len() % sums.len();
+                }
+                if at >= length.as_secs_f64() {
+                    break;
+                }
+            }
             let shift = match self.habit {
                 Habit::Phases { set, every } if (at / every) % 2.0 >= 1.0 => {
                     usize::try_from(set).unwrap()
@@ -103,7 +119,7 @@ pub fn path(rate: &str) -> Path {
         switch_delay: Duration::from_micros(200),
         switch_over: Skewed {
             median: Duration::from_micros(1100),
-            p95: Duration::from_micros(1700),
+            p95: Duration::from_micros(1500),
         },
         source: cpu,
         destination: cpu,

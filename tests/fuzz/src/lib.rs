@@ -12,6 +12,8 @@ use vmm::memory::Ram;
 use vmm::spec::{EXAMPLE, VmSpec};
 use vmm::telemetry::{Event, Reader};
 
+#[path = "migration_wire.rs"]
+pub mod migration_wire;
 #[path = "network_queues.rs"]
 pub mod network_queues;
 
@@ -27,7 +29,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "spec",
         run: spec,
@@ -62,6 +64,11 @@ pub const TARGETS: [Target; 7] = [
         name: "network_queues",
         run: network_queues::run,
         corpus: network_queues::corpus,
+    },
+    Target {
+        name: "migration",
+        run: migration_wire::run,
+        corpus: migration_wire::corpus,
     },
 ];
 

@@ -1,0 +1,101 @@
+//! The control connection of a running session: one thread speaks, another listens.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::transport::{Framed, Received, TransportError, Watch};
+use crate::wire::{Message, Version};
+
+/// How soon a listener notices that it is not wanted any more.
+const ATTENTION: Duration = Duration::from_millis(10);
+
+/// What the listener heard: a message, or why none comes any more.
+pub(super) type Heard = Result<Message, String>;
+
+/// A control connection.
+pub(super) struct Control {
+    framed: Arc<Mutex<Framed>>,
+    stop: Arc<AtomicBool>,
+    listener: Option<JoinHandle<()>>,
+}
+
+fn locked(framed: &Mutex<Framed>) -> MutexGuard<'_, Framed> {
+    framed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    /// Begins to listen; `tell` gets what is heard.
+    pub(super) fn start(
+        mut framed: Framed,
+        tell: impl FnMut(Heard) + Send + 'static,
+    ) -> Result<Self, TransportError> {
+        let watch = framed.connection().watch()?;
+        let framed = Arc::new(Mutex::new(framed));
+        let stop = Arc::new(AtomicBool::new(false));
+        let listener = Listening {
+            framed: framed.clone(),
+            stop: stop.clone(),
+            watch,
+        };
+        Ok(Self {
+            framed,
+            stop,
+            listener: Some(std::thread::spawn(move || listener.run(tell))),
+        })
+    }
+
+    pub(super) fn say(&self, message: &Message) -> Result<(), TransportError> {
+        locked(&self.framed).say(message)
+    }
+
+    pub(super) fn agree(&self, version: Version) {
+        locked(&self.framed).agree(version);
+    }
+}
+
+impl Drop for Control {
+    /// In order, so that what was said last arrives.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // The other side may be gone.
+        let _ = locked(&self.framed).connection().close();
+        // A panic in it was printed already.
+        let _ = self.listener.take().map(JoinHandle::join);
+    }
+}
+
+struct Listening {
+    framed: Arc<Mutex<Framed>>,
+    stop: Arc<AtomicBool>,
+    watch: Watch,
+}
+
+impl Listening {
+    fn run(self, mut tell: impl FnMut(Heard)) {
+        while !self.stop.load(Ordering::Relaxed) {
+            // Not under the lock: the other thread speaks meanwhile.
+            let ready =
+                locked(&self.framed).holds_bytes() || self.watch.wait(ATTENTION).unwrap_or(true);
+            if !ready {
+                continue;
+            }
+            let heard = self.hear();
+            let over = heard.is_err();
+            tell(heard);
+            if over {
+                return;
+            }
+        }
+    }
+
+    fn hear(&self) -> Heard {
+        match locked(&self.framed).hear(ATTENTION) {
+            Ok(Some(Received::Message(message))) => Ok(message),
+            Ok(Some(Received::Pages(..))) => Err("pages came on the control connection".to_owned()),
+            Ok(None) => Err("the other side closed the connection".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}

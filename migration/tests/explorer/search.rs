@@ -1,0 +1,277 @@
+//! Breadth first through all worlds, and what must hold in each and at each end.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+
+use migration::protocol::{Destination, DestinationSetup, Outcome, Patience, Source, SourceSetup};
+use migration::wire::{Boot, Offer, SPOKEN, Session};
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+
+use super::moves::{is_in_doubt, moves};
+use super::world::{
+    Broken, Copy, DestinationProcess, File, Host, Loss, Owner, Side2, SourceProcess, World,
+};
+
+/// More are a mistake of the model.
+const MOST_STATES: usize = 5_000_000;
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub states: usize,
+    pub moves: usize,
+    pub ends: usize,
+    pub moved: usize,
+    pub stayed: usize,
+    pub in_doubt: usize,
+    /// Ends without a copy.
+    pub losses: BTreeMap<Loss, usize>,
+}
+
+/// Something that must not be, and how it comes about.
+#[derive(Debug)]
+pub struct Found {
+    pub wrong: String,
+    pub how: Vec<String>,
+    pub world: Rc<World>,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}, after", self.wrong)?;
+        self.how
+            .iter()
+            .try_for_each(|what| writeln!(f, "  {what}"))?;
+        writeln!(
+            f,
+            "  source {:?}, destination {:?}, {:?}",
+            self.world.source_host, self.world.destination_host, self.world.letters
+        )
+    }
+}
+
+fn begin() -> World {
+    let patience = Patience::default();
+    let (machine, first) = Source::start(SourceSetup {
+        session: Session([1; 16]),
+        name: "guest".to_owned(),
+        versions: SPOKEN,
+        offer: Offer {
+            spec: Vec::new(),
+            memory_bytes: 0,
+            downtime_ns: 0,
+            finish_ns: 0,
+            confidence_ppm: 0,
+            streams: 1,
+            features: 0,
+            boot: Boot([0; 16]),
+            inquiries: "s".to_owned(),
+        },
+        patience,
+    });
+    let source = SourceProcess {
+        machine,
+        todo: first.into(),
+        coming: VecDeque::new(),
+        ended: None,
+        open: true,
+    };
+    let destination = DestinationProcess {
+        machine: Destination::start(DestinationSetup {
+            versions: SPOKEN,
+            patience,
+        }),
+        todo: VecDeque::new(),
+        coming: VecDeque::new(),
+        ended: None,
+        open: true,
+    };
+    let host = Host {
+        boot: 0,
+        file: File::default(),
+        copy: None,
+    };
+    let guest = Copy {
+        age: 0,
+        runs: true,
+        complete: true,
+    };
+    World {
+        source: Some(source),
+        destination: Some(destination),
+        source_host: Host {
+            copy: Some(guest),
+            ..host.clone()
+        },
+        destination_host: host,
+        to_destination: VecDeque::new(),
+        to_source: VecDeque::new(),
+        connection: true,
+        round_on_its_way: false,
+        letters: BTreeSet::new(),
+        newest: 0,
+        owner: Owner::Undecided,
+        loss: None,
+        word: false,
+        wrong: None,
+    }
+}
+
+struct Search {
+    known: HashMap<Rc<World>, usize, Xxh3DefaultBuilder>,
+    worlds: Vec<Rc<World>>,
+    /// From which world each was reached first.
+    parents: Vec<usize>,
+    broken: Broken,
+    /// Moves without faults, backwards.
+    back: Vec<Vec<usize>>,
+    ends: Vec<usize>,
+    moves: usize,
+    report: Report,
+}
+
+/// Goes through everything.
+pub fn explore(broken: Broken) -> Result<Report, Box<Found>> {
+    let first = Rc::new(begin());
+    let mut known = HashMap::default();
+    known.insert(first.clone(), 0);
+    let mut search = Search {
+        known,
+        worlds: vec![first],
+        parents: vec![0],
+        broken,
+        back: vec![Vec::new()],
+        ends: Vec::new(),
+        moves: 0,
+        report: Report::default(),
+    };
+    let mut at = 0;
+    while at < search.worlds.len() {
+        search.expand(at)?;
+        at += 1;
+        assert!(at < MOST_STATES, "the model has no end");
+    }
+    search.judge()
+}
+
+impl Search {
+    fn expand(&mut self, at: usize) -> Result<(), Box<Found>> {
+        let world = self.worlds[at].clone();
+        if let Some(wrong) = world.wrong {
+            return Err(self.found(at, wrong));
+        }
+        let mut is_end = true;
+        for step in moves(&world, self.broken, false) {
+            self.moves += 1;
+            if step.to == *world {
+                continue;
+            }
+            let to = self.number(step.to, at);
+            if !step.fault {
+                is_end = false;
+                self.back[to].push(at);
+            }
+        }
+        if is_end {
+            self.ends.push(at);
+            let judged = judge_end(&world, &mut self.report);
+            judged.map_err(|wrong| self.found(at, wrong))?;
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, world: World, from: usize) -> usize {
+        if let Some(&known) = self.known.get(&world) {
+            return known;
+        }
+        let (world, number) = (Rc::new(world), self.worlds.len());
+        self.known.insert(world.clone(), number);
+        self.worlds.push(world);
+        self.parents.push(from);
+        self.back.push(Vec::new());
+        number
+    }
+
+    fn found(&self, at: usize, wrong: impl Into<String>) -> Box<Found> {
+        let (mut how, mut here) = (Vec::new(), at);
+        while here != 0 {
+            let parent = self.parents[here];
+            let steps = moves(&self.worlds[parent], self.broken, true);
+            let step = steps.into_iter().find(|step| step.to == *self.worlds[here]);
+            how.push(step.map_or_else(String::new, |step| step.what));
+            here = parent;
+        }
+        how.reverse();
+        Box::new(Found {
+            wrong: wrong.into(),
+            how,
+            world: self.worlds[at].clone(),
+        })
+    }
+
+    /// Every world comes to an end without further faults.
+    fn judge(mut self) -> Result<Report, Box<Found>> {
+        self.report.states = self.worlds.len();
+        self.report.moves = self.moves;
+        self.report.ends = self.ends.len();
+        let mut ending = vec![false; self.worlds.len()];
+        let mut todo = self.ends.clone();
+        while let Some(at) = todo.pop() {
+            if !std::mem::replace(&mut ending[at], true) {
+                todo.extend(&self.back[at]);
+            }
+        }
+        match ending.iter().position(|ends| !ends) {
+            Some(at) => Err(self.found(at, "no way leads to an end")),
+            None => Ok(self.report),
+        }
+    }
+}
+
+fn judge_end(world: &World, report: &mut Report) -> Result<(), String> {
+    let sides = [Side2::Source, Side2::Destination];
+    let doubtful = sides.iter().any(|side| is_in_doubt(world, *side));
+    if doubtful {
+        report.in_doubt += 1;
+        if sides.iter().all(|side| world.peek(*side).boot == 0) {
+            return Err("a side stays in doubt although both hosts remember all".to_owned());
+        }
+        return Ok(());
+    }
+    for side in sides {
+        if world.lives(side) {
+            return Err(format!("the session of {side:?} does not end"));
+        }
+        if world.peek(side).file.written {
+            return Err(format!("the record of {side:?} stays"));
+        }
+    }
+    let running = |side| world.peek(side).copy.is_some_and(|copy| copy.runs);
+    let held = |side: &&Side2| world.peek(**side).copy.is_some();
+    let running: Vec<_> = sides.iter().filter(|side| running(**side)).collect();
+    if sides.iter().filter(held).count() > running.len() {
+        return Err("a copy is held that does not run".to_owned());
+    }
+    match (running.as_slice(), world.loss) {
+        ([Side2::Source], None) => report.stayed += 1,
+        ([Side2::Destination], None) => report.moved += 1,
+        ([], Some(loss)) => *report.losses.entry(loss).or_default() += 1,
+        ([], None) => return Err("no copy is left, although a complete one was".to_owned()),
+        (_, Some(loss)) => return Err(format!("a copy runs although {loss:?}")),
+        _ => return Err("two copies run".to_owned()),
+    }
+    outcomes_agree(world)
+}
+
+fn outcomes_agree(world: &World) -> Result<(), String> {
+    let source = world.source.as_ref().and_then(|p| p.ended);
+    let destination = world.destination.as_ref().and_then(|p| p.ended);
+    match (source, destination) {
+        (Some(Outcome::Stayed), Some(Outcome::Moved))
+        | (Some(Outcome::Moved), Some(Outcome::Stayed)) => Err(format!(
+            "the source says {source:?}, the destination {destination:?}"
+        )),
+        _ => Ok(()),
+    }
+}
