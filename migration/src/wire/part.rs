@@ -1,0 +1,71 @@
+//! The payload of a `Part` frame: bytes of the kind's name (1), version (2), the name, and the rest is the part itself.
+
+use super::error::MessageError;
+use super::frame::MOST_PART_BYTES;
+use crate::ram::Part;
+
+/// Longest name of a kind, in bytes.
+pub const LONGEST_KIND: usize = 32;
+/// Most bytes before the part itself.
+pub const PART_HEADER_BYTES: usize = 3 + LONGEST_KIND;
+
+/// Appends a part.
+pub(super) fn write(part: &Part, into: &mut Vec<u8>) -> Result<(), MessageError> {
+    let length = u8::try_from(part.kind.len())
+        .ok()
+        .filter(|_| (1..=LONGEST_KIND).contains(&part.kind.len()))
+        .ok_or(MessageError::Field {
+            what: "name of a part",
+            got: part.kind.len(),
+            most: LONGEST_KIND,
+        })?;
+    if part.bytes.len() > MOST_PART_BYTES {
+        return Err(MessageError::Field {
+            what: "length of a part",
+            got: part.bytes.len(),
+            most: MOST_PART_BYTES,
+        });
+    }
+    into.push(length);
+    into.extend(part.version.to_le_bytes());
+    into.extend(part.kind.as_bytes());
+    into.extend(&part.bytes);
+    Ok(())
+}
+
+/// Reads a part.
+pub(super) fn read(payload: &[u8]) -> Result<Part, MessageError> {
+    let refused = |reason: String| MessageError::Part { reason };
+    let Some(([length, v0, v1], rest)) = payload.split_first_chunk::<3>() else {
+        return Err(refused(format!(
+            "{} bytes, expected 3 at least",
+            payload.len()
+        )));
+    };
+    let length = usize::from(*length);
+    if !(1..=LONGEST_KIND).contains(&length) {
+        return Err(refused(format!(
+            "a name of {length} bytes, expected 1 to {LONGEST_KIND}"
+        )));
+    }
+    let (kind, bytes) = rest.split_at_checked(length).ok_or_else(|| {
+        refused(format!(
+            "{} bytes, expected a name of {length} at least",
+            rest.len()
+        ))
+    })?;
+    let kind = std::str::from_utf8(kind)
+        .map_err(|_| refused("a name that is no UTF-8 text, expected one".to_owned()))?;
+    if bytes.len() > MOST_PART_BYTES {
+        return Err(refused(format!(
+            "{} bytes, expected at most {}",
+            bytes.len(),
+            MOST_PART_BYTES
+        )));
+    }
+    Ok(Part {
+        kind: kind.to_owned(),
+        version: u16::from_le_bytes([*v0, *v1]),
+        bytes: bytes.to_vec(),
+    })
+}
