@@ -184,3 +184,8 @@ fn any_line_over_the_control_socket_is_a_request_or_an_error() {
 fn any_driver_of_the_network_device_stops_it_at_most() {
     drive("network_queues", Vec::new());
 }
+
+#[test]
+fn anything_over_a_migration_connection_is_frames_or_an_error() {
+    drive("migration", Vec::new());
+}

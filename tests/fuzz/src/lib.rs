@@ -11,6 +11,8 @@ use vmm::design::{Basis, design};
 use vmm::spec::{EXAMPLE, VmSpec};
 use vmm::telemetry::{Event, Reader};
 
+#[path = "migration_wire.rs"]
+pub mod migration_wire;
 #[path = "network_queues.rs"]
 pub mod network_queues;
 
@@ -26,7 +28,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "spec",
         run: spec,
@@ -61,6 +63,11 @@ pub const TARGETS: [Target; 7] = [
         name: "network_queues",
         run: network_queues::run,
         corpus: network_queues::corpus,
+    },
+    Target {
+        name: "migration",
+        run: migration_wire::run,
+        corpus: migration_wire::corpus,
     },
 ];
 
