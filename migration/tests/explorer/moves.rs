@@ -6,10 +6,10 @@ use migration::protocol::desk::{self, Settled};
 use migration::protocol::{
     DestinationAction, DestinationEvent, SourceAction, SourceEvent, Word, desk::Peer,
 };
-use migration::wire::{Boot, Message, Standing};
+use migration::wire::{Boot, Message, Side, Standing};
 
 use super::act::{self, ALL, Fate};
-use super::world::{Broken, File, Letter, Owner, Side2, World};
+use super::world::{Broken, File, Letter, Loss, Owner, World};
 
 /// A step to another world.
 pub struct Move {
@@ -41,7 +41,7 @@ pub fn moves(from: &World, broken: Broken, described: bool) -> Vec<Move> {
     for letter in &from.letters {
         moves.deliver(letter);
     }
-    for side in [Side2::Source, Side2::Destination] {
+    for side in [Side::Source, Side::Destination] {
         moves.ask_for_the_dead(side);
         moves.words(side);
         moves.faults(side);
@@ -94,7 +94,7 @@ impl Moves<'_> {
         }
         if process.open {
             if let Some(sent) = self.from.to_source.front() {
-                self.source_event(false, SourceEvent::Received(sent.0.clone()), |next| {
+                self.source_event(false, SourceEvent::Received(sent.clone()), |next| {
                     next.to_source.pop_front();
                 });
             }
@@ -159,7 +159,7 @@ impl Moves<'_> {
             self.destination_event(false, event, |next| next.round_on_its_way = false);
         }
         if let Some(sent) = self.from.to_destination.front() {
-            let event = DestinationEvent::Received(sent.0.clone());
+            let event = DestinationEvent::Received(sent.clone());
             self.destination_event(false, event, |next| {
                 next.to_destination.pop_front();
             });
@@ -202,7 +202,7 @@ impl Moves<'_> {
                     next.post(side.other(), false, desk::UNKNOWN);
                 });
             }
-            if self.is_busy(side) {
+            if is_busy(self.from, side) {
                 return;
             }
             self.push(false, format_args!("{letter:?} arrives"), |next| {
@@ -221,23 +221,10 @@ impl Moves<'_> {
         });
     }
 
-    fn is_busy(&self, side: Side2) -> bool {
-        match side {
-            Side2::Source => self.from.source.as_ref().is_some_and(|p| {
-                let forced = |e: &SourceEvent| matches!(e, SourceEvent::Failed { .. });
-                !p.todo.is_empty() || p.coming.front().is_some_and(forced)
-            }),
-            Side2::Destination => self.from.destination.as_ref().is_some_and(|p| {
-                let forced = |e: &DestinationEvent| !matches!(e, DestinationEvent::Restored);
-                !p.todo.is_empty() || p.coming.front().is_some_and(forced)
-            }),
-        }
-    }
-
     /// The desk of a host finds a record without an owner.
-    fn ask_for_the_dead(&mut self, side: Side2) {
+    fn ask_for_the_dead(&mut self, side: Side) {
         if !self.from.lives(side) && self.from.peek(side).file.written {
-            let standing = desk::settle(side.side(), None).standing();
+            let standing = desk::settle(side, None).standing();
             self.push(false, format_args!("the desk of {side:?} asks"), |next| {
                 next.post(side.other(), true, standing);
             });
@@ -245,13 +232,13 @@ impl Moves<'_> {
     }
 
     /// An operator says what is true, once.
-    fn words(&mut self, side: Side2) {
+    fn words(&mut self, side: Side) {
         let from = self.from;
         let (other, broken) = (side.other(), self.broken);
         let Some(copy) = from.peek(side).copy else {
             return;
         };
-        let in_doubt = from.lives(side) && !self.is_busy(side) && is_in_doubt(from, side);
+        let in_doubt = from.lives(side) && !is_busy(self.from, side) && is_in_doubt(from, side);
         if from.word || !in_doubt || broken != Broken::Nothing {
             return;
         }
@@ -261,19 +248,25 @@ impl Moves<'_> {
                 format_args!("an operator tells {side:?} to run"),
                 |next| {
                     next.word = true;
+                    next.owner = match side {
+                        Side::Source => Owner::Source,
+                        Side::Destination => Owner::Destination,
+                    };
                     say(next, side, Word::Run, broken);
                 },
             );
         }
         let old = copy.age < from.newest;
-        if side == Side2::Destination && (from.process(other) || old) {
+        // A source is needed until the guest has run elsewhere.
+        let other_stays = side == Side::Destination && from.process(other);
+        if other_stays || old {
             self.push(
                 true,
-                format_args!("an operator tells it to discard"),
+                format_args!("an operator tells {side:?} to discard"),
                 |next| {
                     next.word = true;
                     if !old {
-                        next.owner = Owner::Source;
+                        next.owner = owner(other);
                     }
                     say(next, side, Word::Discard, broken);
                 },
@@ -282,10 +275,10 @@ impl Moves<'_> {
     }
 
     /// The process is killed; the host dies and starts anew. Once all is over, that is nothing new.
-    fn faults(&mut self, side: Side2) {
+    fn faults(&mut self, side: Side) {
         let from = self.from;
-        let both = [Side2::Source, Side2::Destination];
-        let open = |side: &Side2| from.lives(*side) || from.peek(*side).file.written;
+        let both = [Side::Source, Side::Destination];
+        let open = |side: &Side| from.lives(*side) || from.peek(*side).file.written;
         if !both.iter().any(open) {
             return;
         }
@@ -306,13 +299,30 @@ impl Moves<'_> {
     }
 }
 
-/// Complete, without connection, and the decision is the other side's.
-pub fn is_in_doubt(world: &World, side: Side2) -> bool {
+/// In the middle of its actions.
+pub fn is_busy(world: &World, side: Side) -> bool {
     match side {
-        Side2::Source => world.source.as_ref().is_some_and(|p| {
-            p.ended.is_none() && !p.open && p.machine.standing() == Standing::Committed
+        Side::Source => world.source.as_ref().is_some_and(|p| {
+            let forced = |e: &SourceEvent| matches!(e, SourceEvent::Failed { .. });
+            !p.todo.is_empty() || p.coming.front().is_some_and(forced)
         }),
-        Side2::Destination => world.destination.as_ref().is_some_and(|p| {
+        Side::Destination => world.destination.as_ref().is_some_and(|p| {
+            let forced = |e: &DestinationEvent| !matches!(e, DestinationEvent::Restored);
+            !p.todo.is_empty() || p.coming.front().is_some_and(forced)
+        }),
+    }
+}
+
+/// Complete, without connection, and the decision is the other side's.
+pub fn is_in_doubt(world: &World, side: Side) -> bool {
+    match side {
+        Side::Source => world.source.as_ref().is_some_and(|p| {
+            // One that has let go only waits for its disk.
+            let holds = world.source_host.copy.is_some();
+            let waits = p.machine.standing() == Standing::Committed;
+            p.ended.is_none() && !p.open && waits && holds
+        }),
+        Side::Destination => world.destination.as_ref().is_some_and(|p| {
             let standing = p.machine.standing();
             let waits = matches!(standing, Standing::Prepared | Standing::Declined);
             p.ended.is_none() && !p.open && waits
@@ -320,14 +330,14 @@ pub fn is_in_doubt(world: &World, side: Side2) -> bool {
     }
 }
 
-fn tell(next: &mut World, side: Side2, peer: Peer, broken: Broken) -> Standing {
+fn tell(next: &mut World, side: Side, peer: Peer, broken: Broken) -> Standing {
     match side {
-        Side2::Source => {
+        Side::Source => {
             hand_to_source(next, SourceEvent::Peer(peer), broken);
             let standing = |p: &super::world::SourceProcess| p.machine.standing();
             next.source.as_ref().map_or(desk::UNKNOWN, standing)
         }
-        Side2::Destination => {
+        Side::Destination => {
             hand_to_destination(next, DestinationEvent::Peer(peer), broken);
             let standing = |p: &super::world::DestinationProcess| p.machine.standing();
             next.destination.as_ref().map_or(desk::UNKNOWN, standing)
@@ -335,19 +345,26 @@ fn tell(next: &mut World, side: Side2, peer: Peer, broken: Broken) -> Standing {
     }
 }
 
-fn say(next: &mut World, side: Side2, word: Word, broken: Broken) {
+fn owner(side: Side) -> Owner {
     match side {
-        Side2::Source => hand_to_source(next, SourceEvent::Word(word), broken),
-        Side2::Destination => hand_to_destination(next, DestinationEvent::Word(word), broken),
+        Side::Source => Owner::Source,
+        Side::Destination => Owner::Destination,
+    }
+}
+
+fn say(next: &mut World, side: Side, word: Word, broken: Broken) {
+    match side {
+        Side::Source => hand_to_source(next, SourceEvent::Word(word), broken),
+        Side::Destination => hand_to_destination(next, DestinationEvent::Word(word), broken),
     }
 }
 
 /// The desk hears where the other side of a dead process stands.
-fn settle(next: &mut World, side: Side2, peer: Peer) -> Standing {
+fn settle(next: &mut World, side: Side, peer: Peer) -> Standing {
     if !next.peek(side).file.written {
         return desk::UNKNOWN;
     }
-    let settled = desk::settle(side.side(), Some(peer));
+    let settled = desk::settle(side, Some(peer));
     if matches!(settled, Settled::Over | Settled::Lost) {
         next.host(side).file = File::default();
     }
@@ -404,6 +421,10 @@ fn hand_to_destination(next: &mut World, event: DestinationEvent, broken: Broken
     };
     if let (DestinationEvent::Restored, Some(copy)) = (&event, &mut next.destination_host.copy) {
         copy.complete = true;
+        // All of it had arrived when the source was killed.
+        if copy.age == next.newest && next.loss == Some(Loss::OnlyCopyKilled) {
+            next.loss = None;
+        }
     }
     let mut actions = process.machine.handle(event);
     // What changes nothing here would only make worlds differ.

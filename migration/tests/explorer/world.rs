@@ -1,7 +1,6 @@
 //! Two hosts, what is between them, and everything that can happen to them.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::hash::{Hash, Hasher};
 
 use migration::protocol::desk::Peer;
 use migration::protocol::{
@@ -33,16 +32,6 @@ pub enum Broken {
     NeverErases,
 }
 
-/// A message in a queue; compared by value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent(pub Message);
-
-impl Hash for Sent {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.kind().hash(state);
-    }
-}
-
 /// A copy of the guest. Its age counts the times that a copy has begun to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Copy {
@@ -53,7 +42,7 @@ pub struct Copy {
 }
 
 /// A process of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Process<M, A, E> {
     pub machine: M,
     /// Actions not yet done.
@@ -63,13 +52,6 @@ pub struct Process<M, A, E> {
     pub ended: Option<Outcome>,
     /// Its end of the connection.
     pub open: bool,
-}
-
-impl<M: Hash, A, E> Hash for Process<M, A, E> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.machine.hash(state);
-        (self.todo.len(), self.coming.len(), self.ended, self.open).hash(state);
-    }
 }
 
 pub type SourceProcess = Process<Source, SourceAction, SourceEvent>;
@@ -93,33 +75,10 @@ pub struct Host {
 /// On the way between two hosts outside of the connection; may arrive never, late, often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Letter {
-    pub to: Side2,
+    pub to: Side,
     pub question: bool,
     pub standing: Standing,
     pub boot: u8,
-}
-
-/// [`Side`], ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side2 {
-    Source,
-    Destination,
-}
-
-impl Side2 {
-    pub fn other(self) -> Self {
-        match self {
-            Self::Source => Self::Destination,
-            Self::Destination => Self::Source,
-        }
-    }
-
-    pub fn side(self) -> Side {
-        match self {
-            Self::Source => Side::Source,
-            Self::Destination => Side::Destination,
-        }
-    }
 }
 
 /// Whose the guest is, seen from above.
@@ -147,8 +106,8 @@ pub struct World {
     pub source_host: Host,
     pub destination_host: Host,
     /// On the control connection, in order.
-    pub to_destination: VecDeque<Sent>,
-    pub to_source: VecDeque<Sent>,
+    pub to_destination: VecDeque<Message>,
+    pub to_source: VecDeque<Message>,
     pub connection: bool,
     pub round_on_its_way: bool,
     pub letters: BTreeSet<Letter>,
@@ -156,6 +115,8 @@ pub struct World {
     pub newest: u8,
     pub owner: Owner,
     pub loss: Option<Loss>,
+    /// After a loss the decision for the dead was forgotten, too: then another copy may run or not.
+    pub either_way: bool,
     /// An operator has spoken.
     pub word: bool,
     /// What must never be.
@@ -163,36 +124,36 @@ pub struct World {
 }
 
 impl World {
-    pub fn host(&mut self, side: Side2) -> &mut Host {
+    pub fn host(&mut self, side: Side) -> &mut Host {
         match side {
-            Side2::Source => &mut self.source_host,
-            Side2::Destination => &mut self.destination_host,
+            Side::Source => &mut self.source_host,
+            Side::Destination => &mut self.destination_host,
         }
     }
 
-    pub fn peek(&self, side: Side2) -> &Host {
+    pub fn peek(&self, side: Side) -> &Host {
         match side {
-            Side2::Source => &self.source_host,
-            Side2::Destination => &self.destination_host,
+            Side::Source => &self.source_host,
+            Side::Destination => &self.destination_host,
         }
     }
 
     /// Whether a process with an open session is there.
-    pub fn lives(&self, side: Side2) -> bool {
+    pub fn lives(&self, side: Side) -> bool {
         match side {
-            Side2::Source => self.source.as_ref().is_some_and(|p| p.ended.is_none()),
-            Side2::Destination => self.destination.as_ref().is_some_and(|p| p.ended.is_none()),
+            Side::Source => self.source.as_ref().is_some_and(|p| p.ended.is_none()),
+            Side::Destination => self.destination.as_ref().is_some_and(|p| p.ended.is_none()),
         }
     }
 
-    pub fn process(&self, side: Side2) -> bool {
+    pub fn process(&self, side: Side) -> bool {
         match side {
-            Side2::Source => self.source.is_some(),
-            Side2::Destination => self.destination.is_some(),
+            Side::Source => self.source.is_some(),
+            Side::Destination => self.destination.is_some(),
         }
     }
 
-    pub fn post(&mut self, to: Side2, question: bool, standing: Standing) {
+    pub fn post(&mut self, to: Side, question: bool, standing: Standing) {
         let boot = self.peek(to.other()).boot;
         self.letters.insert(Letter {
             to,
@@ -203,7 +164,7 @@ impl World {
     }
 
     /// A copy begins to run.
-    pub fn run(&mut self, side: Side2) {
+    pub fn run(&mut self, side: Side) {
         let other_runs = self.peek(side.other()).copy.is_some_and(|copy| copy.runs);
         let newest = self.newest;
         let Some(copy) = &mut self.host(side).copy else {
@@ -225,47 +186,51 @@ impl World {
         }
     }
 
-    pub fn kill(&mut self, side: Side2) {
+    pub fn kill(&mut self, side: Side) {
         let whose = match side {
-            Side2::Source => Owner::Source,
-            Side2::Destination => Owner::Destination,
+            Side::Source => Owner::Source,
+            Side::Destination => Owner::Destination,
         };
         let newest = self.newest;
         let current = |copy: Option<Copy>| copy.is_some_and(|c| c.complete && c.age == newest);
         let had = current(self.peek(side).copy);
         let other = current(self.peek(side.other()).copy);
         if self.loss.is_none() && had {
-            if self.owner == whose {
+            let says_so = side == Side::Destination && self.destination_host.file.written;
+            if self.owner == whose || says_so {
                 self.loss = Some(Loss::OwnerKilled);
+                // It may have said already that it does not run although its record could not be erased.
+                self.either_way |= says_so && !self.destination_host.copy.is_some_and(|c| c.runs);
             } else if !other {
                 self.loss = Some(Loss::OnlyCopyKilled);
             }
         }
         self.host(side).copy = None;
         match side {
-            Side2::Source => self.source = None,
-            Side2::Destination => self.destination = None,
+            Side::Source => self.source = None,
+            Side::Destination => self.destination = None,
         }
         self.connection = false;
     }
 
     /// The host dies, forgets what was not forced to disk, and starts anew.
-    pub fn start_anew(&mut self, side: Side2) {
+    pub fn start_anew(&mut self, side: Side) {
         let host = self.host(side);
         let decision_is_forgotten = match side {
-            Side2::Source => host.file.on_disk && !host.file.written,
+            Side::Source => host.file.on_disk && !host.file.written,
             // Where it ran, that is a fact.
-            Side2::Destination => !host.file.on_disk && !host.copy.is_some_and(|copy| copy.runs),
+            Side::Destination => !host.file.on_disk && !host.copy.is_some_and(|copy| copy.runs),
         };
         if decision_is_forgotten && !self.word {
             self.owner = Owner::Undecided;
-        }
-        if self.process(side) {
-            self.kill(side);
+            self.either_way |= self.loss.is_some();
         }
         let host = self.host(side);
         host.boot = 1;
         host.file.written = host.file.on_disk;
+        if self.process(side) {
+            self.kill(side);
+        }
     }
 
     pub fn peer(&self, letter: &Letter) -> Peer {
