@@ -137,7 +137,7 @@ pub trait Machine: Send {
 }
 
 /// A piece of saved state: what it is, how it is written down, and itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Part {
     /// What it is the state of; at most 32 bytes.
     pub kind: String,
