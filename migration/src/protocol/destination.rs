@@ -355,13 +355,9 @@ impl Destination {
     }
 
     fn learnt(&mut self, connected: bool, peer: Peer) -> Actions {
-        let same_life = self
-            .peer
-            .as_ref()
-            .is_some_and(|(_, boot)| *boot == peer.boot);
         match peer.standing {
             Standing::Committed | Standing::Orphaned => self.run(connected),
-            Standing::Nothing if same_life => {
+            Standing::Nothing if self.is_same_life(peer) => {
                 self.give_up("the source has kept the guest".to_owned())
             }
             Standing::Nothing => vec![DestinationAction::Report(Notice::InDoubt)],
@@ -369,6 +365,13 @@ impl Destination {
                 Vec::new()
             }
         }
+    }
+
+    /// Whether the source's host has not started anew since it made its offer.
+    fn is_same_life(&self, peer: Peer) -> bool {
+        self.peer
+            .as_ref()
+            .is_some_and(|(_, boot)| *boot == peer.boot)
     }
 
     fn ask(connected: bool, standing: Standing) -> Actions {
@@ -434,15 +437,14 @@ impl Destination {
     fn declining(&mut self, event: &DestinationEvent) -> Actions {
         match event {
             DestinationEvent::Peer(peer) => match peer.standing {
-                Standing::Nothing => self.learnt(false, *peer),
+                Standing::Nothing if self.is_same_life(*peer) => Self::hand_back(),
+                Standing::Nothing => vec![DestinationAction::Report(Notice::InDoubt)],
                 Standing::Orphaned => self.run(false),
                 // A source that lives takes it back; what says otherwise is old.
                 _ => Vec::new(),
             },
             DestinationEvent::Word(Word::Run) => self.run(false),
-            DestinationEvent::Word(Word::Discard) => {
-                self.give_up("an operator discarded it".to_owned())
-            }
+            DestinationEvent::Word(Word::Discard) => Self::hand_back(),
             DestinationEvent::Timeout => vec![
                 DestinationAction::Erase,
                 DestinationAction::Inquire(Standing::Declined),
@@ -452,6 +454,16 @@ impl Destination {
             })],
             _ => Vec::new(),
         }
+    }
+
+    /// The record goes first: it says that the guest runs here. Until that is done all stays as it is.
+    fn hand_back() -> Actions {
+        vec![
+            DestinationAction::Erase,
+            DestinationAction::Free,
+            DestinationAction::Unclaim,
+            DestinationAction::End(Outcome::Stayed),
+        ]
     }
 
     fn running(&mut self, connected: bool, event: &DestinationEvent) -> Actions {

@@ -94,9 +94,10 @@ fn fail_source(mut next: World, action: &SourceAction, fate: Fate) -> Option<Wor
     match action {
         SourceAction::Journal(_) => next.source_host.file.written |= halfway,
         SourceAction::Erase if next.source_host.file.written => {
-            next.source_host.file.written = !halfway;
             if halfway {
-                next.owner = Owner::Source;
+                let on_disk = next.source_host.file.on_disk;
+                erase(&mut next, Side2::Source);
+                next.source_host.file.on_disk = on_disk;
             }
         }
         SourceAction::Pause | SourceAction::SendLast if !halfway => {}
@@ -116,7 +117,9 @@ fn erase(next: &mut World, side: Side2) {
     // A source that erases its record with the guest still in its hands goes on; a destination that does so hands it back.
     match side {
         Side2::Source if whole(next.source_host.copy) => next.owner = Owner::Source,
-        Side2::Destination if !next.destination_host.copy.is_some_and(|copy| copy.runs) => {
+        Side2::Destination
+            if !next.word && !next.destination_host.copy.is_some_and(|copy| copy.runs) =>
+        {
             next.owner = Owner::Undecided;
         }
         _ => {}
@@ -208,7 +211,12 @@ fn fail_destination(mut next: World, action: &DestinationAction, fate: Fate) -> 
             next.owner = Owner::Destination;
         }
         DestinationAction::Journal(_) => {}
-        DestinationAction::Erase if file.written => file.written = !halfway,
+        DestinationAction::Erase if file.written && halfway => {
+            let on_disk = file.on_disk;
+            erase(&mut next, Side2::Destination);
+            next.destination_host.file.on_disk = on_disk;
+        }
+        DestinationAction::Erase if file.written => {}
         DestinationAction::Persist => {
             file.on_disk = file.written && halfway;
             return Some(next);

@@ -9,7 +9,7 @@ use migration::protocol::{
 use migration::wire::{Boot, Message, Standing};
 
 use super::act::{self, ALL, Fate};
-use super::world::{Broken, File, Letter, Owner, Side2, World};
+use super::world::{Broken, File, Letter, Loss, Owner, Side2, World};
 
 /// A step to another world.
 pub struct Move {
@@ -252,6 +252,10 @@ impl Moves<'_> {
         if !from.process(other) && copy.age == from.newest {
             self.push(true, format_args!("an operator tells {side:?} to run"), |next| {
                 next.word = true;
+                next.owner = match side {
+                    Side2::Source => Owner::Source,
+                    Side2::Destination => Owner::Destination,
+                };
                 say(next, side, Word::Run, broken);
             });
         }
@@ -390,6 +394,10 @@ fn hand_to_destination(next: &mut World, event: DestinationEvent, broken: Broken
     };
     if let (DestinationEvent::Restored, Some(copy)) = (&event, &mut next.destination_host.copy) {
         copy.complete = true;
+        // All of it had arrived when the source was killed.
+        if copy.age == next.newest && next.loss == Some(Loss::OnlyCopyKilled) {
+            next.loss = None;
+        }
     }
     let mut actions = process.machine.handle(event);
     // What changes nothing here would only make worlds differ.

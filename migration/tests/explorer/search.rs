@@ -253,7 +253,9 @@ fn judge_end(world: &World, report: &mut Report) -> Result<(), String> {
     if sides.iter().filter(held).count() > running.len() {
         return Err("a copy is held that does not run".to_owned());
     }
-    match (running.as_slice(), world.loss) {
+    // An operator who knows better may undo what was decided for a process that died.
+    let loss = world.loss.filter(|_| !world.word || running.is_empty());
+    match (running.as_slice(), loss) {
         ([Side2::Source], None) => report.stayed += 1,
         ([Side2::Destination], None) => report.moved += 1,
         ([], Some(loss)) => *report.losses.entry(loss).or_default() += 1,

@@ -235,7 +235,8 @@ impl World {
         let had = current(self.peek(side).copy);
         let other = current(self.peek(side.other()).copy);
         if self.loss.is_none() && had {
-            if self.owner == whose {
+            let says_so = side == Side2::Destination && self.destination_host.file.written;
+            if self.owner == whose || says_so {
                 self.loss = Some(Loss::OwnerKilled);
             } else if !other {
                 self.loss = Some(Loss::OnlyCopyKilled);
@@ -260,12 +261,12 @@ impl World {
         if decision_is_forgotten && !self.word {
             self.owner = Owner::Undecided;
         }
-        if self.process(side) {
-            self.kill(side);
-        }
         let host = self.host(side);
         host.boot = 1;
         host.file.written = host.file.on_disk;
+        if self.process(side) {
+            self.kill(side);
+        }
     }
 
     pub fn peer(&self, letter: &Letter) -> Peer {
