@@ -70,7 +70,9 @@ pub enum VersionError {
         theirs: Versions,
     },
     /// No versions at all.
-    #[error("the other host claims to speak versions {theirs}, expected at least one from 1 on: it is damaged")]
+    #[error(
+        "the other host claims to speak versions {theirs}, expected at least one from 1 on: it is damaged"
+    )]
     Senseless {
         /// What it claims.
         theirs: Versions,

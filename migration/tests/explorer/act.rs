@@ -118,7 +118,8 @@ fn erase(next: &mut World, side: Side2) {
     match side {
         Side2::Source if whole(next.source_host.copy) => next.owner = Owner::Source,
         Side2::Destination
-            if !next.word && !next.destination_host.copy.is_some_and(|copy| copy.runs) =>
+            if next.owner == Owner::Destination
+                && !next.destination_host.copy.is_some_and(|copy| copy.runs) =>
         {
             next.owner = Owner::Undecided;
         }

@@ -47,7 +47,9 @@ pub fn moves(from: &World, broken: Broken, described: bool) -> Vec<Move> {
         moves.faults(side);
     }
     if from.connection {
-        moves.push(true, format_args!("the connection breaks"), |next| next.connection = false);
+        moves.push(true, format_args!("the connection breaks"), |next| {
+            next.connection = false
+        });
     }
     moves.found
 }
@@ -126,7 +128,11 @@ impl Moves<'_> {
             for fate in ALL {
                 if let Some(to) = act::destination(self.from, fate) {
                     let fault = fate != Fate::Well;
-                    self.add(fault, format_args!("destination does {action:?}: {fate:?}"), to);
+                    self.add(
+                        fault,
+                        format_args!("destination does {action:?}: {fate:?}"),
+                        to,
+                    );
                 }
             }
             return;
@@ -188,7 +194,7 @@ impl Moves<'_> {
         if self.broken == Broken::BootsAreNotCompared {
             peer.boot = Boot([0; 16]);
         }
-                let broken = self.broken;
+        let broken = self.broken;
         if self.from.lives(side) {
             let forgetful = broken == Broken::DeskDoesNotLookAtLocks;
             if forgetful && letter.question && !self.from.peek(side).file.written {
@@ -250,24 +256,32 @@ impl Moves<'_> {
             return;
         }
         if !from.process(other) && copy.age == from.newest {
-            self.push(true, format_args!("an operator tells {side:?} to run"), |next| {
-                next.word = true;
-                next.owner = match side {
-                    Side2::Source => Owner::Source,
-                    Side2::Destination => Owner::Destination,
-                };
-                say(next, side, Word::Run, broken);
-            });
+            self.push(
+                true,
+                format_args!("an operator tells {side:?} to run"),
+                |next| {
+                    next.word = true;
+                    next.owner = match side {
+                        Side2::Source => Owner::Source,
+                        Side2::Destination => Owner::Destination,
+                    };
+                    say(next, side, Word::Run, broken);
+                },
+            );
         }
         let old = copy.age < from.newest;
         if side == Side2::Destination && (from.process(other) || old) {
-            self.push(true, format_args!("an operator tells it to discard"), |next| {
-                next.word = true;
-                if !old {
-                    next.owner = Owner::Source;
-                }
-                say(next, side, Word::Discard, broken);
-            });
+            self.push(
+                true,
+                format_args!("an operator tells it to discard"),
+                |next| {
+                    next.word = true;
+                    if !old {
+                        next.owner = Owner::Source;
+                    }
+                    say(next, side, Word::Discard, broken);
+                },
+            );
         }
     }
 
@@ -280,12 +294,18 @@ impl Moves<'_> {
             return;
         }
         if from.process(side) {
-            self.push(true, format_args!("{side:?} is killed"), |next| next.kill(side));
+            self.push(true, format_args!("{side:?} is killed"), |next| {
+                next.kill(side)
+            });
         }
         if from.peek(side).boot == 0 {
-            self.push(true, format_args!("the host of {side:?} starts anew"), |next| {
-                next.start_anew(side);
-            });
+            self.push(
+                true,
+                format_args!("the host of {side:?} starts anew"),
+                |next| {
+                    next.start_anew(side);
+                },
+            );
         }
     }
 }
@@ -293,20 +313,14 @@ impl Moves<'_> {
 /// Complete, without connection, and the decision is the other side's.
 pub fn is_in_doubt(world: &World, side: Side2) -> bool {
     match side {
-        Side2::Source => world
-            .source
-            .as_ref()
-            .is_some_and(|p| {
-                p.ended.is_none() && !p.open && p.machine.standing() == Standing::Committed
-            }),
-        Side2::Destination => world
-            .destination
-            .as_ref()
-            .is_some_and(|p| {
-                let standing = p.machine.standing();
-                let waits = matches!(standing, Standing::Prepared | Standing::Declined);
-                p.ended.is_none() && !p.open && waits
-            }),
+        Side2::Source => world.source.as_ref().is_some_and(|p| {
+            p.ended.is_none() && !p.open && p.machine.standing() == Standing::Committed
+        }),
+        Side2::Destination => world.destination.as_ref().is_some_and(|p| {
+            let standing = p.machine.standing();
+            let waits = matches!(standing, Standing::Prepared | Standing::Declined);
+            p.ended.is_none() && !p.open && waits
+        }),
     }
 }
 

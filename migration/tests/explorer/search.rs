@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
-use migration::protocol::{
-    Destination, DestinationSetup, Outcome, Patience, Source, SourceSetup,
-};
+use migration::protocol::{Destination, DestinationSetup, Outcome, Patience, Source, SourceSetup};
 use migration::wire::{Boot, Offer, SPOKEN, Session};
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
@@ -42,7 +40,9 @@ pub struct Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}, after", self.wrong)?;
-        self.how.iter().try_for_each(|what| writeln!(f, "  {what}"))?;
+        self.how
+            .iter()
+            .try_for_each(|what| writeln!(f, "  {what}"))?;
         writeln!(
             f,
             "  source {:?}, destination {:?}, {:?}",
@@ -113,6 +113,7 @@ fn begin() -> World {
         newest: 0,
         owner: Owner::Undecided,
         loss: None,
+        either_way: false,
         word: false,
         wrong: None,
     }
@@ -173,7 +174,7 @@ impl Search {
                 self.back[to].push(at);
             }
         }
-        if is_end {
+        if is_end || waits_for_a_word(&world) {
             self.ends.push(at);
             let judged = judge_end(&world, &mut self.report);
             judged.map_err(|wrong| self.found(at, wrong))?;
@@ -229,6 +230,15 @@ impl Search {
     }
 }
 
+/// A side is in doubt for good: nobody is left at the other host, which has started anew and knows nothing.
+fn waits_for_a_word(world: &World) -> bool {
+    [Side2::Source, Side2::Destination].into_iter().any(|side| {
+        let other = world.peek(side.other());
+        let silent = !world.lives(side.other()) && !other.file.written && other.boot != 0;
+        is_in_doubt(world, side) && silent
+    })
+}
+
 fn judge_end(world: &World, report: &mut Report) -> Result<(), String> {
     let sides = [Side2::Source, Side2::Destination];
     let doubtful = sides.iter().any(|side| is_in_doubt(world, *side));
@@ -254,7 +264,8 @@ fn judge_end(world: &World, report: &mut Report) -> Result<(), String> {
         return Err("a copy is held that does not run".to_owned());
     }
     // An operator who knows better may undo what was decided for a process that died.
-    let loss = world.loss.filter(|_| !world.word || running.is_empty());
+    let undone = (world.word || world.either_way) && !running.is_empty();
+    let loss = world.loss.filter(|_| !undone);
     match (running.as_slice(), loss) {
         ([Side2::Source], None) => report.stayed += 1,
         ([Side2::Destination], None) => report.moved += 1,
@@ -271,9 +282,9 @@ fn outcomes_agree(world: &World) -> Result<(), String> {
     let destination = world.destination.as_ref().and_then(|p| p.ended);
     match (source, destination) {
         (Some(Outcome::Stayed), Some(Outcome::Moved))
-        | (Some(Outcome::Moved), Some(Outcome::Stayed)) => {
-            Err(format!("the source says {source:?}, the destination {destination:?}"))
-        }
+        | (Some(Outcome::Moved), Some(Outcome::Stayed)) => Err(format!(
+            "the source says {source:?}, the destination {destination:?}"
+        )),
         _ => Ok(()),
     }
 }

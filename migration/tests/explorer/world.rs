@@ -156,6 +156,8 @@ pub struct World {
     pub newest: u8,
     pub owner: Owner,
     pub loss: Option<Loss>,
+    /// After a loss the decision for the dead was forgotten, too: then another copy may run or not.
+    pub either_way: bool,
     /// An operator has spoken.
     pub word: bool,
     /// What must never be.
@@ -238,6 +240,8 @@ impl World {
             let says_so = side == Side2::Destination && self.destination_host.file.written;
             if self.owner == whose || says_so {
                 self.loss = Some(Loss::OwnerKilled);
+                // It may have said already that it does not run although its record could not be erased.
+                self.either_way |= says_so && !self.destination_host.copy.is_some_and(|c| c.runs);
             } else if !other {
                 self.loss = Some(Loss::OnlyCopyKilled);
             }
@@ -260,6 +264,7 @@ impl World {
         };
         if decision_is_forgotten && !self.word {
             self.owner = Owner::Undecided;
+            self.either_way |= self.loss.is_some();
         }
         let host = self.host(side);
         host.boot = 1;
