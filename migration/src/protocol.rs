@@ -146,7 +146,7 @@ pub enum Word {
 }
 
 /// What whoever looks on is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Notice {
     /// The destination did not take the guest.
     Refused(Refuse),

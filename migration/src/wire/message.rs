@@ -197,7 +197,7 @@ pub struct Answer {
 }
 
 /// Everything that is said but pages.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is told at its kind")]
 pub enum Message {
     Hello(Hello),

@@ -4,7 +4,7 @@ use migration::protocol::{DestinationAction, DestinationEvent, SourceAction, Sou
 use migration::ram::Part;
 use migration::wire::{Accept, Digest, Message, Prepare, Refuse, Token};
 
-use super::world::{Copy, File, Owner, Sent, Side2, World};
+use super::world::{Copy, File, Owner, Side2, World};
 
 /// How an action goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub fn source(world: &World, fate: Fate) -> Option<World> {
     match action {
         SourceAction::Send(message) => {
             if process.open && next.connection {
-                next.to_destination.push_back(Sent(message));
+                next.to_destination.push_back(message);
             }
         }
         SourceAction::Copy(_) => process
@@ -79,7 +79,7 @@ fn send_last(next: &mut World) -> Option<()> {
     let age = next.source_host.copy?.age;
     let process = next.source.as_mut()?;
     if process.open && next.connection {
-        next.to_destination.push_back(Sent(Message::Part(part())));
+        next.to_destination.push_back(Message::Part(part()));
     }
     process.coming.push_back(SourceEvent::LastSent(Prepare {
         round: 1,
@@ -138,7 +138,7 @@ pub fn destination(world: &World, fate: Fate) -> Option<World> {
     match action {
         DestinationAction::Send(message) => {
             if process.open && next.connection {
-                next.to_source.push_back(Sent(message));
+                next.to_source.push_back(message);
             }
         }
         DestinationAction::Admit(_) => process

@@ -94,7 +94,7 @@ impl Moves<'_> {
         }
         if process.open {
             if let Some(sent) = self.from.to_source.front() {
-                self.source_event(false, SourceEvent::Received(sent.0.clone()), |next| {
+                self.source_event(false, SourceEvent::Received(sent.clone()), |next| {
                     next.to_source.pop_front();
                 });
             }
@@ -159,7 +159,7 @@ impl Moves<'_> {
             self.destination_event(false, event, |next| next.round_on_its_way = false);
         }
         if let Some(sent) = self.from.to_destination.front() {
-            let event = DestinationEvent::Received(sent.0.clone());
+            let event = DestinationEvent::Received(sent.clone());
             self.destination_event(false, event, |next| {
                 next.to_destination.pop_front();
             });

@@ -15,7 +15,7 @@ pub struct DestinationSetup {
 }
 
 /// What happens to the destination.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DestinationEvent {
     /// A message came on the control connection.
     Received(Message),
@@ -54,7 +54,7 @@ pub enum DestinationEvent {
 
 /// What the destination is to do. The actions of one answer are done in order; where one fails the rest is dropped and
 /// [`DestinationEvent::Failed`] is next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DestinationAction {
     /// Say this on the control connection; where it is gone that is no failure.
     Send(Message),

@@ -20,7 +20,7 @@ pub struct SourceSetup {
 }
 
 /// What happens to the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SourceEvent {
     /// A message came on the control connection.
     Received(Message),
@@ -54,7 +54,7 @@ pub enum SourceEvent {
 }
 
 /// What the source is to do. The actions of one answer are done in order; where one fails the rest is dropped and [`SourceEvent::Failed`] is next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SourceAction {
     /// Say this on the control connection; where it is gone that is no failure.
     Send(Message),
