@@ -70,6 +70,8 @@
 //! | nothing, its host has started anew | it forgot, or it stayed and died | in doubt until an operator says ([`Word`]) |
 //! | unreachable | | asks again; an operator may say |
 //!
+//! A source that is committed and learns nothing but that the destination's host has started anew is in doubt in the same way.
+//!
 //! # When no copy is left
 //!
 //! Only where the guest died with the process that it belonged to: the source was killed before the destination was complete; the source was killed
@@ -141,7 +143,7 @@ pub enum Outcome {
 pub enum Word {
     /// No other copy runs, has run since the switch-over, or will: run this one.
     Run,
-    /// Another copy runs, or is to be run: throw this one away. Only a destination does.
+    /// Throw this copy away. To a destination: the source keeps the guest. To a source: the guest has run at the destination since.
     Discard,
 }
 

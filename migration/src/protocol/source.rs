@@ -278,9 +278,13 @@ impl Source {
             }
             SourceEvent::Peer(peer) => self.learnt(peer),
             SourceEvent::Word(Word::Run) => self.go_back(),
-            SourceEvent::Word(Word::Discard) | SourceEvent::Cancel => {
-                vec![SourceAction::Report(Notice::TooLate)]
-            }
+            // The record stays: should the destination live after all, the desk tells it to run.
+            SourceEvent::Word(Word::Discard) => vec![
+                SourceAction::LetGo,
+                SourceAction::Close,
+                SourceAction::End(Outcome::Moved),
+            ],
+            SourceEvent::Cancel => vec![SourceAction::Report(Notice::TooLate)],
             SourceEvent::Received(_)
             | SourceEvent::Lost { .. }
             | SourceEvent::Timeout

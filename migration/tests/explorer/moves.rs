@@ -202,7 +202,7 @@ impl Moves<'_> {
                     next.post(side.other(), false, desk::UNKNOWN);
                 });
             }
-            if self.is_busy(side) {
+            if is_busy(self.from, side) {
                 return;
             }
             self.push(false, format_args!("{letter:?} arrives"), |next| {
@@ -219,19 +219,6 @@ impl Moves<'_> {
                 next.post(side.other(), false, standing);
             }
         });
-    }
-
-    fn is_busy(&self, side: Side2) -> bool {
-        match side {
-            Side2::Source => self.from.source.as_ref().is_some_and(|p| {
-                let forced = |e: &SourceEvent| matches!(e, SourceEvent::Failed { .. });
-                !p.todo.is_empty() || p.coming.front().is_some_and(forced)
-            }),
-            Side2::Destination => self.from.destination.as_ref().is_some_and(|p| {
-                let forced = |e: &DestinationEvent| !matches!(e, DestinationEvent::Restored);
-                !p.todo.is_empty() || p.coming.front().is_some_and(forced)
-            }),
-        }
     }
 
     /// The desk of a host finds a record without an owner.
@@ -251,7 +238,7 @@ impl Moves<'_> {
         let Some(copy) = from.peek(side).copy else {
             return;
         };
-        let in_doubt = from.lives(side) && !self.is_busy(side) && is_in_doubt(from, side);
+        let in_doubt = from.lives(side) && !is_busy(self.from, side) && is_in_doubt(from, side);
         if from.word || !in_doubt || broken != Broken::Nothing {
             return;
         }
@@ -270,14 +257,16 @@ impl Moves<'_> {
             );
         }
         let old = copy.age < from.newest;
-        if side == Side2::Destination && (from.process(other) || old) {
+        // A source is needed until the guest has run elsewhere.
+        let other_stays = side == Side2::Destination && from.process(other);
+        if other_stays || old {
             self.push(
                 true,
-                format_args!("an operator tells it to discard"),
+                format_args!("an operator tells {side:?} to discard"),
                 |next| {
                     next.word = true;
                     if !old {
-                        next.owner = Owner::Source;
+                        next.owner = owner(other);
                     }
                     say(next, side, Word::Discard, broken);
                 },
@@ -310,11 +299,28 @@ impl Moves<'_> {
     }
 }
 
+/// In the middle of its actions.
+pub fn is_busy(world: &World, side: Side2) -> bool {
+    match side {
+        Side2::Source => world.source.as_ref().is_some_and(|p| {
+            let forced = |e: &SourceEvent| matches!(e, SourceEvent::Failed { .. });
+            !p.todo.is_empty() || p.coming.front().is_some_and(forced)
+        }),
+        Side2::Destination => world.destination.as_ref().is_some_and(|p| {
+            let forced = |e: &DestinationEvent| !matches!(e, DestinationEvent::Restored);
+            !p.todo.is_empty() || p.coming.front().is_some_and(forced)
+        }),
+    }
+}
+
 /// Complete, without connection, and the decision is the other side's.
 pub fn is_in_doubt(world: &World, side: Side2) -> bool {
     match side {
         Side2::Source => world.source.as_ref().is_some_and(|p| {
-            p.ended.is_none() && !p.open && p.machine.standing() == Standing::Committed
+            // One that has let go only waits for its disk.
+            let holds = world.source_host.copy.is_some();
+            let waits = p.machine.standing() == Standing::Committed;
+            p.ended.is_none() && !p.open && waits && holds
         }),
         Side2::Destination => world.destination.as_ref().is_some_and(|p| {
             let standing = p.machine.standing();
@@ -336,6 +342,13 @@ fn tell(next: &mut World, side: Side2, peer: Peer, broken: Broken) -> Standing {
             let standing = |p: &super::world::DestinationProcess| p.machine.standing();
             next.destination.as_ref().map_or(desk::UNKNOWN, standing)
         }
+    }
+}
+
+fn owner(side: Side2) -> Owner {
+    match side {
+        Side2::Source => Owner::Source,
+        Side2::Destination => Owner::Destination,
     }
 }
 

@@ -8,7 +8,7 @@ use migration::protocol::{Destination, DestinationSetup, Outcome, Patience, Sour
 use migration::wire::{Boot, Offer, SPOKEN, Session};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::moves::{is_in_doubt, moves};
+use super::moves::{Move, is_busy, is_in_doubt, moves};
 use super::world::{
     Broken, Copy, DestinationProcess, File, Host, Loss, Owner, Side2, SourceProcess, World,
 };
@@ -186,6 +186,12 @@ impl Search {
             self.ends.push(at);
             let judged = judge_end(world, &mut self.report);
             judged.map_err(|wrong| self.found(at, wrong))?;
+            let speechless =
+                self.broken == Broken::Nothing && waits_for_a_word(world) && !world.word;
+            let words = |step: &Move| step.to.word;
+            if speechless && !moves(world, self.broken, false).iter().any(words) {
+                return Err(self.found(at, "no true word of an operator helps"));
+            }
         }
         Ok(())
     }
@@ -248,7 +254,7 @@ fn waits_for_a_word(world: &World) -> bool {
     [Side2::Source, Side2::Destination].into_iter().any(|side| {
         let other = world.peek(side.other());
         let silent = !world.lives(side.other()) && !other.file.written && other.boot != 0;
-        is_in_doubt(world, side) && silent
+        silent && is_in_doubt(world, side) && !is_busy(world, side)
     })
 }
 
