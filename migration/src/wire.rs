@@ -20,6 +20,7 @@
 //! version 1 are kept in `migration/tests/fixtures`.
 
 pub mod digest;
+mod error;
 pub mod frame;
 pub mod message;
 pub mod pages;
@@ -27,10 +28,11 @@ pub mod part;
 pub mod version;
 
 pub use digest::{Digest, RoundDigest, StateDigest};
-pub use frame::{Cut, FrameError, HEAD_BYTES, Head, Incoming, Kind, Outgoing, TRAILER_BYTES};
+pub use error::{FrameError, MessageError};
+pub use frame::{Cut, HEAD_BYTES, Head, Incoming, Kind, Outgoing, TRAILER_BYTES};
 pub use message::{
-    Accept, Answer, Boot, EndOfRound, Hello, Inquire, Message, MessageError, Offer, Prepare,
-    Refuse, Session, Side, Standing, Stream, Token,
+    Accept, Answer, Boot, EndOfRound, Hello, Inquire, Message, Offer, Prepare, Refuse, Session,
+    Side, Standing, Stream, Token,
 };
 pub use pages::{Encoding, PAGES_HEADER_BYTES, PagesHeader};
 pub use version::{NEWEST, SPOKEN, Version, VersionError, Versions};

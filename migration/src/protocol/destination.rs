@@ -1,105 +1,16 @@
 //! The destination's side of a session.
 
+mod event;
+
+pub use event::{DestinationAction, DestinationEvent, DestinationSetup};
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::desk::Peer;
 use super::journal::Record;
-use super::{Notice, Outcome, Patience, Word};
-use crate::ram::Part;
-use crate::wire::{
-    Accept, Boot, Hello, Message, Offer, Prepare, Refuse, Session, Side, Standing, Version,
-    Versions,
-};
-
-/// What a destination is started with.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct DestinationSetup {
-    /// Versions to speak ([`crate::wire::SPOKEN`]).
-    pub versions: Versions,
-    /// How long to wait.
-    pub patience: Patience,
-}
-
-/// What happens to the destination.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DestinationEvent {
-    /// A message came on the control connection.
-    Received(Message),
-    /// The control connection, or a data stream, failed; or what came was no message.
-    Lost {
-        /// How.
-        reason: String,
-    },
-    /// Nothing came for as long as [`Destination::patience`] says.
-    Timeout,
-    /// The answer to [`DestinationAction::Admit`]: everything is held.
-    Admitted(Accept),
-    /// The answer to [`DestinationAction::Admit`]: nothing is held.
-    Refused(Refuse),
-    /// All streams have received a round and its end, with the digests that they should have.
-    RoundReceived {
-        /// The round.
-        round: u32,
-    },
-    /// The guest is complete, with the digest that it should have; it holds all its reservations.
-    Restored,
-    /// The guest runs.
-    Started,
-    /// An action failed; those after it were not done. [`DestinationAction::Run`] fails only where no vCPU has run.
-    Failed {
-        /// What and why.
-        reason: String,
-    },
-    /// The guest is not wanted here any more.
-    Cancel,
-    /// The source's host answered an inquiry, or sent one.
-    Peer(Peer),
-    /// An operator says what cannot be found out.
-    Word(Word),
-}
-
-/// What the destination is to do. The actions of one answer are done in order; where one fails the rest is dropped and
-/// [`DestinationEvent::Failed`] is next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DestinationAction {
-    /// Say this on the control connection; where it is gone that is no failure.
-    Send(Message),
-    /// Speak this version from now on.
-    Agree(Version),
-    /// Decide about the offer, and hand in [`DestinationEvent::Admitted`] or [`DestinationEvent::Refused`] next.
-    Admit(Offer),
-    /// Make the session's file, still empty, and hold its lock: from now on the host's desk leaves the answers to us.
-    Claim(Session),
-    /// Remove the file, which is empty. Failing is worth a warning only.
-    Unclaim,
-    /// Take the streams, and write their pages to memory.
-    Receive,
-    /// Get the budget for the whole switch-over.
-    Hold,
-    /// Keep this part of the state.
-    Keep(Part),
-    /// Check the digest, restore the parts, then hand in [`DestinationEvent::Restored`].
-    Restore(Prepare),
-    /// Write the record; being written is enough.
-    Journal(Record),
-    /// Let the guest run, then hand in [`DestinationEvent::Started`].
-    Run,
-    /// Force the record to disk. Failing is worth a warning only.
-    Persist,
-    /// Make the session's file empty again and force that to disk; no failure where it is. It stays ours.
-    Erase,
-    /// Give up memory and reservations.
-    Free,
-    /// Close the control connection and the streams.
-    Close,
-    /// Tell the source's host where the destination stands, and hand in what it answers.
-    Inquire(Standing),
-    /// Tell whoever looks on.
-    Report(Notice),
-    /// The session is over.
-    End(Outcome),
-}
+use super::{Notice, Outcome, Word};
+use crate::wire::{Boot, Hello, Message, Refuse, Session, Side, Standing};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
@@ -353,13 +264,9 @@ impl Destination {
     }
 
     fn learnt(&mut self, connected: bool, peer: Peer) -> Actions {
-        let same_life = self
-            .peer
-            .as_ref()
-            .is_some_and(|(_, boot)| *boot == peer.boot);
         match peer.standing {
             Standing::Committed | Standing::Orphaned => self.run(connected),
-            Standing::Nothing if same_life => {
+            Standing::Nothing if self.is_same_life(peer) => {
                 self.give_up("the source has kept the guest".to_owned())
             }
             Standing::Nothing => vec![DestinationAction::Report(Notice::InDoubt)],
@@ -367,6 +274,13 @@ impl Destination {
                 Vec::new()
             }
         }
+    }
+
+    /// Whether the source's host has not started anew since it made its offer.
+    fn is_same_life(&self, peer: Peer) -> bool {
+        self.peer
+            .as_ref()
+            .is_some_and(|(_, boot)| *boot == peer.boot)
     }
 
     fn ask(connected: bool, standing: Standing) -> Actions {
@@ -432,15 +346,14 @@ impl Destination {
     fn declining(&mut self, event: &DestinationEvent) -> Actions {
         match event {
             DestinationEvent::Peer(peer) => match peer.standing {
-                Standing::Nothing => self.learnt(false, *peer),
+                Standing::Nothing if self.is_same_life(*peer) => Self::hand_back(),
+                Standing::Nothing => vec![DestinationAction::Report(Notice::InDoubt)],
                 Standing::Orphaned => self.run(false),
                 // A source that lives takes it back; what says otherwise is old.
                 _ => Vec::new(),
             },
             DestinationEvent::Word(Word::Run) => self.run(false),
-            DestinationEvent::Word(Word::Discard) => {
-                self.give_up("an operator discarded it".to_owned())
-            }
+            DestinationEvent::Word(Word::Discard) => Self::hand_back(),
             DestinationEvent::Timeout => vec![
                 DestinationAction::Erase,
                 DestinationAction::Inquire(Standing::Declined),
@@ -450,6 +363,16 @@ impl Destination {
             })],
             _ => Vec::new(),
         }
+    }
+
+    /// The record goes first: it says that the guest runs here. Until that is done all stays as it is.
+    fn hand_back() -> Actions {
+        vec![
+            DestinationAction::Erase,
+            DestinationAction::Free,
+            DestinationAction::Unclaim,
+            DestinationAction::End(Outcome::Stayed),
+        ]
     }
 
     fn running(&mut self, connected: bool, event: &DestinationEvent) -> Actions {

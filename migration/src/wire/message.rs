@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::frame::{FrameError, Kind, Outgoing};
+use super::error::MessageError;
+use super::frame::{Kind, Outgoing};
 use super::part;
 use super::version::{Version, Versions};
 use crate::ram::Part;
@@ -196,7 +197,7 @@ pub struct Answer {
 }
 
 /// Everything that is said but pages.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is told at its kind")]
 pub enum Message {
     Hello(Hello),
@@ -217,60 +218,6 @@ pub enum Message {
     Abort { reason: String },
     Inquire(Inquire),
     Answer(Answer),
-}
-
-/// Why a payload is no message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MessageError {
-    /// The frame is wrong already.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// The payload is not what its kind asks for.
-    #[error("{kind:?} of {bytes} bytes cannot be read: {reason}")]
-    Payload {
-        /// Its kind.
-        kind: Kind,
-        /// Its length.
-        bytes: usize,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Something follows the message.
-    #[error("{kind:?} is followed by {bytes} bytes, expected none")]
-    LeftOver {
-        /// Its kind.
-        kind: Kind,
-        /// How many.
-        bytes: usize,
-    },
-    /// A field is beyond its bound.
-    #[error("{what} is {got}, expected 1 to {most}")]
-    Field {
-        /// The field.
-        what: &'static str,
-        /// Its length or value.
-        got: usize,
-        /// The most.
-        most: usize,
-    },
-    /// A `Pages` frame that contradicts itself.
-    #[error("pages: {reason}")]
-    Pages {
-        /// What is wrong.
-        reason: String,
-    },
-    /// A `Part` frame that cannot be read.
-    #[error("part of the state: {reason}")]
-    Part {
-        /// What is wrong.
-        reason: String,
-    },
-    /// A frame that is no message where one was expected.
-    #[error("{kind:?} where a message was expected")]
-    Misplaced {
-        /// Its kind.
-        kind: Kind,
-    },
 }
 
 impl Message {
@@ -302,7 +249,7 @@ impl Message {
     /// Appends the message as the next frame of a connection.
     ///
     /// # Errors
-    /// [`MessageError::Field`], [`FrameError::Length`]; `into` is then as it was.
+    /// [`MessageError::Field`], [`super::FrameError::Length`]; `into` is then as it was.
     pub fn write(&self, out: &mut Outgoing, into: &mut Vec<u8>) -> Result<(), MessageError> {
         let payload = self.payload()?;
         out.frame(self.kind(), into, |frame| frame.extend(payload))?;

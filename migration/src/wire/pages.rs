@@ -11,7 +11,7 @@
 //!
 //! The checksum over header and bytes is that of the frame, so that every byte is hashed once. What the bytes of an encoding mean is `page`'s.
 
-use super::message::MessageError;
+use super::error::MessageError;
 use crate::ram::{PAGE_SIZE, PageNumber};
 
 /// Bytes before the pages' own.

@@ -1,6 +1,7 @@
 //! The payload of a `Part` frame: bytes of the kind's name (1), version (2), the name, and the rest is the part itself.
 
-use super::message::MessageError;
+use super::error::MessageError;
+use super::frame::MOST_PART_BYTES;
 use crate::ram::Part;
 
 /// Longest name of a kind, in bytes.
@@ -18,6 +19,13 @@ pub(super) fn write(part: &Part, into: &mut Vec<u8>) -> Result<(), MessageError>
             got: part.kind.len(),
             most: LONGEST_KIND,
         })?;
+    if part.bytes.len() > MOST_PART_BYTES {
+        return Err(MessageError::Field {
+            what: "length of a part",
+            got: part.bytes.len(),
+            most: MOST_PART_BYTES,
+        });
+    }
     into.push(length);
     into.extend(part.version.to_le_bytes());
     into.extend(part.kind.as_bytes());
@@ -48,11 +56,11 @@ pub(super) fn read(payload: &[u8]) -> Result<Part, MessageError> {
     })?;
     let kind = std::str::from_utf8(kind)
         .map_err(|_| refused("a name that is no UTF-8 text, expected one".to_owned()))?;
-    if bytes.len() > super::frame::MOST_PART_BYTES {
+    if bytes.len() > MOST_PART_BYTES {
         return Err(refused(format!(
             "{} bytes, expected at most {}",
             bytes.len(),
-            super::frame::MOST_PART_BYTES
+            MOST_PART_BYTES
         )));
     }
     Ok(Part {

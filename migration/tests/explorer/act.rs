@@ -4,7 +4,7 @@ use migration::protocol::{DestinationAction, DestinationEvent, SourceAction, Sou
 use migration::ram::Part;
 use migration::wire::{Accept, Digest, Message, Prepare, Refuse, Token};
 
-use super::world::{Copy, File, Owner, Sent, Side2, World};
+use super::world::{Copy, File, Owner, Side2, World};
 
 /// How an action goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub fn source(world: &World, fate: Fate) -> Option<World> {
     match action {
         SourceAction::Send(message) => {
             if process.open && next.connection {
-                next.to_destination.push_back(Sent(message));
+                next.to_destination.push_back(message);
             }
         }
         SourceAction::Copy(_) => process
@@ -79,7 +79,7 @@ fn send_last(next: &mut World) -> Option<()> {
     let age = next.source_host.copy?.age;
     let process = next.source.as_mut()?;
     if process.open && next.connection {
-        next.to_destination.push_back(Sent(Message::Part(part())));
+        next.to_destination.push_back(Message::Part(part()));
     }
     process.coming.push_back(SourceEvent::LastSent(Prepare {
         round: 1,
@@ -94,9 +94,10 @@ fn fail_source(mut next: World, action: &SourceAction, fate: Fate) -> Option<Wor
     match action {
         SourceAction::Journal(_) => next.source_host.file.written |= halfway,
         SourceAction::Erase if next.source_host.file.written => {
-            next.source_host.file.written = !halfway;
             if halfway {
-                next.owner = Owner::Source;
+                let on_disk = next.source_host.file.on_disk;
+                erase(&mut next, Side2::Source);
+                next.source_host.file.on_disk = on_disk;
             }
         }
         SourceAction::Pause | SourceAction::SendLast if !halfway => {}
@@ -116,7 +117,10 @@ fn erase(next: &mut World, side: Side2) {
     // A source that erases its record with the guest still in its hands goes on; a destination that does so hands it back.
     match side {
         Side2::Source if whole(next.source_host.copy) => next.owner = Owner::Source,
-        Side2::Destination if !next.destination_host.copy.is_some_and(|copy| copy.runs) => {
+        Side2::Destination
+            if next.owner == Owner::Destination
+                && !next.destination_host.copy.is_some_and(|copy| copy.runs) =>
+        {
             next.owner = Owner::Undecided;
         }
         _ => {}
@@ -134,7 +138,7 @@ pub fn destination(world: &World, fate: Fate) -> Option<World> {
     match action {
         DestinationAction::Send(message) => {
             if process.open && next.connection {
-                next.to_source.push_back(Sent(message));
+                next.to_source.push_back(message);
             }
         }
         DestinationAction::Admit(_) => process
@@ -208,7 +212,12 @@ fn fail_destination(mut next: World, action: &DestinationAction, fate: Fate) -> 
             next.owner = Owner::Destination;
         }
         DestinationAction::Journal(_) => {}
-        DestinationAction::Erase if file.written => file.written = !halfway,
+        DestinationAction::Erase if file.written && halfway => {
+            let on_disk = file.on_disk;
+            erase(&mut next, Side2::Destination);
+            next.destination_host.file.on_disk = on_disk;
+        }
+        DestinationAction::Erase if file.written => {}
         DestinationAction::Persist => {
             file.on_disk = file.written && halfway;
             return Some(next);

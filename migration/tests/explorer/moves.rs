@@ -9,7 +9,7 @@ use migration::protocol::{
 use migration::wire::{Boot, Message, Standing};
 
 use super::act::{self, ALL, Fate};
-use super::world::{Broken, File, Letter, Owner, Side2, World};
+use super::world::{Broken, File, Letter, Loss, Owner, Side2, World};
 
 /// A step to another world.
 pub struct Move {
@@ -94,7 +94,7 @@ impl Moves<'_> {
         }
         if process.open {
             if let Some(sent) = self.from.to_source.front() {
-                self.source_event(false, SourceEvent::Received(sent.0.clone()), |next| {
+                self.source_event(false, SourceEvent::Received(sent.clone()), |next| {
                     next.to_source.pop_front();
                 });
             }
@@ -159,7 +159,7 @@ impl Moves<'_> {
             self.destination_event(false, event, |next| next.round_on_its_way = false);
         }
         if let Some(sent) = self.from.to_destination.front() {
-            let event = DestinationEvent::Received(sent.0.clone());
+            let event = DestinationEvent::Received(sent.clone());
             self.destination_event(false, event, |next| {
                 next.to_destination.pop_front();
             });
@@ -202,7 +202,7 @@ impl Moves<'_> {
                     next.post(side.other(), false, desk::UNKNOWN);
                 });
             }
-            if self.is_busy(side) {
+            if is_busy(self.from, side) {
                 return;
             }
             self.push(false, format_args!("{letter:?} arrives"), |next| {
@@ -219,19 +219,6 @@ impl Moves<'_> {
                 next.post(side.other(), false, standing);
             }
         });
-    }
-
-    fn is_busy(&self, side: Side2) -> bool {
-        match side {
-            Side2::Source => self.from.source.as_ref().is_some_and(|p| {
-                let forced = |e: &SourceEvent| matches!(e, SourceEvent::Failed { .. });
-                !p.todo.is_empty() || p.coming.front().is_some_and(forced)
-            }),
-            Side2::Destination => self.from.destination.as_ref().is_some_and(|p| {
-                let forced = |e: &DestinationEvent| !matches!(e, DestinationEvent::Restored);
-                !p.todo.is_empty() || p.coming.front().is_some_and(forced)
-            }),
-        }
     }
 
     /// The desk of a host finds a record without an owner.
@@ -251,7 +238,7 @@ impl Moves<'_> {
         let Some(copy) = from.peek(side).copy else {
             return;
         };
-        let in_doubt = from.lives(side) && !self.is_busy(side) && is_in_doubt(from, side);
+        let in_doubt = from.lives(side) && !is_busy(self.from, side) && is_in_doubt(from, side);
         if from.word || !in_doubt || broken != Broken::Nothing {
             return;
         }
@@ -261,19 +248,25 @@ impl Moves<'_> {
                 format_args!("an operator tells {side:?} to run"),
                 |next| {
                     next.word = true;
+                    next.owner = match side {
+                        Side2::Source => Owner::Source,
+                        Side2::Destination => Owner::Destination,
+                    };
                     say(next, side, Word::Run, broken);
                 },
             );
         }
         let old = copy.age < from.newest;
-        if side == Side2::Destination && (from.process(other) || old) {
+        // A source is needed until the guest has run elsewhere.
+        let other_stays = side == Side2::Destination && from.process(other);
+        if other_stays || old {
             self.push(
                 true,
-                format_args!("an operator tells it to discard"),
+                format_args!("an operator tells {side:?} to discard"),
                 |next| {
                     next.word = true;
                     if !old {
-                        next.owner = Owner::Source;
+                        next.owner = owner(other);
                     }
                     say(next, side, Word::Discard, broken);
                 },
@@ -306,11 +299,28 @@ impl Moves<'_> {
     }
 }
 
+/// In the middle of its actions.
+pub fn is_busy(world: &World, side: Side2) -> bool {
+    match side {
+        Side2::Source => world.source.as_ref().is_some_and(|p| {
+            let forced = |e: &SourceEvent| matches!(e, SourceEvent::Failed { .. });
+            !p.todo.is_empty() || p.coming.front().is_some_and(forced)
+        }),
+        Side2::Destination => world.destination.as_ref().is_some_and(|p| {
+            let forced = |e: &DestinationEvent| !matches!(e, DestinationEvent::Restored);
+            !p.todo.is_empty() || p.coming.front().is_some_and(forced)
+        }),
+    }
+}
+
 /// Complete, without connection, and the decision is the other side's.
 pub fn is_in_doubt(world: &World, side: Side2) -> bool {
     match side {
         Side2::Source => world.source.as_ref().is_some_and(|p| {
-            p.ended.is_none() && !p.open && p.machine.standing() == Standing::Committed
+            // One that has let go only waits for its disk.
+            let holds = world.source_host.copy.is_some();
+            let waits = p.machine.standing() == Standing::Committed;
+            p.ended.is_none() && !p.open && waits && holds
         }),
         Side2::Destination => world.destination.as_ref().is_some_and(|p| {
             let standing = p.machine.standing();
@@ -332,6 +342,13 @@ fn tell(next: &mut World, side: Side2, peer: Peer, broken: Broken) -> Standing {
             let standing = |p: &super::world::DestinationProcess| p.machine.standing();
             next.destination.as_ref().map_or(desk::UNKNOWN, standing)
         }
+    }
+}
+
+fn owner(side: Side2) -> Owner {
+    match side {
+        Side2::Source => Owner::Source,
+        Side2::Destination => Owner::Destination,
     }
 }
 
@@ -404,6 +421,10 @@ fn hand_to_destination(next: &mut World, event: DestinationEvent, broken: Broken
     };
     if let (DestinationEvent::Restored, Some(copy)) = (&event, &mut next.destination_host.copy) {
         copy.complete = true;
+        // All of it had arrived when the source was killed.
+        if copy.age == next.newest && next.loss == Some(Loss::OnlyCopyKilled) {
+            next.loss = None;
+        }
     }
     let mut actions = process.machine.handle(event);
     // What changes nothing here would only make worlds differ.

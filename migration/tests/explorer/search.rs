@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::rc::Rc;
+use std::hash::Hash;
 
 use migration::protocol::{Destination, DestinationSetup, Outcome, Patience, Source, SourceSetup};
 use migration::wire::{Boot, Offer, SPOKEN, Session};
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+use xxhash_rust::xxh3::Xxh3;
 
-use super::moves::{is_in_doubt, moves};
+use super::moves::{Move, is_busy, is_in_doubt, moves};
 use super::world::{
     Broken, Copy, DestinationProcess, File, Host, Loss, Owner, Side2, SourceProcess, World,
 };
 
 /// More are a mistake of the model.
-const MOST_STATES: usize = 5_000_000;
+const MOST_STATES: u32 = 5_000_000;
 
 /// What was seen.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub struct Report {
 pub struct Found {
     pub wrong: String,
     pub how: Vec<String>,
-    pub world: Rc<World>,
+    pub world: World,
 }
 
 impl fmt::Display for Found {
@@ -113,120 +113,149 @@ fn begin() -> World {
         newest: 0,
         owner: Owner::Undecided,
         loss: None,
+        either_way: false,
         word: false,
         wrong: None,
     }
 }
 
+/// A world that was reached.
+struct Reached {
+    /// From which, and by which of its moves.
+    parent: u32,
+    by: u32,
+}
+
+/// Worlds are known by 128 bits of their hash, and kept only until they have been looked at.
 struct Search {
-    known: HashMap<Rc<World>, usize, Xxh3DefaultBuilder>,
-    worlds: Vec<Rc<World>>,
-    /// From which world each was reached first.
-    parents: Vec<usize>,
     broken: Broken,
-    /// Moves without faults, backwards.
-    back: Vec<Vec<usize>>,
-    ends: Vec<usize>,
-    moves: usize,
+    known: HashMap<u128, u32>,
+    reached: Vec<Reached>,
+    waiting: VecDeque<World>,
+    /// Moves without faults: to, from.
+    healthy: Vec<(u32, u32)>,
+    ends: Vec<u32>,
     report: Report,
 }
 
 /// Goes through everything.
 pub fn explore(broken: Broken) -> Result<Report, Box<Found>> {
-    let first = Rc::new(begin());
-    let mut known = HashMap::default();
-    known.insert(first.clone(), 0);
     let mut search = Search {
-        known,
-        worlds: vec![first],
-        parents: vec![0],
         broken,
-        back: vec![Vec::new()],
+        known: HashMap::new(),
+        reached: Vec::new(),
+        waiting: VecDeque::new(),
+        healthy: Vec::new(),
         ends: Vec::new(),
-        moves: 0,
         report: Report::default(),
     };
+    search.number(begin(), 0, 0);
     let mut at = 0;
-    while at < search.worlds.len() {
-        search.expand(at)?;
+    while let Some(world) = search.waiting.pop_front() {
+        search.expand(&world, at)?;
         at += 1;
         assert!(at < MOST_STATES, "the model has no end");
     }
     search.judge()
 }
 
+fn fingerprint(world: &World) -> u128 {
+    let mut hasher = Xxh3::new();
+    world.hash(&mut hasher);
+    hasher.digest128()
+}
+
 impl Search {
-    fn expand(&mut self, at: usize) -> Result<(), Box<Found>> {
-        let world = self.worlds[at].clone();
+    fn expand(&mut self, world: &World, at: u32) -> Result<(), Box<Found>> {
         if let Some(wrong) = world.wrong {
             return Err(self.found(at, wrong));
         }
         let mut is_end = true;
-        for step in moves(&world, self.broken, false) {
-            self.moves += 1;
+        for (by, step) in (0..).zip(moves(world, self.broken, false)) {
+            self.report.moves += 1;
             if step.to == *world {
                 continue;
             }
-            let to = self.number(step.to, at);
+            let to = self.number(step.to, at, by);
             if !step.fault {
                 is_end = false;
-                self.back[to].push(at);
+                self.healthy.push((to, at));
             }
         }
-        if is_end {
+        if is_end || waits_for_a_word(world) {
             self.ends.push(at);
-            let judged = judge_end(&world, &mut self.report);
+            let judged = judge_end(world, &mut self.report);
             judged.map_err(|wrong| self.found(at, wrong))?;
+            let speechless =
+                self.broken == Broken::Nothing && waits_for_a_word(world) && !world.word;
+            let words = |step: &Move| step.to.word;
+            if speechless && !moves(world, self.broken, false).iter().any(words) {
+                return Err(self.found(at, "no true word of an operator helps"));
+            }
         }
         Ok(())
     }
 
-    fn number(&mut self, world: World, from: usize) -> usize {
-        if let Some(&known) = self.known.get(&world) {
-            return known;
+    fn number(&mut self, world: World, parent: u32, by: u32) -> u32 {
+        let next = u32::try_from(self.reached.len()).unwrap();
+        let number = *self.known.entry(fingerprint(&world)).or_insert(next);
+        if number == next {
+            self.reached.push(Reached { parent, by });
+            self.waiting.push_back(world);
         }
-        let (world, number) = (Rc::new(world), self.worlds.len());
-        self.known.insert(world.clone(), number);
-        self.worlds.push(world);
-        self.parents.push(from);
-        self.back.push(Vec::new());
         number
     }
 
-    fn found(&self, at: usize, wrong: impl Into<String>) -> Box<Found> {
-        let (mut how, mut here) = (Vec::new(), at);
+    fn found(&self, at: u32, wrong: impl Into<String>) -> Box<Found> {
+        let reached = |at: u32| &self.reached[usize::try_from(at).unwrap()];
+        let (mut path, mut here) = (Vec::new(), at);
         while here != 0 {
-            let parent = self.parents[here];
-            let steps = moves(&self.worlds[parent], self.broken, true);
-            let step = steps.into_iter().find(|step| step.to == *self.worlds[here]);
-            how.push(step.map_or_else(String::new, |step| step.what));
-            here = parent;
+            path.push(reached(here).by);
+            here = reached(here).parent;
         }
-        how.reverse();
+        let (mut how, mut world) = (Vec::new(), begin());
+        for by in path.into_iter().rev() {
+            let mut steps = moves(&world, self.broken, true);
+            let step = steps.swap_remove(usize::try_from(by).unwrap());
+            how.push(step.what);
+            world = step.to;
+        }
         Box::new(Found {
             wrong: wrong.into(),
             how,
-            world: self.worlds[at].clone(),
+            world,
         })
     }
 
     /// Every world comes to an end without further faults.
     fn judge(mut self) -> Result<Report, Box<Found>> {
-        self.report.states = self.worlds.len();
-        self.report.moves = self.moves;
+        self.report.states = self.reached.len();
         self.report.ends = self.ends.len();
-        let mut ending = vec![false; self.worlds.len()];
+        self.healthy.sort_unstable();
+        let mut ending = vec![false; self.reached.len()];
         let mut todo = self.ends.clone();
         while let Some(at) = todo.pop() {
-            if !std::mem::replace(&mut ending[at], true) {
-                todo.extend(&self.back[at]);
+            let place = usize::try_from(at).unwrap();
+            if !std::mem::replace(&mut ending[place], true) {
+                let first = self.healthy.partition_point(|(to, _)| *to < at);
+                let here = self.healthy[first..].iter();
+                todo.extend(here.take_while(|(to, _)| *to == at).map(|(_, from)| from));
             }
         }
-        match ending.iter().position(|ends| !ends) {
-            Some(at) => Err(self.found(at, "no way leads to an end")),
+        match (0..).zip(&ending).find(|(_, ends)| !**ends) {
+            Some((at, _)) => Err(self.found(at, "no way leads to an end")),
             None => Ok(self.report),
         }
     }
+}
+
+/// A side is in doubt for good: nobody is left at the other host, which has started anew and knows nothing.
+fn waits_for_a_word(world: &World) -> bool {
+    [Side2::Source, Side2::Destination].into_iter().any(|side| {
+        let other = world.peek(side.other());
+        let silent = !world.lives(side.other()) && !other.file.written && other.boot != 0;
+        silent && is_in_doubt(world, side) && !is_busy(world, side)
+    })
 }
 
 fn judge_end(world: &World, report: &mut Report) -> Result<(), String> {
@@ -253,7 +282,10 @@ fn judge_end(world: &World, report: &mut Report) -> Result<(), String> {
     if sides.iter().filter(held).count() > running.len() {
         return Err("a copy is held that does not run".to_owned());
     }
-    match (running.as_slice(), world.loss) {
+    // An operator who knows better may undo what was decided for a process that died.
+    let undone = (world.word || world.either_way) && !running.is_empty();
+    let loss = world.loss.filter(|_| !undone);
+    match (running.as_slice(), loss) {
         ([Side2::Source], None) => report.stayed += 1,
         ([Side2::Destination], None) => report.moved += 1,
         ([], Some(loss)) => *report.losses.entry(loss).or_default() += 1,

@@ -1,7 +1,6 @@
 //! Two hosts, what is between them, and everything that can happen to them.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::hash::{Hash, Hasher};
 
 use migration::protocol::desk::Peer;
 use migration::protocol::{
@@ -33,16 +32,6 @@ pub enum Broken {
     NeverErases,
 }
 
-/// A message in a queue; compared by value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent(pub Message);
-
-impl Hash for Sent {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.kind().hash(state);
-    }
-}
-
 /// A copy of the guest. Its age counts the times that a copy has begun to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Copy {
@@ -53,7 +42,7 @@ pub struct Copy {
 }
 
 /// A process of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Process<M, A, E> {
     pub machine: M,
     /// Actions not yet done.
@@ -63,13 +52,6 @@ pub struct Process<M, A, E> {
     pub ended: Option<Outcome>,
     /// Its end of the connection.
     pub open: bool,
-}
-
-impl<M: Hash, A, E> Hash for Process<M, A, E> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.machine.hash(state);
-        (self.todo.len(), self.coming.len(), self.ended, self.open).hash(state);
-    }
 }
 
 pub type SourceProcess = Process<Source, SourceAction, SourceEvent>;
@@ -147,8 +129,8 @@ pub struct World {
     pub source_host: Host,
     pub destination_host: Host,
     /// On the control connection, in order.
-    pub to_destination: VecDeque<Sent>,
-    pub to_source: VecDeque<Sent>,
+    pub to_destination: VecDeque<Message>,
+    pub to_source: VecDeque<Message>,
     pub connection: bool,
     pub round_on_its_way: bool,
     pub letters: BTreeSet<Letter>,
@@ -156,6 +138,8 @@ pub struct World {
     pub newest: u8,
     pub owner: Owner,
     pub loss: Option<Loss>,
+    /// After a loss the decision for the dead was forgotten, too: then another copy may run or not.
+    pub either_way: bool,
     /// An operator has spoken.
     pub word: bool,
     /// What must never be.
@@ -235,8 +219,11 @@ impl World {
         let had = current(self.peek(side).copy);
         let other = current(self.peek(side.other()).copy);
         if self.loss.is_none() && had {
-            if self.owner == whose {
+            let says_so = side == Side2::Destination && self.destination_host.file.written;
+            if self.owner == whose || says_so {
                 self.loss = Some(Loss::OwnerKilled);
+                // It may have said already that it does not run although its record could not be erased.
+                self.either_way |= says_so && !self.destination_host.copy.is_some_and(|c| c.runs);
             } else if !other {
                 self.loss = Some(Loss::OnlyCopyKilled);
             }
@@ -259,13 +246,14 @@ impl World {
         };
         if decision_is_forgotten && !self.word {
             self.owner = Owner::Undecided;
-        }
-        if self.process(side) {
-            self.kill(side);
+            self.either_way |= self.loss.is_some();
         }
         let host = self.host(side);
         host.boot = 1;
         host.file.written = host.file.on_disk;
+        if self.process(side) {
+            self.kill(side);
+        }
     }
 
     pub fn peer(&self, letter: &Letter) -> Peer {
