@@ -152,7 +152,7 @@ impl Course {
             let at = first.entry(packet.position.timestamp).or_insert(packet.at);
             *at = packet.at.min(*at);
         }
-        first.values().filter(|at| window.contains(at)).count()
+        first.values().filter(|at| window.contains(*at)).count()
     }
 
     /// The same in the successive stretches of `length` that lie in `window`.
