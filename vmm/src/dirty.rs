@@ -1,6 +1,6 @@
 //! Guest memory as migration sees it: by pages without holes, with a log of those that are written.
 //!
-//! The log is KVM's (`KVM_MEM_LOG_DIRTY_PAGES`), which knows what vCPUs and KVM itself write, merged with [`WriteMarks`], which know what
+//! The log is KVM's (`KVM_MEM_LOG_DIRTY_PAGES`), which knows what vCPUs and KVM itself write, merged with [`WriteMarks`](crate::memory::WriteMarks), which know what
 //! the monitor's devices write. With KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 looking at the log changes nothing, and pages are cleared, and
 //! protected against unnoticed writes, when and as many as the caller wants: just before they are read and sent.
 //!
