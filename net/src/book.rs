@@ -85,6 +85,22 @@ impl Book {
         std::iter::successors(Some(self), |book| book.pending.as_deref()).collect()
     }
 
+    /// What routers may have of it: nothing of this host, where others may have come to use the same names.
+    pub(crate) fn on_routers(&self) -> Self {
+        Self {
+            plan: NetworkPlan {
+                routers: self.plan.routers.clone(),
+                ..NetworkPlan::default()
+            },
+            applied: self.applied,
+            pending: self
+                .pending
+                .as_deref()
+                .map(|book| Box::new(book.on_routers())),
+            ..Self::default()
+        }
+    }
+
     /// Whether another has different shares, not counting those of VMs.
     pub(crate) fn has_other_shares(&self, other: &Self) -> bool {
         self.shares != other.shares

@@ -202,7 +202,7 @@ impl Session<'_> {
     /// Whether what is in force, if anything is, was asked for by this host.
     fn is_for(&self, owner: &Owner) -> Result<(), Denied> {
         match &self.book.asker {
-            Some(asker) if asker.owner != *owner => Err(Denied::Owned {
+            Some(asker) if !asker.owner.is(owner) => Err(Denied::Owned {
                 owner: asker.owner.clone(),
                 dir: self.locked.dir().to_owned(),
             }),

@@ -38,6 +38,13 @@ impl Owner {
             run_dir: std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned()),
         }
     }
+
+    /// Whether it is the same host. One that has been renamed is; one without a machine-id(5) is known by its name only.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let has_name = !self.machine.is_empty() || self.host == other.host;
+        has_name && self.machine == other.machine && self.run_dir == other.run_dir
+    }
 }
 
 impl fmt::Display for Owner {
@@ -55,4 +62,27 @@ pub struct Asker {
     pub owner: Owner,
     /// When, in nanoseconds of its clock.
     pub applied: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_was_renamed_is_the_same_and_one_without_an_id_is_known_by_name() {
+        let owner = |host: &str, machine: &str| Owner {
+            host: host.to_owned(),
+            machine: machine.to_owned(),
+            run_dir: "/run/chronovisor".into(),
+        };
+        assert!(owner("a", "1").is(&owner("b", "1")));
+        assert!(!owner("a", "1").is(&owner("a", "2")));
+        assert!(owner("a", "").is(&owner("a", "")));
+        assert!(!owner("a", "").is(&owner("b", "")));
+        let elsewhere = Owner {
+            run_dir: "/run/other".into(),
+            ..owner("a", "1")
+        };
+        assert!(!owner("a", "1").is(&elsewhere));
+    }
 }

@@ -321,6 +321,36 @@ fn a_router_that_never_comes_back_is_given_up_by_name_of_a_plan_without_it() {
 }
 
 #[test]
+fn what_a_router_still_has_takes_nothing_from_who_came_after_on_this_host() {
+    requires!(NEEDS[0], NEEDS[1], Need::Program("tc"));
+    let host = Host::new("mend-after");
+    drop(host.apply());
+    host.harm("clear", "exit 1");
+    host.clear().unwrap_err();
+    let kept = || {
+        let slots = ["network.json", "network-1.json"];
+        slots.map(|slot| fs::read(host.file("run").join(slot)).map_or(0, |text| text.len()))
+    };
+    host.clear().unwrap_err();
+    let before = kept();
+    host.clear().unwrap_err();
+    host.clear().unwrap_err();
+    assert_eq!(kept(), before, "trying again adds nothing");
+    let mut without = host.plan();
+    without.routers.clear();
+    let other = host.file("other");
+    drop(host.inside(|| Network::apply(&other, &without)).unwrap());
+    let class = host.class();
+    assert!(class.is_some());
+    host.clear().unwrap_err();
+    host.heal("clear");
+    assert!(host.clear().unwrap());
+    assert_eq!(host.class(), class, "it is another's");
+    assert!(host.inside(|| Network::clear(&other)).unwrap());
+    assert_eq!(host.class(), None);
+}
+
+#[test]
 fn a_router_that_was_never_reached_keeps_no_other_plan_from_being_applied() {
     requires!(NEEDS[0], NEEDS[1], Need::Program("tc"));
     let host = Host::new("mend-unreached");

@@ -46,10 +46,11 @@ impl Network {
     /// Removes what another host has asked for, up to what it names; anything else stays.
     pub(crate) fn clear_for(run_dir: &Path, by: &Asker) -> Result<(), NetworkError> {
         Self::at(run_dir)?.begin(|session| {
-            let known = &session.book.asker;
-            let is_it = known
-                .as_ref()
-                .is_none_or(|known| known.owner == by.owner && known.applied <= by.applied);
+            let is_it = match &session.book.asker {
+                Some(known) => known.owner.is(&by.owner) && known.applied <= by.applied,
+                // What was applied here by hand is not another host's to remove.
+                None => !session.book.is_applied(),
+            };
             if is_it && session.clear()?.is_some() {
                 session.forget()?;
             }
@@ -83,8 +84,10 @@ impl Session<'_> {
         if self.book == Book::default() {
             return Ok(None);
         }
-        let done = [self.make_bridge_whole(), self.prune_ports().map(drop)];
-        for error in done.into_iter().filter_map(Result::err) {
+        // Where it stays broken, and VMs still have ports, the next one to use it is to know.
+        self.broken = self.make_bridge_whole().err();
+        let pruned = self.prune_ports().err();
+        for error in self.broken.iter().chain(&pruned) {
             tracing::debug!(%error, "the network is not as it was left");
         }
         let mut after = self.book.cleared()?;
@@ -93,6 +96,7 @@ impl Session<'_> {
             true => Left::Broken,
             false => Left::Whole,
         };
+        self.broken = None;
         self.write()?;
         self.locked.begin()?;
         let cleared = self.queues.reconcile_here(&after, &self.book.all(), left);
@@ -110,7 +114,11 @@ impl Session<'_> {
                 Err(undoing) => NetworkError::partly(failed, undoing),
             });
         }
-        after.pending = Some(Box::new(self.book.clone()));
+        let known = match self.book.is_applied() {
+            true => Some(&self.book),
+            false => self.book.pending.as_deref(),
+        };
+        after.pending = known.map(|book| Box::new(book.on_routers()));
         self.book = after;
         self.write()?;
         self.settle()?;

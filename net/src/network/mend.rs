@@ -217,7 +217,7 @@ impl Session<'_> {
             next = book.pending.as_deref_mut();
         }
         if let Err(error) = self.queues.clear_routers(&lost) {
-            tracing::warn!(%error, "a router may have kept a plan that never came into force");
+            tracing::warn!(%error, "a router that the plan names no more may have kept what it had");
         }
     }
 

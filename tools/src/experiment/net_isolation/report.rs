@@ -81,11 +81,17 @@ fn effect_summary(results: &Results) -> String {
     let longest = results
         .changes
         .iter()
-        .filter_map(|c| c.delays().max())
+        .filter(|changes| changes.is_loaded)
+        .filter_map(|changes| changes.delays().max())
         .max();
-    longest.map_or_else(String::new, |longest| {
+    let text = longest.map_or_else(String::new, |longest| {
         let millis = longest.as_secs_f64() * 1e3;
         format!(" The slowest change of shares was in effect after {millis:.1} ms.")
+    });
+    let not_judged = results.changes.iter().filter(|changes| !changes.is_loaded);
+    not_judged.fold(text, |text, changes| {
+        let link = changes.link.capacity;
+        format!("{text} Changes at {link} are not judged: their load was too small.")
     })
 }
 
@@ -293,7 +299,11 @@ fn method(results: &Results) -> Section {
          Frames to everybody have a class of their own with two thousandths of the link on top; what they leave is spare, and gold's."
             .to_owned(),
         "A change is seen in the counters of gold's class: the delay is the one with which two straight lines of the rates \
-         before and after fit best. Whole frames pass at once, which limits how finely that is known."
+         before and after fit best. Whole frames pass at once, which limits how finely that is known. Gold goes from 6 to 2 tenths \
+         of the link and back; at 5 Gbit/s from 6 to 5 and back, as best effort does not offer more than 6 there."
+            .to_owned(),
+        "Counters that took longer than half a millisecond to read are read again, up to 8 times: a reading that was \
+         interrupted is of no single instant."
             .to_owned(),
     ];
     Section {
@@ -370,6 +380,7 @@ fn raw(results: &Results) -> Value {
             "bits_per_second": changes.link.capacity.bits_per_second(),
             "until_in_effect": times(&changes.delays()),
             "known_to_us": us(Some(changes.resolution())),
+            "tenths_of_gold": changes.traces.iter().map(|trace| [trace.tenths.0, trace.tenths.1]).collect::<Vec<_>>(),
             "loaded": changes.is_loaded,
             "calls": times(&changes.calls),
         })

@@ -274,6 +274,10 @@ impl Desk {
         let Ok(mut engine) = self.engine.try_lock() else {
             return Next::Wait;
         };
+        if engine.stands {
+            // It is asked again when it goes on.
+            return Next::Wait;
+        }
         match told {
             Ok(()) => engine.told = Some(offloads),
             Err(_) if !engine.works => {}
@@ -421,7 +425,10 @@ impl Backend for Net {
 
     fn take_up(&mut self, saved: &[u8]) {
         let held = saved.get(self.identity.bytes().len()..);
-        self.desk.engine().receiver.hold(held.unwrap_or_default());
+        let mut engine = self.desk.engine();
+        if !engine.receiver.hold(held.unwrap_or_default()) {
+            self.desk.counters.too_long.add(1);
+        }
     }
 
     fn is_like(&self, saved: &[u8]) -> Result<(), String> {

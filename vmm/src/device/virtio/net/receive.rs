@@ -101,10 +101,15 @@ impl Receiver {
         &self.memory[..length.unwrap_or(0)]
     }
 
-    /// Has a frame wait that waited when the device was saved, if there is one. It is no longer than the longest.
-    pub(super) fn hold(&mut self, frame: &[u8]) {
-        self.memory[..frame.len()].copy_from_slice(frame);
-        self.held = (!frame.is_empty()).then_some(frame.len());
+    /// Has a frame wait that waited when the device was saved, if there is one; whether it is one that can have waited. Room
+    /// for one that is longer than what was negotiated would never come.
+    pub(super) fn hold(&mut self, frame: &[u8]) -> bool {
+        let fits = frame.len() <= self.longest;
+        if fits {
+            self.memory[..frame.len()].copy_from_slice(frame);
+        }
+        self.held = (fits && !frame.is_empty()).then_some(frame.len());
+        fits
     }
 
     /// Hands at most `budget` frames over.

@@ -313,6 +313,17 @@ fn a_saved_frame_that_is_longer_than_any_is_refused() {
 }
 
 #[test]
+fn a_saved_frame_that_could_never_have_room_is_not_waited_for() {
+    let mut driver = Driver::new(wire().1);
+    driver.start(MRG_RXBUF);
+    driver.offer_buffers(4, 500);
+    let is_held = driver.desk.engine().receiver.hold(&[1; 4000]);
+    assert!(!is_held);
+    driver.desk.work_off();
+    assert_eq!(driver.used(0), None);
+}
+
+#[test]
 fn the_state_of_another_guest_is_refused() {
     let driver = Driver::new(wire().1);
     let mut saved = driver.device.save();
