@@ -71,7 +71,7 @@ pub struct RoundRobin {
     /// How long they run before others have their turn, if the VTM has the CPU for so long; every time the VTM is
     /// dispatched others have their turn too.
     pub quantum: Duration,
-    /// How many run at once. They share the CPU as SCHED_RR does: up to 16 of them keep their places in its queue while their
+    /// How many run at once. They share the CPU as SCHED_RR does: up to 8 of them keep their places in its queue while their
     /// VTM does not have the CPU.
     pub active: NonZeroUsize,
 }

@@ -15,11 +15,11 @@ use super::dispatcher::Handle;
 use super::job::cpu_time;
 
 /// Where more run at once their order stays as it is: looking at one takes some 10 us.
-const MOST: usize = 16;
+const MOST: usize = 8;
 /// Being continued, and finding that there is nothing to do, takes less CPU time than this.
 const NOTHING: Duration = Duration::from_micros(50);
-/// The beginning of /proc/PID/stat as far as the state, with the longest name.
-const BEGINNING: usize = 64;
+/// The beginning of /proc/PID/stat as far as the number of threads, with the longest name and numbers.
+const BEGINNING: usize = 384;
 
 /// What a job has done since the slot began, seen by its first process.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ fn place(looks: &[Look], number: usize) -> Place {
     }
 }
 
-/// Whether the process runs or waits for a CPU. Allocates nothing.
+/// Whether the process runs or waits for a CPU, or may: of one with several threads nobody asks each. Allocates nothing.
 fn is_ready(pid: i32) -> bool {
     let mut path = [0; 32];
     let mut rest = &mut path[..];
@@ -125,14 +125,18 @@ fn is_ready(pid: i32) -> bool {
     let path = OsStr::from_bytes(&path[..path.len() - left]);
     let mut line = [0; BEGINNING];
     let read = File::open(path).and_then(|mut file| file.read(&mut line));
-    read.is_ok_and(|length| state(&line[..length]) == Some(b'R'))
+    let seen = read.ok().and_then(|length| state(&line[..length]));
+    seen.is_some_and(|(state, threads)| state == b'R' || threads > 1)
 }
 
-/// The state in a line of /proc/PID/stat (proc_pid_stat(5)). The name before it is in parentheses and may contain any
-/// character; behind it there are numbers.
-fn state(line: &[u8]) -> Option<u8> {
+/// State and number of threads (fields 3 and 20) in a line of /proc/PID/stat (proc_pid_stat(5)). The name before them is in
+/// parentheses and may contain any character; behind it there are numbers.
+fn state(line: &[u8]) -> Option<(u8, u32)> {
     let end = line.iter().rposition(|&byte| byte == b')')?;
-    line.get(end + 2).copied()
+    let behind = str::from_utf8(line.get(end + 2..)?).ok()?;
+    let mut fields = behind.split(' ');
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((state, fields.nth(16)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -198,23 +202,34 @@ mod tests {
         }
 
         #[test]
-        fn the_state_is_found_whatever_the_process_is_called(name in "[ -~]{0,15}", state in prop::sample::select(vec![b'R', b'S', b'T'])) {
-            let line = format!("4194303 ({name}) {} 4194303 41", char::from(state));
-            prop_assert_eq!(super::state(line.as_bytes()), Some(state));
+        fn the_state_is_found_whatever_the_process_is_called(
+            name in "[ -~]{0,15}", state in prop::sample::select(vec![b'R', b'S', b'T']), threads in 1u32..4_194_304,
+        ) {
+            let most = format!("{} ", u64::MAX).repeat(16);
+            let line = format!("4194303 ({name}) {} {most}{threads} 0", char::from(state));
+            prop_assert_eq!(super::state(line.as_bytes()), Some((state, threads)));
             prop_assert!(line.len() <= BEGINNING);
         }
     }
 
     #[test]
-    fn who_looks_is_ready_and_who_has_ended_is_not() {
+    fn who_has_several_threads_may_be_ready_and_who_has_ended_is_not() {
         let own = i32::try_from(std::process::id()).unwrap();
-        // The first thread, which waits for the one of this test; a thread's own file tells of it alone.
-        assert!(!is_ready(own));
-        let line = std::fs::read("/proc/thread-self/stat").unwrap();
-        assert_eq!(state(&line), Some(b'R'));
-        let mut child = std::process::Command::new("true").spawn().unwrap();
+        // The first thread waits for the one of this test.
+        assert!(is_ready(own));
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let id = i32::try_from(child.id()).unwrap();
+        let begun = std::time::Instant::now();
+        while is_ready(id) && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!is_ready(id), "it sleeps");
+        child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!is_ready(i32::try_from(child.id()).unwrap()));
+        assert!(!is_ready(id));
         assert_eq!(state(b"1 (sh"), None);
     }
 }
