@@ -139,8 +139,19 @@ fn a_trace_is_replayed_faster_on_a_faster_path() {
     let broken = user.path("trace");
     let bytes = std::fs::read(&broken).unwrap();
     std::fs::write(&broken, &bytes[..bytes.len() / 2]).unwrap();
-    let refused = user
-        .run(&["dirty", "simulate", "trace", "--rate", "1Gbit/s"])
-        .expect(1);
-    assert!(refused.stderr.contains("trace"), "{refused:?}");
+    let words = ["--json", "dirty", "simulate", "trace", "--rate", "1Gbit/s"];
+    let half = user.run(&words);
+    assert!(
+        half.stderr.contains("warning: trace is cut off"),
+        "{half:?}"
+    );
+    let half = half.expect(0).json();
+    assert!(
+        (1.0..2.0).contains(&half["trace_s"].as_f64().unwrap()),
+        "{half}"
+    );
+    assert!((0.07..0.2).contains(&total(&half)), "{half}");
+    std::fs::write(&broken, &bytes[..20]).unwrap();
+    let refused = user.run(&words).expect(1);
+    assert!(refused.stderr.contains("cut off after 0"), "{refused:?}");
 }
