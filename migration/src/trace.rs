@@ -37,6 +37,8 @@ const SAMPLE: u8 = 1;
 const END: u8 = 0;
 /// Pages of 4 TiB.
 const MOST_PAGES: u64 = 1 << 30;
+/// A window that is longer says nothing of when a page was written.
+const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
 /// Which pages were written within a window.
 #[derive(Debug, Clone, PartialEq, Eq)]

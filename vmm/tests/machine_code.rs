@@ -8,10 +8,12 @@ use std::path::Path;
 use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
-use migration::ram::Machine as _;
+use migration::ram::{GuestRam, Machine as _, PAGE_SIZE, PageNumber};
 use sched::framework::Factory;
+use system_tests::process::until;
 use system_tests::requires;
 use vmm::control::{Request, client};
+use vmm::dirty::GuestPages;
 use vmm::exit::End;
 use vmm::guest::{AdmittedVm, Observer, Outcome, Reception, StartError, Vms, supervise};
 use vmm::machine::MachineError;
@@ -29,6 +31,11 @@ const HELLO: &[u8] = &[
 ];
 /// Jumps to itself for ever.
 const SPIN: &[u8] = &[0xeb, 0xfe];
+/// Counts up the word at 2 MiB for ever.
+const COUNT: &[u8] = &[
+    0xff, 0x05, 0x00, 0x00, 0x20, 0x00, // inc dword [0x200000]
+    0xeb, 0xf8, // jmp to it
+];
 /// Loads an empty interrupt table and raises an exception.
 const TRIPLE_FAULT: &[u8] = &[
     0xbc, 0x00, 0x00, 0x20, 0x00, // mov esp, 0x200000
@@ -343,22 +350,34 @@ fn a_guest_that_is_not_started_leaves_no_socket() {
     assert!(!socket.exists());
 }
 
+/// What `COUNT` has counted.
+fn counted(pages: &GuestPages) -> Vec<u8> {
+    let mut page = vec![0; PAGE_SIZE];
+    pages.read(PageNumber(0x200), &mut page).unwrap();
+    page.truncate(4);
+    page
+}
+
 #[test]
 fn a_guest_that_was_lent_goes_on_when_it_comes_back_and_ends_when_it_was_moved() {
     requires!(system_tests::Need::Kvm);
     let _together = GUESTS.read();
     let dir = tempfile::tempdir().unwrap();
     let built = admit(plan("lent", ""), dir.path()).unwrap();
-    let built = built.build(&image(SPIN)).unwrap();
+    let built = built.build(&image(COUNT)).unwrap();
     let reception = Reception::open(&built, dir.path()).unwrap();
     let running = built.start().unwrap();
-    let lender = running.lender();
+    let (lender, pages) = (running.lender(), running.pages());
     let mover = std::thread::spawn(move || {
         let mut loan = lender.borrow().unwrap();
         loan.guest().pause().unwrap();
         let first = loan.guest().save().unwrap();
+        let before = counted(&pages);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(counted(&pages), before, "it runs while it is paused");
         loan.guest().resume().unwrap();
         drop(loan);
+        until("the guest goes on", || counted(&pages) != before);
         // Somebody else's turn, while it runs.
         let mut loan = lender.borrow().unwrap();
         loan.guest().pause().unwrap();

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use super::checksum::crc;
-use super::{END, MAGIC, MOST_PAGES, PAGE_BITS, SAMPLE, Sample, VERSION};
+use super::{END, LONGEST_WINDOW, MAGIC, MOST_PAGES, PAGE_BITS, SAMPLE, Sample, VERSION};
 use crate::ram::{PageNumber, PageRange, PageSet};
 
 /// A trace that cannot be read.
@@ -167,6 +167,9 @@ impl<R: Read> Reader<R> {
             return Err("its window has no length");
         }
         let window = Duration::from_nanos(window);
+        if window > LONGEST_WINDOW {
+            return Err("its window is longer than 60s");
+        }
         let at = self.last.checked_add(Duration::from_nanos(gap));
         let at = at.and_then(|start| start.checked_add(window));
         let mut dirty = PageSet::empty(self.pages);

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::timeline::Holds;
 use super::{Reader, Replay, ReplayError, Sample, Timeline, TimelineError, TraceError, Writer};
 use crate::model::{CpuCost, Path, Random, Requirement, Skewed, Writes};
 use crate::ram::{PageNumber, PageSet};
@@ -118,8 +119,13 @@ fn with_payload(payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn nonsense_is_named() {
-    let cases: [(&[u8], &str); 8] = [
+    let cases: [(&[u8], &str); 9] = [
         (&[0, 0, 0], "its window has no length"),
+        // 60 s and a nanosecond.
+        (
+            &[0, 0x81, 0xb0, 0x9d, 0xc2, 0xdf, 0x01, 0],
+            "its window is longer than 60s",
+        ),
         (
             &[0, 5, 1, 0xac, 2, 0],
             "it has pages that the guest does not have",
@@ -206,6 +212,12 @@ fn a_sample_that_does_not_belong_is_not_written() {
         error.to_string(),
         "a window of 16ms that ends at 20ms does not follow the last one, which ended at 5ms"
     );
+    second.at = MS * 100_000;
+    second.window = MS * 60_001;
+    assert_eq!(
+        writer.add(&second).unwrap_err().to_string(),
+        "a window of 60.001s is too long for a trace; 60s is the longest"
+    );
     second.window = Duration::ZERO;
     assert!(writer.add(&second).is_err());
     second.dirty = set(64, &[]);
@@ -219,7 +231,7 @@ fn a_sample_that_does_not_belong_is_not_written() {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(pages in 1..3000u64, windows in prop::collection::vec((0..1u64 << 40, 1..1u64 << 40, any::<u64>()), 0..12)) {
+    fn what_is_written_is_read(pages in 1..3000u64, windows in prop::collection::vec((0..1u64 << 40, 1..=60_000_000_000u64, any::<u64>()), 0..12)) {
         let mut at = Duration::ZERO;
         let mut samples = Vec::new();
         for (gap, window, seed) in windows {
@@ -274,6 +286,52 @@ fn a_trace_with_a_gap_is_not_replayed() {
         outside.to_string(),
         "page 4 is written at 1ms, outside a guest of 4 pages that is watched for 1ms"
     );
+}
+
+#[test]
+fn the_whole_samples_of_a_trace_that_is_cut_off_are_replayed() {
+    let bytes = written(300, &example()[..1]);
+    let timeline = |bytes| Timeline::of_trace(Reader::new(bytes).unwrap(), &mut Random::new(1));
+    let (whole, cut) = (
+        timeline(&bytes[..]).unwrap(),
+        timeline(&bytes[..bytes.len() - 1]).unwrap(),
+    );
+    assert_eq!((whole.is_cut_off(), cut.is_cut_off()), (false, true));
+    assert_eq!(cut.length(), MS * 5);
+    assert_eq!(cut.dirty(Duration::ZERO, MS * 5), example()[0].dirty);
+    // Nothing can be made of no sample at all.
+    let error = timeline(&bytes[..30]).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            TimelineError::Trace(TraceError::Truncated { samples: 0 })
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_trace_that_is_too_large_is_refused_before_it_is_held() {
+    let bytes = written(300, &example());
+    let within = |pages, writes| {
+        let reader = Reader::new(bytes.as_slice()).unwrap();
+        let made = Timeline::within(Holds { pages, writes }, reader, &mut Random::new(1));
+        made.unwrap_err().to_string()
+    };
+    assert_eq!(
+        within(299, 100),
+        "the trace has 300 pages, and a replay holds 299 at most; record a smaller guest"
+    );
+    assert_eq!(
+        within(300, 4),
+        "the trace has 5 writes, and a replay holds 4 at most; record for less time, or with longer windows"
+    );
+    assert!(within(300, 5).contains("5ms"), "only the gap is wrong then");
+    // A header and a sample of a few bytes.
+    let bytes = written(1 << 30, &[]);
+    let reader = Reader::new(bytes.as_slice()).unwrap();
+    let error = Timeline::of_trace(reader, &mut Random::new(1)).unwrap_err();
+    assert!(error.to_string().contains("1073741824 pages"), "{error}");
 }
 
 /// One page per millisecond, and nothing else takes time.

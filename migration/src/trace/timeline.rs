@@ -7,12 +7,30 @@ use super::{Reader, TraceError};
 use crate::model::Random;
 use crate::ram::{PageNumber, PageSet};
 
+/// What a replay can hold: some 4 GiB of this host's memory at most.
+const HOLDS: Holds = Holds {
+    pages: 1 << 25,
+    writes: 1 << 26,
+};
+
 /// A trace that nothing can be replayed over.
 #[derive(Debug, thiserror::Error)]
 pub enum TimelineError {
     /// It cannot be read.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// It would take more memory than it may.
+    #[error("the trace has {found} {what}, and a replay holds {holds} at most; record {instead}")]
+    TooLarge {
+        /// Pages or writes.
+        what: &'static str,
+        /// How many it has, at least.
+        found: u64,
+        /// How many would do.
+        holds: u64,
+        /// What would have fewer.
+        instead: &'static str,
+    },
     /// Some time was not watched.
     #[error("nothing was recorded for {gap:?} before {at:?}; a replay needs a trace without gaps")]
     Gap {
@@ -37,10 +55,46 @@ pub enum TimelineError {
     },
 }
 
+/// The most that a replay may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holds {
+    /// Pages of the guest.
+    pub(super) pages: u64,
+    /// Writes, a page's counted once per window.
+    pub(super) writes: u64,
+}
+
+impl Holds {
+    fn check_pages(self, found: u64) -> Result<(), TimelineError> {
+        if found <= self.pages {
+            return Ok(());
+        }
+        Err(TimelineError::TooLarge {
+            what: "pages",
+            found,
+            holds: self.pages,
+            instead: "a smaller guest",
+        })
+    }
+
+    fn check_writes(self, found: u64) -> Result<(), TimelineError> {
+        if found <= self.writes {
+            return Ok(());
+        }
+        Err(TimelineError::TooLarge {
+            what: "writes",
+            found,
+            holds: self.writes,
+            instead: "for less time, or with longer windows",
+        })
+    }
+}
+
 /// The instants at which each page was written.
 #[derive(Debug, Clone)]
 pub struct Timeline {
     length: u64,
+    is_cut_off: bool,
     /// Per page where its instants begin; one more at the end.
     starts: Vec<usize>,
     /// Nanoseconds, ascending per page.
@@ -49,16 +103,32 @@ pub struct Timeline {
 
 impl Timeline {
     /// From a trace. A page that was dirty within a window was written at some instant of it, drawn from `random`: windows should be
-    /// shorter than the rounds that are replayed.
+    /// shorter than the rounds that are replayed. Of a trace that is cut off, the whole samples count.
     ///
     /// # Errors
-    /// When the trace cannot be read, or has gaps.
+    /// When the trace cannot be read, has gaps, or is larger than memory should be spent on.
     pub fn of_trace(reader: Reader<impl Read>, random: &mut Random) -> Result<Self, TimelineError> {
+        Self::within(HOLDS, reader, random)
+    }
+
+    pub(super) fn within(
+        holds: Holds,
+        reader: Reader<impl Read>,
+        random: &mut Random,
+    ) -> Result<Self, TimelineError> {
         let pages = reader.pages();
+        holds.check_pages(pages)?;
         let mut writes = Vec::new();
         let mut end = Duration::ZERO;
+        let mut is_cut_off = false;
         for sample in reader {
-            let sample = sample?;
+            let sample = match sample {
+                Err(TraceError::Truncated { samples: 1.. }) => {
+                    is_cut_off = true;
+                    break;
+                }
+                sample => sample?,
+            };
             let gap = sample.at - sample.window - end;
             if !gap.is_zero() {
                 return Err(TimelineError::Gap {
@@ -66,13 +136,19 @@ impl Timeline {
                     at: sample.at - sample.window,
                 });
             }
+            // Before they are held.
+            holds.check_writes(writes.len() as u64 + sample.dirty.len())?;
             for page in sample.dirty.iter() {
                 let before_end = sample.window.mul_f64(random.unit());
                 writes.push((sample.at.saturating_sub(before_end), page));
             }
             end = sample.at;
         }
-        Self::of_writes(pages, end, &writes)
+        let timeline = Self::of_writes(pages, end, &writes)?;
+        Ok(Self {
+            is_cut_off,
+            ..timeline
+        })
     }
 
     /// From single writes, in any order, of a guest that is watched for `length`.
@@ -114,6 +190,7 @@ impl Timeline {
         }
         Ok(Self {
             length: nanoseconds(length),
+            is_cut_off: false,
             starts,
             instants,
         })
@@ -129,6 +206,12 @@ impl Timeline {
     #[must_use]
     pub fn length(&self) -> Duration {
         Duration::from_nanos(self.length)
+    }
+
+    /// Whether the trace went on: its end is missing.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.is_cut_off
     }
 
     /// Whether a page was written after one instant and not after another.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::checksum::crc;
-use super::{END, MAGIC, MOST_PAGES, PAGE_BITS, SAMPLE, Sample, VERSION};
+use super::{END, LONGEST_WINDOW, MAGIC, MOST_PAGES, PAGE_BITS, SAMPLE, Sample, VERSION};
 
 /// Writes a trace, sample by sample.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl<W: Write> Writer<W> {
     /// Adds a sample.
     ///
     /// # Errors
-    /// When it cannot be written, or is another guest's, or of no time, or begins before the last one's end.
+    /// When it cannot be written, or is another guest's, or of no time or more than 60 s, or begins before the last one's end.
     pub fn add(&mut self, sample: &Sample) -> io::Result<()> {
         let pages = sample.dirty.pages();
         if pages != self.pages {
@@ -65,6 +65,12 @@ impl<W: Write> Writer<W> {
                 sample.window, sample.at, self.last
             )));
         };
+        if sample.window > LONGEST_WINDOW {
+            return Err(refused(format!(
+                "a window of {:?} is too long for a trace; {LONGEST_WINDOW:?} is the longest",
+                sample.window
+            )));
+        }
         let payload = payload(sample, gap)?;
         let mut frame = vec![SAMPLE];
         put(&mut frame, payload.len() as u64);

@@ -1,9 +1,13 @@
 //! Records which pages a running guest writes, window after window, into a trace that migrations can be replayed over.
 //!
 //! A thread of its own looks at the log and clears it at the end of each window. What that costs the guest is a fault for each page that is
-//! dirty at a window's end; where these would take more of its time than they may, windows get longer.
+//! dirty at a window's end; where these would take more of its time than they may, windows get longer, and where that does not help the
+//! recording ends. So it does when nobody asks any more how it goes: whoever wanted it may have died, and tracking costs.
 
-use std::fs::{File, OpenOptions};
+mod budget;
+mod lease;
+
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,11 +22,13 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use sched::kernel::thread_cpu_time;
 use serde::{Deserialize, Serialize};
 
+use self::budget::{FaultBudget, LONGEST_WINDOW};
+use self::lease::Lease;
 use super::running::RunningVm;
-use crate::dirty::{Beginning, DirtyPages, GuestPages};
+use crate::dirty::{Beginning, GuestPages};
 
-/// No window is longer, however much is written.
-const LONGEST_WINDOW: Duration = Duration::from_secs(1);
+/// A recording of which nobody has asked for so long ends.
+const UNASKED: Duration = Duration::from_secs(30);
 
 /// What is to be recorded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,13 +36,13 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(1);
 pub struct RecordingRequest {
     /// The trace; it must not exist.
     pub path: PathBuf,
-    /// How long.
+    /// How long; the last window may end later.
     pub length: Duration,
     /// Length of a window, if that costs no more than it may.
     pub window: Duration,
     /// What the first write to a page in a window costs the guest.
     pub tracked_write: Duration,
-    /// Share of the guest's time that this may take.
+    /// Share of the guest's time that this may take; of one second more at most.
     pub share: f64,
 }
 
@@ -89,6 +95,9 @@ pub enum RecordingError {
         /// What the system said.
         source: io::Error,
     },
+    /// The thread.
+    #[error("cannot start the thread that records: {0}")]
+    Thread(io::Error),
     /// The guest cannot be tracked.
     #[error(transparent)]
     Tracking(#[from] RamError),
@@ -101,13 +110,30 @@ pub struct Recording {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     is_ending: AtomicBool,
+    lease: Lease,
     status: Mutex<RecordingStatus>,
 }
 
 impl Shared {
+    fn new(pages: u64, unasked: Duration) -> Self {
+        let status = RecordingStatus {
+            pages,
+            ..RecordingStatus::default()
+        };
+        Self {
+            is_ending: AtomicBool::new(false),
+            lease: Lease::new(unasked, Instant::now()),
+            status: Mutex::new(status),
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
+    }
+
     fn update(&self, change: impl FnOnce(&mut RecordingStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -117,31 +143,38 @@ impl Recording {
     /// Begins to record the memory of which `log` is the log.
     ///
     /// # Errors
-    /// [`RecordingError`]; there is no file then.
+    /// [`RecordingError`]; there is no file then, and nothing is tracked.
     pub fn begin(
         request: RecordingRequest,
-        mut log: DirtyPages,
+        log: impl DirtyLog + Send + 'static,
         pages: u64,
     ) -> Result<Self, RecordingError> {
         check(&request)?;
-        log.start()?;
-        let failed = |source| RecordingError::File {
-            path: request.path.clone(),
-            source,
-        };
-        let writer = create_private(&request.path).map_err(failed)?;
-        let writer = Writer::new(BufWriter::new(writer), pages).map_err(failed)?;
-        let shared = Arc::new(Shared::default());
-        shared.update(|status| status.pages = pages);
-        let own = Arc::clone(&shared);
+        // Before anything is protected: what fails more often comes first, and costs the guest nothing.
         let path = request.path.clone();
+        let file = create_private(&path).map_err(file_error(&path))?;
+        Self::begin_in(file, request, log, pages).inspect_err(|_| {
+            // It is this call's own; the first error is the one to tell.
+            let _ = fs::remove_file(&path);
+        })
+    }
+
+    fn begin_in(
+        file: File,
+        request: RecordingRequest,
+        mut log: impl DirtyLog + Send + 'static,
+        pages: u64,
+    ) -> Result<Self, RecordingError> {
+        let trace = Writer::new(BufWriter::new(file), pages).map_err(file_error(&request.path))?;
+        log.start()?;
+        let shared = Arc::new(Shared::new(pages, UNASKED));
+        let own = Arc::clone(&shared);
         let run = move || {
             // Signals are for others.
             let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-            let recorded = record(&request, &mut log, writer, &own);
-            let error = recorded
-                .and_then(|()| log.stop().map_err(|e| e.to_string()))
-                .err();
+            let error = record(&request, &mut log, trace, &own).err();
+            // The next recording may begin as soon as this one is over.
+            drop(log);
             own.update(|status| {
                 status.error = error;
                 status.is_over = true;
@@ -149,8 +182,8 @@ impl Recording {
         };
         let thread = std::thread::Builder::new()
             .name("recorder".to_owned())
-            .spawn(run);
-        let thread = thread.map_err(|source| RecordingError::File { path, source })?;
+            .spawn(run)
+            .map_err(RecordingError::Thread)?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -162,6 +195,13 @@ impl Recording {
     pub fn status(&self) -> RecordingStatus {
         let status = self.shared.status.lock();
         status.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How it goes, asked by whoever wants it to go on: it ends itself when that has not happened for 30 s.
+    #[must_use]
+    pub fn ask(&self) -> RecordingStatus {
+        self.shared.lease.renew(Instant::now());
+        self.status()
     }
 
     /// Ends it, soon.
@@ -208,6 +248,14 @@ fn check(request: &RecordingRequest) -> Result<(), RecordingError> {
     Ok(())
 }
 
+fn file_error(path: &Path) -> impl Fn(io::Error) -> RecordingError {
+    let path = path.to_owned();
+    move |source| RecordingError::File {
+        path: path.clone(),
+        source,
+    }
+}
+
 /// A guest's writes are nobody else's.
 fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new()
@@ -217,22 +265,36 @@ fn create_private(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Windows without gaps until the time is over.
+/// Records, and whatever comes of that leaves nothing tracked and what was seen in the file.
 fn record(
     request: &RecordingRequest,
     log: &mut impl DirtyLog,
     mut trace: Writer<BufWriter<File>>,
     shared: &Shared,
 ) -> Result<(), String> {
+    let watched = watch(request, log, &mut trace, shared);
+    // Before the file is finished, which takes as long as the disk wants.
+    let stopped = log.stop().map_err(|e| e.to_string());
+    let finished = finish(trace).map_err(|e| file_error(&request.path)(e).to_string());
+    watched.and(stopped).and(finished)
+}
+
+/// Windows without gaps until the time is over.
+fn watch(
+    request: &RecordingRequest,
+    log: &mut impl DirtyLog,
+    trace: &mut Writer<BufWriter<File>>,
+    shared: &Shared,
+) -> Result<(), String> {
     let begun = Instant::now();
+    let mut budget = FaultBudget::new(request.window, request.tracked_write, request.share);
     let (mut last, mut window) = (Duration::ZERO, request.window);
-    let mut end = false;
-    while !end && last < request.length {
-        let due = (last + window).min(request.length);
-        while begun.elapsed() < due && !shared.is_ending.load(Ordering::Acquire) {
+    while last < request.length && !shared.is_ending() {
+        // Not cut off where the time is over: a shorter window would cost a greater share.
+        let due = last + window;
+        while begun.elapsed() < due && !shared.is_ending() {
             std::thread::park_timeout(due.saturating_sub(begun.elapsed()));
         }
-        end = shared.is_ending.load(Ordering::Acquire);
         let at = begun.elapsed();
         let dirty = log.look().map_err(|e| e.to_string())?;
         log.clear(&dirty).map_err(|e| e.to_string())?;
@@ -243,7 +305,8 @@ fn record(
             window: length,
             dirty,
         };
-        trace.add(&sample).map_err(|e| e.to_string())?;
+        let added = trace.add(&sample);
+        added.map_err(|e| file_error(&request.path)(e).to_string())?;
         shared.update(|status| {
             status.length = at;
             status.windows += 1;
@@ -254,19 +317,15 @@ fn record(
             status.consumed = thread_cpu_time();
         });
         last = at;
-        window = next_window(request, faults);
+        window = budget.next(length, faults).map_err(|e| e.to_string())?;
+        let leased = shared.lease.check(Instant::now());
+        leased.map_err(|e| e.to_string())?;
     }
-    let file = trace.finish().map_err(|e| e.to_string())?;
-    let file = file.into_inner().map_err(|e| e.to_string())?;
-    file.sync_all().map_err(|e| e.to_string())
+    Ok(())
 }
 
-/// As long as wanted, or as what the last window has cost may be spread over.
-fn next_window(request: &RecordingRequest, faults: u64) -> Duration {
-    let faults = u32::try_from(faults).unwrap_or(u32::MAX);
-    let cost = request.tracked_write.saturating_mul(faults).as_secs_f64();
-    let needed = Duration::try_from_secs_f64(cost / request.share).unwrap_or(LONGEST_WINDOW);
-    needed.clamp(request.window, LONGEST_WINDOW)
+fn finish(trace: Writer<BufWriter<File>>) -> io::Result<()> {
+    trace.finish()?.into_inner()?.sync_all()
 }
 
 impl RunningVm {
@@ -296,93 +355,4 @@ impl RunningVm {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use migration::ram::{PageNumber, PageRange, PageSet};
-    use migration::trace::Reader;
-
-    /// A guest that writes the same pages all the time.
-    struct Busy(PageSet);
-
-    impl DirtyLog for Busy {
-        fn start(&mut self) -> Result<(), RamError> {
-            Ok(())
-        }
-        fn look(&mut self) -> Result<PageSet, RamError> {
-            Ok(self.0.clone())
-        }
-        fn clear(&mut self, _: &PageSet) -> Result<(), RamError> {
-            Ok(())
-        }
-        fn stop(&mut self) -> Result<(), RamError> {
-            Ok(())
-        }
-    }
-
-    fn request(path: PathBuf, share: f64) -> RecordingRequest {
-        RecordingRequest {
-            path,
-            length: Duration::from_millis(300),
-            window: Duration::from_millis(5),
-            tracked_write: Duration::from_micros(20),
-            share,
-        }
-    }
-
-    fn recorded(share: f64) -> (RecordingStatus, Vec<Sample>) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("trace");
-        let mut pages = PageSet::empty(1000);
-        pages.insert_range(PageRange {
-            first: PageNumber(100),
-            count: 500,
-        });
-        let writer = BufWriter::new(create_private(&path).unwrap());
-        let (shared, request) = (Shared::default(), request(path.clone(), share));
-        let trace = Writer::new(writer, 1000).unwrap();
-        record(&request, &mut Busy(pages), trace, &shared).unwrap();
-        let samples = Reader::new(File::open(path).unwrap()).unwrap();
-        let status = shared.status.lock().unwrap().clone();
-        (status, samples.collect::<Result<_, _>>().unwrap())
-    }
-
-    #[test]
-    fn windows_follow_each_other_and_fill_the_time() {
-        let (status, samples) = recorded(1.0);
-        let mut last = Duration::ZERO;
-        for sample in &samples {
-            assert_eq!(sample.at - sample.window, last);
-            assert_eq!(sample.dirty.len(), 500);
-            last = sample.at;
-        }
-        assert!(last >= Duration::from_millis(300));
-        assert_eq!(status.windows, samples.len() as u64);
-        assert_eq!(status.faults, 500 * status.windows);
-    }
-
-    #[test]
-    fn a_guest_that_writes_much_is_looked_at_as_seldom_as_its_faults_must_be() {
-        // 500 faults of 20 us in 5 % of the time: 200 ms.
-        let (status, samples) = recorded(0.05);
-        assert_eq!(samples.len(), 3, "{samples:?}");
-        assert!(status.longest_window >= Duration::from_millis(200));
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused_by_name() {
-        let refused = |change: fn(&mut RecordingRequest)| {
-            let mut request = request(PathBuf::new(), 0.05);
-            change(&mut request);
-            check(&request).unwrap_err().to_string()
-        };
-        let text = refused(|request| request.share = 0.0);
-        assert_eq!(text, "the share is 0; it has to be above 0 and at most 1");
-        let text = refused(|request| request.window = Duration::from_secs(2));
-        assert_eq!(text, "the window is 2s; it has to be between 1ms and 1s");
-        let text = refused(|request| request.length = Duration::ZERO);
-        assert_eq!(
-            text,
-            "the time to record is 0ns; it has to be at least one window"
-        );
-    }
-}
+mod tests;

@@ -99,7 +99,7 @@ pub(super) async fn serve(
 
 fn recording(vm: &RunningVm) -> Result<RecordingStatus, String> {
     let nothing = || format!("nothing is being recorded of {}", vm.name());
-    vm.recording().map(Recording::status).ok_or_else(nothing)
+    vm.recording().map(Recording::ask).ok_or_else(nothing)
 }
 
 /// Whether a request is about what a transfer is changing. There is one transfer at a time.

@@ -17,7 +17,8 @@ pub enum DirtyCommand {
     /// Record which pages a running guest writes.
     ///
     /// Windows follow each other without gaps. Each costs the guest a fault for every page written in it; where that would take more of
-    /// its time than it may, windows get longer. Ctrl-C ends the recording, and the trace is complete.
+    /// its time than it may, windows get longer, up to 1s; where that is not enough the recording ends and says which cost would do.
+    /// Ctrl-C ends the recording, and so does whatever kills this command, within 30s. The trace is complete then.
     Record(RecordArgs),
     /// Say what moving the guest of a trace would take: predicted from its first part, and replayed over the rest.
     Simulate(SimulateArgs),
@@ -28,7 +29,7 @@ pub enum DirtyCommand {
 pub struct RecordArgs {
     /// The guest.
     name: String,
-    /// How long.
+    /// How long; the last window may end up to 1s later.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// The trace, which must not exist.
@@ -37,7 +38,7 @@ pub struct RecordArgs {
     /// Length of a window, from 1ms to 1s.
     #[arg(long, default_value = "10ms", value_name = "TIME")]
     window: Span,
-    /// Percent of the guest's time that faults may take.
+    /// Percent of the guest's time that faults may take; at most of one second more.
     #[arg(long, default_value_t = 5.0)]
     cost: f64,
     /// What one fault costs the guest; the default is of the dearest kind of KVM known.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use vmm::control::{ControlError, Reply, Request, client};
 use vmm::guest::{GuestStatus, RecordingRequest, RecordingStatus};
 
@@ -55,8 +56,13 @@ pub(super) fn record(context: &Context, args: &RecordArgs) -> Result<u8, Failure
 
 async fn recorded(context: &Context, args: &RecordArgs) -> Result<Answer, Failure> {
     let ask = |request| client::call(&context.run_dir, &args.name, request);
+    // Before anything is asked for: from now on no signal ends this process and leaves the guest to be recorded.
+    let mut signals = Signals::new()?;
     let first = observe(ask(Request::Observe {}).await?)?;
-    tokio::time::sleep(BEFORE).await;
+    tokio::select! {
+        () = tokio::time::sleep(BEFORE) => {}
+        () = signals.arrived() => return Err(Failure::new("stopped before the recording began")),
+    }
     let before = observe(ask(Request::Observe {}).await?)?;
     let request = RecordingRequest {
         path: std::path::absolute(&args.out)?,
@@ -67,26 +73,12 @@ async fn recorded(context: &Context, args: &RecordArgs) -> Result<Answer, Failur
     };
     let file = request.path.clone();
     ask(Request::Record(request)).await?;
-    let recording = loop {
-        tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
-            _ = tokio::signal::ctrl_c() => drop(ask(Request::EndRecording {}).await?),
-        }
-        match ask(Request::Recording {}).await {
-            Ok(Reply::Recording(status)) if status.is_over => break status,
-            Ok(Reply::Recording(_)) => {}
-            Ok(_) => return Err(other_answer()),
-            Err(ControlError::NoGuest { .. }) => {
-                let what = format!(
-                    "{} ended while it was recorded; {} ends there",
-                    args.name,
-                    file.display()
-                );
-                return Err(Failure::new(what));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
+    let followed = follow(context, args, &mut signals).await;
+    if followed.is_err() {
+        // Nobody follows it any longer. The first error is the one to tell, and without a guest there is nothing to end.
+        let _ = ask(Request::EndRecording {}).await;
+    }
+    let recording = followed?;
     let after = observe(ask(Request::Observe {}).await?)?;
     let cost = args.fault.duration().as_secs_f64() * recording.faults as f64;
     Ok(Answer {
@@ -97,6 +89,60 @@ async fn recorded(context: &Context, args: &RecordArgs) -> Result<Answer, Failur
         tasks: tasks(&first, &before, &after),
         recording,
     })
+}
+
+/// Asks how it goes until it is over, which keeps it going. A signal ends it.
+async fn follow(
+    context: &Context,
+    args: &RecordArgs,
+    signals: &mut Signals,
+) -> Result<RecordingStatus, Failure> {
+    let ask = |request| client::call(&context.run_dir, &args.name, request);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = signals.arrived() => drop(ask(Request::EndRecording {}).await?),
+        }
+        match ask(Request::Recording {}).await {
+            Ok(Reply::Recording(status)) if status.is_over => return Ok(status),
+            Ok(Reply::Recording(_)) => {}
+            Ok(_) => return Err(other_answer()),
+            Err(ControlError::NoGuest { .. }) => {
+                let what = format!(
+                    "{} ended while it was recorded; {} ends there",
+                    args.name,
+                    args.out.display()
+                );
+                return Err(Failure::new(what));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The signals that end a recording before its time.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn arrived(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
 }
 
 fn observe(reply: Reply) -> Result<GuestStatus, Failure> {

@@ -25,6 +25,8 @@ const MEMORY: Duration = Duration::from_secs(30);
 struct Answer {
     pages: u64,
     trace_s: f64,
+    /// Whether the trace's end is missing, so that only its whole samples count.
+    cut_off: bool,
     writes_per_second: f64,
     predicted: Predicted,
     replayed: Outcome,
@@ -63,6 +65,13 @@ fn simulated(args: &SimulateArgs) -> Result<Answer, Failure> {
     let mut random = Random::new(args.seed);
     let reader = Reader::new(BufReader::new(File::open(&args.file)?))?;
     let timeline = Timeline::of_trace(reader, &mut random)?;
+    if timeline.is_cut_off() {
+        tracing::warn!(
+            "{} is cut off; its whole samples, of {:.1} s, are used",
+            args.file.display(),
+            timeline.length().as_secs_f64()
+        );
+    }
     let start = timeline.length().mul_f64(f64::from(args.watch) / 100.0);
     let path = path(args);
     let mut estimator = Estimator::new(timeline.pages(), MEMORY);
@@ -89,6 +98,7 @@ fn simulated(args: &SimulateArgs) -> Result<Answer, Failure> {
     Ok(Answer {
         pages: timeline.pages(),
         trace_s: timeline.length().as_secs_f64(),
+        cut_off: timeline.is_cut_off(),
         writes_per_second: writes.rate(),
         predicted: predicted_answer(&predicted),
         replayed: outcome(&replay.run(&writes, &mut random.clone())?),
