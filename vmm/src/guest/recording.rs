@@ -146,7 +146,7 @@ impl Recording {
     /// [`RecordingError`]; there is no file then, and nothing is tracked.
     pub fn begin(
         request: RecordingRequest,
-        log: impl DirtyLog + Send + 'static,
+        log: impl DirtyLog + 'static,
         pages: u64,
     ) -> Result<Self, RecordingError> {
         check(&request)?;
@@ -162,7 +162,7 @@ impl Recording {
     fn begin_in(
         file: File,
         request: RecordingRequest,
-        mut log: impl DirtyLog + Send + 'static,
+        mut log: impl DirtyLog + 'static,
         pages: u64,
     ) -> Result<Self, RecordingError> {
         let trace = Writer::new(BufWriter::new(file), pages).map_err(file_error(&request.path))?;
