@@ -151,6 +151,7 @@ pub async fn supervise(
         transfer.undo(&mut vm, "the guest is ending".to_owned());
     }
     vm.machine.deliver_coalesced();
+    vm.say_network_fault();
     show_output(&mut vm, observer);
     show_records(&mut vm, observer);
     server.close(calls).await;
