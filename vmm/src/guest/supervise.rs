@@ -150,12 +150,17 @@ pub async fn supervise(
     if let Some(transfer) = waiting.take() {
         transfer.undo(&mut vm, "the guest is ending".to_owned());
     }
-    vm.machine.deliver_coalesced();
-    vm.say_network_fault();
-    show_output(&mut vm, observer);
-    show_records(&mut vm, observer);
+    show_rest(&mut vm, observer);
     server.close(calls).await;
     Ok(fate.outcome(&vm))
+}
+
+/// Shows what a guest that has ended has left.
+fn show_rest(vm: &mut RunningVm, observer: &mut dyn Observer) {
+    vm.machine.deliver_coalesced();
+    vm.say_network_fault();
+    show_output(vm, observer);
+    show_records(vm, observer);
 }
 
 /// Lends the guest to whoever moves it, and waits until it is given back.
