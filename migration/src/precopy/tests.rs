@@ -347,11 +347,6 @@ fn the_pace_is_kept() {
         "{:?} for {bytes} bytes, at least {least:?}",
         sent.progress.elapsed
     );
-    assert!(
-        sent.progress.elapsed < least * 2,
-        "{:?}, expected about {least:?}",
-        sent.progress.elapsed
-    );
     assert!(reports >= 5, "{reports} reports of progress");
     assert!(sent.progress.rate() < 5e6, "{}", sent.progress.rate());
 }
