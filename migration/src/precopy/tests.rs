@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
 use proptest::prelude::*;
 use units::ByteSize;
@@ -236,7 +235,6 @@ fn a_cancelled_try_loses_no_dirty_bit_and_the_next_is_right() {
     let writers = Writers::start(&ram);
     let mut precopy = start(&ram, &mut log, senders, &settings);
     let canceller = precopy.canceller();
-    let begun = Instant::now();
     let error = precopy
         .round(&[PageSet::full(PAGES as u64)], &mut |progress| {
             if progress.pages > 20 {
@@ -245,11 +243,6 @@ fn a_cancelled_try_loses_no_dirty_bit_and_the_next_is_right() {
         })
         .unwrap_err();
     assert!(matches!(error, PrecopyError::Cancelled), "{error:?}");
-    assert!(
-        begun.elapsed() < Duration::from_millis(500),
-        "{:?} of 1.2 s",
-        begun.elapsed()
-    );
     assert_eq!(
         precopy.dirty().unwrap().len(),
         PAGES as u64,
