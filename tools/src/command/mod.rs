@@ -12,6 +12,7 @@ mod host;
 pub mod net;
 mod plan;
 pub mod run;
+mod signals;
 mod simulate;
 mod tree;
 pub mod vtm;

@@ -4,12 +4,12 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use vmm::control::{ControlError, Reply, Request, client};
 use vmm::guest::{GuestStatus, RecordingRequest, RecordingStatus};
 
 use super::RecordArgs;
 use crate::command::Context;
+use crate::command::signals::Signals;
 use crate::failure::Failure;
 
 /// How long the guest is watched before, to see what it does without a recording.
@@ -57,11 +57,11 @@ pub(super) fn record(context: &Context, args: &RecordArgs) -> Result<u8, Failure
 async fn recorded(context: &Context, args: &RecordArgs) -> Result<Answer, Failure> {
     let ask = |request| client::call(&context.run_dir, &args.name, request);
     // Before anything is asked for: from now on no signal ends this process and leaves the guest to be recorded.
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::catch()?;
     let first = observe(ask(Request::Observe {}).await?)?;
     tokio::select! {
         () = tokio::time::sleep(BEFORE) => {}
-        () = signals.arrived() => return Err(Failure::new("stopped before the recording began")),
+        _ = signals.next() => return Err(Failure::new("stopped before the recording began")),
     }
     let before = observe(ask(Request::Observe {}).await?)?;
     let request = RecordingRequest {
@@ -101,7 +101,7 @@ async fn follow(
     loop {
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
-            () = signals.arrived() => drop(ask(Request::EndRecording {}).await?),
+            _ = signals.next() => drop(ask(Request::EndRecording {}).await?),
         }
         match ask(Request::Recording {}).await {
             Ok(Reply::Recording(status)) if status.is_over => return Ok(status),
@@ -116,31 +116,6 @@ async fn follow(
                 return Err(Failure::new(what));
             }
             Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// The signals that end a recording before its time.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn arrived(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
         }
     }
 }

@@ -3,16 +3,15 @@
 use std::io;
 
 use chronovisor::vtm::{Command, Order, Reply, VtmMachine, socket_path};
-use nix::libc;
 use nix::unistd::geteuid;
 use sched::framework::Machine;
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::oneshot;
 use vmm::control::{self, Server, Socket};
 
 use crate::command::Context;
+use crate::command::signals::Signals;
 use crate::failure::Failure;
 
 /// An order, and where its answer goes.
@@ -27,30 +26,6 @@ pub enum Ending {
     Closed,
     /// A signal asks for the end.
     Signal(i32),
-}
-
-/// The signals that ask for the end. They are caught as long as this lives, and after.
-pub struct Signals(Vec<(i32, Signal)>);
-
-impl Signals {
-    /// From now on they end nothing by themselves.
-    pub fn catch() -> io::Result<Self> {
-        let kinds = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-        let caught = kinds.map(|kind| Ok((kind, signal(SignalKind::from_raw(kind))?)));
-        Ok(Self(caught.into_iter().collect::<io::Result<_>>()?))
-    }
-
-    /// The next one.
-    async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|context| {
-            let ready = self
-                .0
-                .iter_mut()
-                .find_map(|(kind, signal)| signal.poll_recv(context).is_ready().then_some(*kind));
-            ready.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
-        })
-        .await
-    }
 }
 
 /// Obeys orders until there are no more.
