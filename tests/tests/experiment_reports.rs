@@ -298,8 +298,15 @@ fn a_vtm_keeps_its_share_where_a_plain_process_does_not() {
             );
         }
     }
-    assert!(share("plain", "fifo") < share("vtm", "fifo") / 2.0);
-    assert!(share("plain", "bomb") < share("vtm", "bomb") / 2.0);
+    // How much of it the kernel leaves to an ordinary process in so short a run is the kernel's affair.
+    let alone = share("plain", "idle");
+    for condition in ["bomb", "fifo"] {
+        let share = share("plain", condition);
+        assert!(
+            share < alone / 2.0,
+            "plain, {condition}: {share}, alone {alone}"
+        );
+    }
     for handling in result["handling"].as_array().unwrap() {
         assert!(handling["not_handled"].is_null(), "{handling}");
         assert!(handling["memory_kib"].as_u64().unwrap() > 0);
