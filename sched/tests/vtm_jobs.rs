@@ -12,7 +12,7 @@ use std::thread::sleep;
 
 use jobs::{Look, Process, eventually, groups_left, half, is_still, is_stopped, ms, runs};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getsid};
 use sched::framework::{Manager, Scheduler};
 use sched::vtm::{JobSource, JobState, Means, RoundRobin, Status, Suspend, VtmError};
 use support::Host;
@@ -61,6 +61,39 @@ fn jobs_are_still_until_they_are_dispatched_and_as_before_when_released() {
 /// A shell that starts a busy child whose parent ends, and goes on working itself.
 const DOUBLE_FORK: &str = "(setsid sh -c 'echo $$; while :; do :; done' &); while :; do :; done";
 
+/// The processes of a job's group as they were seen last. Dropping it ends them.
+struct Members(Vec<i32>);
+
+impl Members {
+    /// Looks for those in the group of the first.
+    fn look(&mut self, first: i32) -> &[i32] {
+        let group = fs::read_to_string(format!("/proc/{first}/cgroup")).unwrap();
+        // Everybody else's processes are in others.
+        assert!(group.contains("/chronovisor.vtm"), "{group}");
+        let is_in = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|it| it == group)
+        };
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        self.0 = pids.filter(is_in).collect();
+        &self.0
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        for &pid in &self.0 {
+            // It may have ended.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Whether a process is the first of its session, as an orphan of [`DOUBLE_FORK`] is.
+fn leads_its_session(pid: i32) -> bool {
+    getsid(Some(Pid::from_raw(pid))).is_ok_and(|session| session.as_raw() == pid)
+}
+
 #[test]
 fn children_whose_parent_has_ended_stop_with_their_job_where_there_is_a_freezer() {
     requires_real_time!();
@@ -72,32 +105,28 @@ fn children_whose_parent_has_ended_stop_with_their_job_where_there_is_a_freezer(
             .add_job("a", &JobSource::Command(command.to_vec()))
             .unwrap();
         vtms.schedule().unwrap();
-        let of = |status: Status| status.vtms[0].jobs[0].clone();
-        assert!(
-            eventually(|| of(vtms.status()).processes == 2),
-            "{suspend:?}"
-        );
-        assert!(
-            eventually(|| of(vtms.status()).means == Means::Freezer),
-            "{suspend:?}"
-        );
-        let first: i32 = job.parse().unwrap();
-        let group = fs::read_to_string(format!("/proc/{first}/cgroup")).unwrap();
-        let same = |pid: &i32| {
-            fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|it| it == group)
+        let is_frozen = |status: Status| {
+            let job = &status.vtms[0].jobs[0];
+            job.processes == 2 && job.means == Means::Freezer
         };
-        let all = fs::read_dir("/proc").unwrap().flatten();
-        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let members: Vec<i32> = pids.filter(same).collect();
-        assert_eq!(members.len(), 2, "{suspend:?}");
+        assert!(eventually(|| is_frozen(vtms.status())), "{suspend:?}");
+        let first = job.parse().unwrap();
+        let mut members = Members(vec![first]);
+        // The shell between the two counts as long as it lives.
+        assert!(
+            eventually(|| {
+                let members = members.look(first);
+                members.len() == 2 && members.iter().any(|&pid| leads_its_session(pid))
+            }),
+            "{suspend:?}"
+        );
         vtms.suspend("a").unwrap();
-        assert!(members.iter().all(|&pid| is_still(pid)), "{suspend:?}");
+        assert!(members.0.iter().all(|&pid| is_still(pid)), "{suspend:?}");
         drop(vtms);
-        assert!(members.iter().all(|&pid| runs(pid)), "{suspend:?}");
-        for pid in members {
+        assert!(members.0.iter().all(|&pid| runs(pid)), "{suspend:?}");
+        for &pid in &members.0 {
             let normal = Look::at(std::process::id().try_into().unwrap()).policy;
             assert_eq!(Look::at(pid).policy, normal, "{suspend:?}");
-            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         }
         assert!(groups_left().is_empty(), "{suspend:?}");
     }
