@@ -35,4 +35,5 @@ pub use message::{
     Side, Standing, Stream, Token,
 };
 pub use pages::{Encoding, PAGES_HEADER_BYTES, PagesHeader};
+pub use part::Tally;
 pub use version::{NEWEST, SPOKEN, Version, VersionError, Versions};
