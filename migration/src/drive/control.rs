@@ -99,9 +99,9 @@ struct Listening {
 impl Listening {
     fn run(self, mut tell: impl FnMut(Heard)) {
         while !self.stop.load(Ordering::Relaxed) {
+            let holds_bytes = locked(&self.framed).holds_bytes();
             // Not under the lock: the other thread speaks meanwhile.
-            let ready =
-                locked(&self.framed).holds_bytes() || self.watch.wait(ATTENTION).unwrap_or(true);
+            let ready = holds_bytes || self.watch.wait(ATTENTION).unwrap_or(true);
             if !ready {
                 continue;
             }
