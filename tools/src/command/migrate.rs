@@ -8,6 +8,7 @@ use serde::Serialize;
 use vmm::control::{ControlError, Reply, Request, client};
 use vmm::moving::{
     Measured, MigrationOutcome, MigrationRequest, MigrationStatus, PORT, Phase, RoundStatus,
+    SwitchOverStatus,
 };
 use vmm::units::ByteSize;
 
@@ -30,6 +31,8 @@ struct Answer {
     nearest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     measured: Option<Measured>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    switch_over: Option<SwitchOverStatus>,
     rounds: Vec<RoundStatus>,
 }
 
@@ -125,6 +128,7 @@ fn answer(context: &Context, status: MigrationStatus) -> Result<u8, Failure> {
         reason: status.reason,
         nearest: status.nearest,
         measured: status.measured,
+        switch_over: status.switch_over,
         rounds: status.rounds,
     };
     let failure = failure(&answer);

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use migration::drive::Arrival;
+use migration::drive::{Arrival, DestinationRemote, boot};
 use migration::protocol::{DestinationSetup, Outcome as Session, Patience};
 use migration::transport::{Listener, Settings};
 use migration::wire::SPOKEN;
@@ -36,9 +36,10 @@ pub fn receive(context: &Context, args: &ReceiveArgs) -> Result<u8, Failure> {
             patience: Patience::default(),
         },
         security,
-        source_name: String::new(),
         transport,
         folder: context.run_dir.clone(),
+        boot: boot()?,
+        remote: DestinationRemote::default(),
     };
     std::fs::create_dir_all(&context.run_dir)?;
     let listening = listener.address().to_string();
@@ -85,7 +86,7 @@ fn session(
     };
     let mut host = Host {
         run_dir: &context.run_dir,
-        inquiries: listener.address().to_string(),
+        listening: listener.address(),
         objection: &objection,
         running,
         guest: None,

@@ -1,16 +1,17 @@
 //! The destination: admits a guest as a start would be, takes it, and hands it to who supervises it.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use migration::drive::{Admitted, DestinationHost, Failure};
+use migration::drive::{Admitted, DestinationHost, Failure, boot};
 use migration::protocol::Notice;
 use migration::ram::{GuestRam, Machine, Part};
 use migration::wire::{Accept, MOST_STREAMS, Offer, Refuse, Session, Token};
 use sched::framework::Factory;
 
-use super::{boot, in_full, random_bits, travel};
+use super::{in_full, own_address, random_bits, travel};
 use crate::guest::{AdmittedVm, MoveError, MovingVm, Reception, RunningVm, StartError, Vms};
 
 /// A guest that runs here now, and its control socket.
@@ -28,8 +29,8 @@ pub type Objection<'a> = dyn Fn(&AdmittedVm) -> Option<String> + 'a;
 pub struct Host<'a> {
     /// Where the ledger is, and control sockets.
     pub run_dir: &'a Path,
-    /// Where this host answers inquiries.
-    pub inquiries: String,
+    /// Where this host listens.
+    pub listening: SocketAddr,
     /// What it would not take for another reason than its ledger's.
     pub objection: &'a Objection<'a>,
     /// Takes the guest once it runs.
@@ -91,6 +92,17 @@ impl Host<'_> {
         Ok(Arc::new(pages))
     }
 
+    /// Where this host answers: as the source's host sees it.
+    fn inquiries(&self, offer: &Offer) -> String {
+        let source = offer.inquiries.split(',').next().unwrap_or_default();
+        let own = || own_address(source.trim().parse().ok()?).ok();
+        let seen = match self.listening.ip().is_unspecified() {
+            true => own().map(|own| SocketAddr::new(own, self.listening.port())),
+            false => None,
+        };
+        seen.unwrap_or(self.listening).to_string()
+    }
+
     fn accept(&self, offer: &Offer) -> Result<Accept, Refuse> {
         let failed = |error: std::io::Error| refuse(format!("no session can begin there: {error}"));
         Ok(Accept {
@@ -98,7 +110,7 @@ impl Host<'_> {
             streams: offer.streams.clamp(1, MOST_STREAMS),
             features: 0,
             boot: boot().map_err(failed)?,
-            inquiries: self.inquiries.clone(),
+            inquiries: self.inquiries(offer),
             facts: Vec::new(),
         })
     }

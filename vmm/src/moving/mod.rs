@@ -18,11 +18,12 @@ pub mod travel;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use migration::transport::{Identity, Security, TransportError};
-use migration::wire::{Boot, Session};
+use migration::wire::Session;
 use serde::{Deserialize, Serialize};
 
 use crate::units::BitRate;
@@ -111,6 +112,23 @@ pub struct Measured {
     pub rounds: usize,
 }
 
+/// When the steps of the switch-over were done, in seconds since the guest was asked for; not there where it was not reached.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct SwitchOverStatus {
+    /// It stands.
+    pub stands_s: Option<f64>,
+    /// Its state is saved.
+    pub saved_s: Option<f64>,
+    /// Everything is sent.
+    pub last_sent_s: Option<f64>,
+    /// It is complete there.
+    pub prepared_s: Option<f64>,
+    /// It runs there.
+    pub running_s: Option<f64>,
+    /// It goes on here.
+    pub resumed_s: Option<f64>,
+}
+
 /// How a migration goes, or went.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MigrationStatus {
@@ -132,6 +150,8 @@ pub struct MigrationStatus {
     pub round: Option<RoundStatus>,
     /// Pages that the round being sent has.
     pub of_pages: u64,
+    /// The steps of its switch-over.
+    pub switch_over: Option<SwitchOverStatus>,
     /// What it took, once the guest runs there.
     pub measured: Option<Measured>,
 }
@@ -207,15 +227,15 @@ fn new_session() -> io::Result<Session> {
     random_bits().map(Session)
 }
 
-/// This life of the host.
-///
-/// # Errors
-/// When the kernel does not tell.
-pub fn boot() -> io::Result<Boot> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let bits = u128::from_str_radix(&digits, 16).map_err(io::Error::other)?;
-    Ok(Boot(bits.to_be_bytes()))
+/// This host's address as another sees it, by the route there. Nothing is sent.
+fn own_address(other: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match other {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(other)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// An error and what is behind it, in one line.

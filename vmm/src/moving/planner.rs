@@ -87,7 +87,6 @@ impl Planner for ModelPlanner {
     fn next(&mut self, dirty: &PageSet, last: Option<&RoundSent>) -> Step {
         let begun = *self.begun.get_or_insert_with(|| self.shared.first_byte());
         if let Some(last) = last {
-            self.shared.round_sent(&last.progress);
             if let Some(plan) = self.plan.take() {
                 let left = self.writes.count(dirty);
                 self.precopy.done(&plan, last.progress.elapsed, &left);

@@ -7,20 +7,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use migration::drive::{Departing, Departure, Failure, Planner, Route, SourceHost, SourceRemote};
+use migration::drive::{
+    self, Departing, Departure, Failure, Planner, Route, SourceHost, SourceRemote, boot,
+};
 use migration::model::{Estimator, Requirement, Sampling, Writes};
 use migration::page::EncoderSettings;
 use migration::precopy::{PrecopySettings, Progress};
 use migration::protocol::{Notice, Outcome, Patience, SourceEvent, SourceSetup};
 use migration::ram::{DirtyLog, GuestRam, Machine, Part};
-use migration::transport::Settings;
+use migration::transport::{Listener, Settings};
 use migration::wire::{Accept, MOST_STREAMS, Offer, SPOKEN};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
 use super::planner::{self, ModelPlanner};
 use super::{
-    Measured, MigrationError, MigrationOutcome, MigrationRequest, MigrationStatus, Phase,
-    RoundStatus, boot, in_full, new_session, security, travel,
+    Measured, MigrationError, MigrationOutcome, MigrationRequest, MigrationStatus, PORT, Phase,
+    RoundStatus, SwitchOverStatus, in_full, new_session, own_address, security, travel,
 };
 use crate::dirty::{Beginning, DirtyPages, GuestPages};
 use crate::guest::{Lender, Loan, MoveError, RunningVm};
@@ -94,12 +96,6 @@ impl Shared {
         *self.told().first_byte.get_or_insert_with(Instant::now)
     }
 
-    pub(super) fn round_sent(&self, progress: &Progress) {
-        let mut told = self.told();
-        told.status.rounds.push(round(progress));
-        told.status.round = None;
-    }
-
     fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
     }
@@ -114,15 +110,10 @@ impl Shared {
         let since = |begun: Option<Instant>| {
             begun.map_or(0.0, |begun| now.duration_since(begun).as_secs_f64())
         };
-        let last = told.status.round.take();
-        told.status.rounds.extend(last);
-        let rounds = &told.status.rounds;
         told.status.measured = Some(Measured {
             total_s: since(told.first_byte),
             downtime_s: since(told.paused),
-            bytes: rounds.iter().map(|round| round.bytes).sum(),
-            pages: rounds.iter().map(|round| round.pages).sum(),
-            rounds: rounds.len(),
+            ..Measured::default()
         });
     }
 
@@ -133,6 +124,14 @@ impl Shared {
         told.status.round = None;
         if reason.is_some() {
             told.status.reason = reason;
+        }
+        let MigrationStatus {
+            measured, rounds, ..
+        } = &mut told.status;
+        if let Some(measured) = measured {
+            measured.bytes = rounds.iter().map(|round| round.bytes).sum();
+            measured.pages = rounds.iter().map(|round| round.pages).sum();
+            measured.rounds = rounds.len();
         }
     }
 }
@@ -286,7 +285,8 @@ fn migrate(
     } = leaving;
     // What cannot be had is told before the guest is disturbed.
     let route = route(request, run_dir)?;
-    let setup = setup(request, &plan, &pages)?;
+    let listener = listener(&route)?;
+    let setup = setup(request, &plan, &pages, listener.address())?;
     let writes = watch(&mut watched, pages.pages(), shared)?;
     drop(watched);
     shared.phase(Phase::Offering);
@@ -308,6 +308,7 @@ fn migrate(
         log: &mut log,
     };
     departure
+        .answering(listener)
         .migrate(guest, &route, setup, &mut host)
         .map_err(|error| in_full(&error))
 }
@@ -325,6 +326,18 @@ fn route(request: &MigrationRequest, run_dir: PathBuf) -> Result<Route, String> 
         transport: Settings::default(),
         folder: run_dir,
     })
+}
+
+/// Where the destination can ask how the session stands.
+fn listener(route: &Route) -> Result<Listener, String> {
+    let failed = |error: std::io::Error| format!("cannot reach {}: {error}", route.address);
+    let own = own_address(route.address).map_err(failed)?;
+    Listener::bind(
+        SocketAddr::new(own, 0),
+        route.security.clone(),
+        route.transport,
+    )
+    .map_err(|error| in_full(&error))
 }
 
 fn resolve(to: &str) -> Result<SocketAddr, String> {
@@ -345,7 +358,11 @@ fn setup(
     request: &MigrationRequest,
     plan: &VmPlan,
     pages: &GuestPages,
+    here: SocketAddr,
 ) -> Result<SourceSetup, String> {
+    // First the session itself, then whoever answers for the dead.
+    let desk = request.desk.clone();
+    let desk = desk.unwrap_or_else(|| SocketAddr::new(here.ip(), PORT).to_string());
     let failed = |error: std::io::Error| format!("cannot begin a session: {error}");
     #[expect(
         clippy::cast_possible_truncation,
@@ -366,7 +383,7 @@ fn setup(
             streams: request.streams,
             features: 0,
             boot: boot().map_err(failed)?,
-            inquiries: request.desk.clone().unwrap_or_default(),
+            inquiries: format!("{here},{desk}"),
         },
         patience: Patience::default(),
     })
@@ -535,14 +552,29 @@ impl SourceHost for Host<'_> {
         }
     }
 
-    fn progress(&mut self, progress: &Progress) {
+    fn measured(&mut self, measured: &drive::Measured) {
         let mut told = self.shared.told();
-        // What was sent is told after its end once more.
-        let is_new =
-            u32::try_from(told.status.rounds.len()).is_ok_and(|done| progress.round >= done);
-        if is_new {
-            told.status.round = Some(round(progress));
-            told.status.of_pages = progress.of;
+        let status = &mut told.status;
+        match measured {
+            drive::Measured::Sending(progress) => {
+                status.round = Some(round(progress));
+                status.of_pages = progress.of;
+            }
+            drive::Measured::Round(progress) => {
+                status.round = None;
+                status.rounds.push(round(progress));
+            }
+            drive::Measured::SwitchOver(steps) => {
+                let seconds = |step: Option<Duration>| step.map(|step| step.as_secs_f64());
+                status.switch_over = Some(SwitchOverStatus {
+                    stands_s: seconds(steps.stands),
+                    saved_s: seconds(steps.saved),
+                    last_sent_s: seconds(steps.last_sent),
+                    prepared_s: seconds(steps.prepared),
+                    running_s: seconds(steps.running),
+                    resumed_s: seconds(steps.resumed),
+                });
+            }
         }
     }
 }
