@@ -216,7 +216,7 @@ pub fn works(guest: Option<&GuestTasks>, vcpus: usize) -> Vec<Work> {
     let of = |vcpu: usize| match (guest, u16::try_from(vcpu)) {
         (Some(guest), Ok(vcpu)) => work_of(guest, vcpu),
         _ => Work::Unknown {
-            why: "what runs there is not known".to_owned(),
+            why: "what runs there".to_owned(),
         },
     };
     (0..vcpus).map(of).collect()
@@ -478,3 +478,6 @@ fn least_tracked(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;
