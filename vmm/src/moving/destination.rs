@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use migration::drive::{Admitted, DestinationHost, Failure, boot};
+use migration::precopy::ThreadSetup;
 use migration::protocol::Notice;
 use migration::ram::{GuestRam, Machine, Part};
 use migration::wire::{Accept, MOST_STREAMS, Offer, Refuse, Session, Token};
@@ -145,6 +146,11 @@ impl DestinationHost for Host<'_> {
         self.guest
             .as_mut()
             .expect("the drive asks for the guest only once it was admitted")
+    }
+
+    fn thread_setup(&self) -> Option<ThreadSetup> {
+        let guest = self.guest.as_ref()?;
+        Some(guest.held.thread_setup())
     }
 
     fn free(&mut self) {
