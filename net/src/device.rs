@@ -354,7 +354,7 @@ pub fn open_port(link: &Link, mac: Mac) -> [Request; 2] {
     [add, floods]
 }
 
-/// Has a bridge send a port nothing any more. Refused, after all else is done, where it was closed already.
+/// Has a bridge send a port nothing any more. The second is refused (ENOENT) where the address is not there.
 #[must_use]
 pub fn close_port(link: &Link, mac: Mac) -> [Request; 2] {
     let floods = port_flags(link, "close the bridge's port", for_everybody(false));

@@ -17,6 +17,8 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use crate::announcement;
 use crate::device::{self, Link};
 use crate::kernel;
@@ -115,8 +117,15 @@ impl Passage {
     /// # Errors
     /// When the kernel refuses.
     pub fn close(&mut self) -> Result<(), NetlinkError> {
-        self.netlink
-            .apply(&device::close_port(&self.port, self.mac))
+        let requests = device::close_port(&self.port, self.mac);
+        let mut refusals = self
+            .netlink
+            .send(&requests)?
+            .into_iter()
+            .filter_map(Result::err);
+        // It is behind another port already.
+        let refusal = refusals.find(|refusal| refusal.errno != Errno::ENOENT);
+        refusal.map_or(Ok(()), |refusal| Err(NetlinkError::Refused(refusal)))
     }
 
     /// Tells all who forward frames that the address is here.
