@@ -177,8 +177,12 @@ impl Passage {
         let Some((header, frame)) = bytes.split_at_checked(TAP_HEADER) else {
             return;
         };
-        let is_for_it = frame.starts_with(&self.mac.octets());
-        if is_for_it && self.send(&header[..HEADER], frame).is_ok() {
+        let mac = self.mac.octets();
+        // Its own announcement, say.
+        if frame.get(6..12) == Some(&mac) {
+            return;
+        }
+        if frame.starts_with(&mac) && self.send(&header[..HEADER], frame).is_ok() {
             late.passed_on += 1;
         } else {
             late.lost += 1;
