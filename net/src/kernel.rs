@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 /// Lets the program that `command` starts run in the network namespace `namespace`.
@@ -58,4 +59,50 @@ pub(crate) fn set_tap_offloads(file: &File, flags: libc::c_ulong) -> nix::Result
 pub(crate) fn set_tap_header_size(file: &File, bytes: libc::c_int) -> nix::Result<()> {
     // SAFETY: the kernel reads one int, which lives until the call has returned.
     unsafe { tun_set_header_size_raw(file.as_raw_fd(), &raw const bytes) }.map(drop)
+}
+
+/// A socket for whole frames, each behind a `struct virtio_net_hdr`, by the interface with this number (packet(7)). Nothing is received
+/// by it, and writing does not wait.
+pub(crate) fn packet_socket(interface: u32) -> nix::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: the arguments are numbers, no pointers.
+    let made = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(made) };
+    let wanted: libc::c_int = 1;
+    // SAFETY: the kernel reads one int, as long as is said, which lives until the call has returned.
+    Errno::result(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            PACKET_VNET_HDR,
+            (&raw const wanted).cast(),
+            length_of::<libc::c_int>(),
+        )
+    })?;
+    let address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
+        sll_protocol: 0,
+        sll_ifindex: i32::try_from(interface).map_err(|_| Errno::ENODEV)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the kernel reads one `sockaddr_ll`, as long as is said, which lives until the call has returned.
+    Errno::result(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            length_of::<libc::sockaddr_ll>(),
+        )
+    })?;
+    Ok(socket)
+}
+
+/// `PACKET_VNET_HDR` of linux/if_packet.h.
+const PACKET_VNET_HDR: libc::c_int = 15;
+
+fn length_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default()
 }

@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod announcement;
 mod attributes;
 mod book;
 mod cgroup;
@@ -18,6 +19,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod network;
 pub mod owner;
+pub mod passage;
 pub mod plan;
 pub mod ports;
 pub mod probe;

@@ -58,6 +58,15 @@ pub struct PortSpec {
     pub share: Share,
 }
 
+/// Whether a port's guest is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// The bridge gives it its frames.
+    Open,
+    /// The bridge gives it nothing: its address may be elsewhere.
+    Closed,
+}
+
 /// A port as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortState {
@@ -194,10 +203,22 @@ impl Ports {
     /// # Errors
     /// When the share is out of range, there are too many ports, or the kernel refuses.
     pub fn attach(&mut self, port: &PortSpec) -> Result<Tap, PortsError> {
+        self.attach_tap(port, Gate::Open)
+    }
+
+    /// Makes a port for a guest that is still elsewhere: it is given no frame until [`Passage::open`](crate::passage::Passage::open).
+    ///
+    /// # Errors
+    /// As [`Ports::attach`].
+    pub fn attach_closed(&mut self, port: &PortSpec) -> Result<Tap, PortsError> {
+        self.attach_tap(port, Gate::Closed)
+    }
+
+    fn attach_tap(&mut self, port: &PortSpec, gate: Gate) -> Result<Tap, PortsError> {
         port.share.check()?;
         let (slot, broadcast) = self.free_slot()?;
         let tap = Tap::open(&self.name_of(slot))?;
-        self.plug((slot, broadcast), port)?;
+        self.plug((slot, broadcast), port, gate)?;
         Ok(tap)
     }
 
@@ -216,7 +237,7 @@ impl Ports {
         let near = self.name_of(slot);
         self.netlink
             .apply(&[device::add_veth(&near, name, Some(far))])?;
-        match self.plug((slot, broadcast), port) {
+        match self.plug((slot, broadcast), port, Gate::Open) {
             Ok(()) => Ok(near),
             Err(error) => {
                 // The first error is the one that tells something.
@@ -231,6 +252,7 @@ impl Ports {
         &mut self,
         (slot, [sent, received]): (Slot, [Share; 2]),
         port: &PortSpec,
+        gate: Gate,
     ) -> Result<(), PortsError> {
         let parts = [
             Parts {
@@ -263,10 +285,13 @@ impl Ports {
             Step::dependent(filter::redirect_in(&link, &out)),
             Step::dependent(filter::redirect_out(&link, &into)),
             Step::dependent(device::set_bridge(&link, Some(&self.bridge))),
-            Step::dependent(device::close_port(&link)),
-            Step::dependent(device::add_neighbour(&link, port.mac)),
+            Step::dependent(device::guard_port(&link)),
             Step::dependent(device::set_up(&link, true)),
         ]))?;
+        if gate == Gate::Open {
+            let open = device::open_port(&link, port.mac).map(Step::dependent);
+            transaction.apply(open.into())?;
+        }
         transaction.commit();
         Ok(())
     }

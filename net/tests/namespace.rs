@@ -69,13 +69,13 @@ fn interfaces_are_made_as_ip_would_make_them() {
         device::add_address(&bridge, "10.9.8.1".parse().unwrap(), 24),
         device::set_up(&bridge, true),
         device::set_bridge(&veth, Some(&bridge)),
-        device::close_port(&veth),
-        device::add_neighbour(&veth, mac),
+        device::guard_port(&veth),
         device::set_queue_length(&veth, 77),
         device::set_up(&veth, true),
         device::add_route("10.1.0.0".parse().unwrap(), 16, "10.9.8.7".parse().unwrap()),
     ];
     netlink.apply(&changes).unwrap();
+    netlink.apply(&device::open_port(&veth, mac)).unwrap();
     let bridge = device::get(&mut netlink, "b").unwrap();
     assert_eq!((bridge.mtu, bridge.up), (9000, true));
     assert_eq!(bridge.kind.as_deref(), Some("bridge"));
@@ -101,7 +101,7 @@ fn interfaces_are_made_as_ip_would_make_them() {
     );
     let neighbours = printed(&one, &["bridge", "fdb", "show", "dev", "v"]);
     assert!(
-        neighbours.contains("02:00:5e:10:00:01 master b static"),
+        neighbours.contains("02:00:5e:10:00:01 sticky master b static"),
         "{neighbours}"
     );
     let route = printed(&one, &["ip", "route"]);

@@ -101,6 +101,9 @@ pub enum SnapshotError {
     /// The guest's clock cannot be set.
     #[error(transparent)]
     Clock(#[from] ClockError),
+    /// Its port stays closed.
+    #[error("frames for the guest cannot be let in: {0}")]
+    Port(#[from] net::netlink::NetlinkError),
     /// A vCPU's thread is gone.
     #[error("a vCPU ended while it was being saved")]
     Gone,

@@ -11,6 +11,7 @@ pub mod budget;
 pub mod clock;
 pub mod dirty;
 pub mod echo;
+pub mod flow;
 pub mod frame;
 pub mod http;
 pub mod image;

@@ -2,8 +2,9 @@
 
 use crate::book::PortEntry;
 use crate::mac::Mac;
+use crate::passage::{Passage, PassageError};
 use crate::plan::PlanError;
-use crate::ports::PortSpec;
+use crate::ports::{PortSpec, Ports, PortsError};
 use crate::process::Process;
 use crate::share::Share;
 use crate::tap::Tap;
@@ -31,7 +32,18 @@ pub struct Port {
     pub name: String,
     /// Where its frames are read and written.
     pub tap: Tap,
+    mac: Mac,
     network: Network,
+}
+
+impl Port {
+    /// What it takes to have its guest come or go.
+    ///
+    /// # Errors
+    /// [`PassageError`].
+    pub fn passage(&self) -> Result<Passage, PassageError> {
+        Passage::of(&self.name, self.mac)
+    }
 }
 
 impl Network {
@@ -48,13 +60,30 @@ impl Network {
     /// # Errors
     /// When its name or address is taken, its share does not fit, or the kernel refuses.
     pub fn attach(&self, request: &PortRequest) -> Result<Port, NetworkError> {
+        self.attach_by(request, Ports::attach)
+    }
+
+    /// The same for a VM that is still elsewhere: its frames do not come here until [`Passage::open`].
+    ///
+    /// # Errors
+    /// As [`Network::attach`].
+    pub fn attach_closed(&self, request: &PortRequest) -> Result<Port, NetworkError> {
+        self.attach_by(request, Ports::attach_closed)
+    }
+
+    fn attach_by(
+        &self,
+        request: &PortRequest,
+        attach: impl FnOnce(&mut Ports, &PortSpec) -> Result<Tap, PortsError>,
+    ) -> Result<Port, NetworkError> {
         let tap = self.with(|session| {
             session.admit(request)?;
-            session.attach(request)
+            session.attach(request, attach)
         })?;
         Ok(Port {
             name: tap.name().to_owned(),
             tap,
+            mac: request.mac,
             network: self.clone(),
         })
     }
@@ -103,14 +132,18 @@ impl Session<'_> {
         self.decide(|book| book.admit_port(vm, *mac, share))
     }
 
-    fn attach(&mut self, request: &PortRequest) -> Result<Tap, NetworkError> {
+    fn attach(
+        &mut self,
+        request: &PortRequest,
+        attach: impl FnOnce(&mut Ports, &PortSpec) -> Result<Tap, PortsError>,
+    ) -> Result<Tap, NetworkError> {
         let spec = PortSpec {
             mac: request.mac,
             share: request.share,
         };
         self.locked.begin()?;
         let ports = self.queues.ports(&self.book);
-        let attached = ports.and_then(|ports| Ok(ports.attach(&spec)?));
+        let attached = ports.and_then(|ports| Ok(attach(ports, &spec)?));
         if let Ok(tap) = &attached {
             self.book.ports.push(PortEntry {
                 vm: request.vm.clone(),

@@ -167,6 +167,13 @@ fn network_text(network: &NetworkStatus) -> String {
             counted.too_long, counted.refused, counted.tap_errors, counted.faults
         );
     }
+    if network.passed_on_in_move + network.lost_in_move > 0 {
+        let _ = writeln!(
+            text,
+            "    while it was moved: {} frames sent after it, {} lost",
+            network.passed_on_in_move, network.lost_in_move
+        );
+    }
     if network.needs_reset {
         text.push_str(&standstill_text(network));
     }

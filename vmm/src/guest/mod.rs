@@ -12,6 +12,7 @@ mod change;
 mod moving;
 mod network;
 mod outcome;
+mod passing;
 mod recording;
 mod running;
 mod serve;

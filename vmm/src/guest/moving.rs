@@ -105,6 +105,7 @@ impl RunningVm {
         if !self.paused {
             return Err(SnapshotError::Running);
         }
+        self.passing.open()?;
         self.machine.take_up_devices(&state)?;
         let state = Arc::new(state);
         let now = SystemTime::now();
@@ -274,7 +275,8 @@ impl Lender {
         let waiting = waiting().map_err(|e| MoveError::Pause(e.to_string()))?;
         let (sender, receiver) = oneshot::channel();
         self.0.send(sender).map_err(|_| MoveError::Ended)?;
-        let (vm, back) = receiver.blocking_recv().map_err(|_| MoveError::Ended)?;
+        let (mut vm, back) = receiver.blocking_recv().map_err(|_| MoveError::Ended)?;
+        vm.prepare_to_leave();
         let guest = MovingVm {
             vm,
             event: None,
@@ -301,8 +303,10 @@ impl Loan {
         guest
     }
 
-    /// Gives it back to be ended: it lives somewhere else, and must never run here again.
+    /// Gives it back to be ended: it lives somewhere else, where it has been announced, and must never run here again. Frames that
+    /// came meanwhile are sent after it first, which takes up to the fifth part of a second.
     pub fn moved(mut self) {
+        self.guest().vm.leave();
         self.is_moved = true;
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use net::mac::Mac;
 use net::share::Share;
-use net::{Network, NetworkError, Port};
+use net::{Network, NetworkError, Port, PortRequest};
 use sched::backend::{BackendError, InForce};
 use sched::request::Granted;
 use serde::{Deserialize, Serialize};
@@ -38,17 +38,28 @@ pub struct NetworkStatus {
     pub fault: Option<Fault>,
     /// What passed, waited and was lost.
     pub counters: NetworkCounters,
+    /// Frames that came while the guest was moved away from here, and were sent after it.
+    #[serde(default)]
+    pub passed_on_in_move: u64,
+    /// Frames that came while the guest was moved here or away, and were lost: the tap had no room for them, or the kernel did not send
+    /// them on. Those to everybody that came to the old place are among them.
+    #[serde(default)]
+    pub lost_in_move: u64,
 }
+
+/// How a port is attached.
+pub(super) type Attach = fn(&Network, &PortRequest) -> Result<Port, NetworkError>;
 
 /// The port that a plan asks for, admitted.
 pub(super) fn attach(
     run_dir: &Path,
     plan: Option<&NetworkPlan>,
+    attach: Attach,
 ) -> Result<Option<Arc<Port>>, NetworkError> {
     let Some(plan) = plan else {
         return Ok(None);
     };
-    let port = Network::open(run_dir)?.attach(&plan.port)?;
+    let port = attach(&Network::open(run_dir)?, &plan.port)?;
     Ok(Some(Arc::new(port)))
 }
 
@@ -107,6 +118,8 @@ impl RunningVm {
             needs_reset: worker.desk().notifier().needs_reset(),
             fault: worker.desk().notifier().fault(),
             counters: worker.desk().counters(),
+            passed_on_in_move: self.late().passed_on,
+            lost_in_move: self.late().lost,
         })
     }
 

@@ -21,6 +21,7 @@ use super::change::ChangeError;
 use super::moving::{Borrower, Lender};
 use super::network;
 use super::outcome::{GuestStatus, Records, VcpuStatus};
+use super::passing::Passing;
 use super::recording::Recording;
 use crate::clock::Clock;
 use crate::desk::{Desk, Order};
@@ -172,6 +173,7 @@ pub struct RunningVm {
     pub(super) vcpus: Vec<VcpuHandle>,
     pub(super) network: Option<Worker>,
     pub(super) machine: Arc<Machine>,
+    pub(super) passing: Passing,
     pub(super) port: Option<Arc<Port>>,
     // Dropped after the threads and the port: bandwidth is free in the kernel before it is free in the ledger, and who was
     // told that the name is free there finds no port of it.
@@ -339,6 +341,7 @@ impl RunningVm {
     pub fn resume(&mut self) {
         if std::mem::take(&mut self.paused) {
             self.go_on();
+            self.arrive();
         }
     }
 

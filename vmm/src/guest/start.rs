@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime};
 
-use net::{NetworkError, Port};
+use net::passage::PassageError;
+use net::{Network, NetworkError, Port};
 use sched::alignment::{Alignment, CommonInstant};
 use sched::framework::{Factory, Kind, Manager, Resource};
 use sched::ledger::Refusal;
@@ -14,8 +15,9 @@ use sched::request::Granted;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::moving::Lender;
-use super::network;
+use super::network::{self, Attach};
 use super::outcome::Records;
+use super::passing::Passing;
 use super::running::{RunningVm, VcpuHandle};
 use crate::clock::{Clock, ClockError};
 use crate::desk::{Desk, Order};
@@ -69,6 +71,9 @@ pub enum StartError {
     /// There is no port for its network device.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// Its port cannot be had ready for its coming.
+    #[error(transparent)]
+    Passage(#[from] PassageError),
     /// The network device's thread cannot be made real-time.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -108,6 +113,21 @@ impl Factory for Vms<'_> {
     type Error = StartError;
 
     fn make(&mut self, plan: VmPlan) -> Result<AdmittedVm, StartError> {
+        self.make_with(plan, Network::attach)
+    }
+}
+
+impl Vms<'_> {
+    /// As [`Factory::make`], for a guest that is still elsewhere: its port is closed, so that its frames go on going there until its
+    /// state is put into it ([`RunningVm::restore`]).
+    ///
+    /// # Errors
+    /// As [`Factory::make`].
+    pub fn make_for_arrival(&mut self, plan: VmPlan) -> Result<AdmittedVm, StartError> {
+        self.make_with(plan, Network::attach_closed)
+    }
+
+    fn make_with(&mut self, plan: VmPlan, attach: Attach) -> Result<AdmittedVm, StartError> {
         // From here on no kick can end the process.
         kick_signals()
             .thread_block()
@@ -119,7 +139,7 @@ impl Factory for Vms<'_> {
         let admitted = ledger
             .reserve(&plan.name, &plan.threads())
             .map_err(|refusal| refused(refusal, plan.requests.len()))?;
-        let port = network::attach(self.run_dir, plan.network.as_ref())?;
+        let port = network::attach(self.run_dir, plan.network.as_ref(), attach)?;
         let recruit = |granted: &Granted| {
             let vcpu = granted.vcpu;
             Recruits
@@ -283,6 +303,11 @@ impl BuiltVm {
             built,
             restored,
         } = self;
+        let comes = restored.is_some() || order == Order::Pause;
+        let passing = match comes {
+            true => Passing::arriving(vm.port.as_ref())?,
+            false => Passing::default(),
+        };
         // Before the guest's time begins.
         vm.admitted.wait_until_free();
         let clock = start_clock(&built, restored.as_ref())?;
@@ -339,7 +364,8 @@ impl BuiltVm {
             handle.command(Command::Go);
         }
         let (lender, borrowers) = Lender::new();
-        Ok(RunningVm {
+        let mut vm = RunningVm {
+            passing,
             lender,
             borrowers,
             resource: Resource::upon(Kind::VM, vm.plan.name.clone(), &resources),
@@ -360,7 +386,11 @@ impl BuiltVm {
             output,
             paused: false,
             started: Instant::now(),
-        })
+        };
+        if order == Order::Run {
+            vm.arrive();
+        }
+        Ok(vm)
     }
 }
 

@@ -97,6 +97,7 @@ pub async fn supervise(
     let mut polls = 0_u32;
     let mut promised = Instant::now();
     loop {
+        let announcement = vm.next_announcement();
         tokio::select! {
             event = vm.events.recv() => match event {
                 Some(event) => fate.take(&mut vm, event),
@@ -126,6 +127,7 @@ pub async fn supervise(
                 alive += lent.elapsed();
             }
             () = signals.arrived() => fate.stop(&mut vm, End::Stopped),
+            () = is_due(announcement) => vm.announce(),
             () = announced.arrived() => {
                 if show_output(&mut vm, observer) {
                     alive = Instant::now();
@@ -302,6 +304,14 @@ fn show_records(vm: &mut RunningVm, observer: &mut dyn Observer) -> bool {
         observer.event(event);
     });
     any
+}
+
+/// Waits for this instant; for ever where there is none.
+async fn is_due(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Says when there is serial output.

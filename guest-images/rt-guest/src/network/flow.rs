@@ -1,5 +1,6 @@
 //! TCP that takes whatever it is sent, or sends without end: to measure throughput.
 
+use rt_abi::flow::fill;
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
 use smoltcp::time::Duration;
@@ -30,6 +31,8 @@ pub struct Flow {
     kind: Kind,
     port: u16,
     sockets: [SocketHandle; CONNECTIONS],
+    /// Bytes that each connection was given to send.
+    sent: [usize; CONNECTIONS],
 }
 
 impl Flow {
@@ -61,22 +64,29 @@ impl Flow {
             kind,
             port,
             sockets: all,
+            sent: [0; CONNECTIONS],
         })
     }
 
     /// Empties, or fills, what can be.
     pub fn serve(&mut self, sockets: &mut SocketSet<'_>) {
-        for handle in self.sockets {
+        for (handle, sent) in self.sockets.into_iter().zip(&mut self.sent) {
             let socket: &mut Socket = sockets.get_mut(handle);
             if !socket.is_open() {
+                *sent = 0;
                 // Fails for port 0 only, and for what is open.
                 let _ = socket.listen(self.port);
             }
             // What comes to a source means nothing, and must not fill up.
             while socket.can_recv() && socket.recv(|bytes| (bytes.len(), bytes.len())) != Ok(0) {}
             if self.kind == Kind::Source && socket.may_send() {
-                // What lies in the buffer is as good as anything.
-                while socket.can_send() && socket.send(|room| (room.len(), room.len())) != Ok(0) {}
+                let next = |room: &mut [u8], sent| {
+                    fill(room, sent);
+                    (room.len(), room.len())
+                };
+                while let Ok(given @ 1..) = socket.send(|room| next(room, *sent)) {
+                    *sent = sent.wrapping_add(given);
+                }
             }
             let is_over = !socket.may_recv() && socket.is_active();
             if is_over && socket.may_send() {
