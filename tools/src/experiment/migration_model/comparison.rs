@@ -135,7 +135,10 @@ fn migration(
     writes: &Writes,
 ) -> Result<Migration, ExperimentError> {
     let path = path_of_rate(RATES[rate]);
-    let seed = u64::from(start.subsec_micros()) + start.as_secs() * 97 + rate as u64;
+    // Lucks of their own for every guest, instant and rate.
+    let name = recorded.guest.key.bytes();
+    let name = name.fold(0, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte));
+    let seed = Random::new(name ^ RATES[rate].bits_per_second()).bits() ^ start.as_secs();
     let prediction = predict(writes, &path, &GENEROUS, &Random::new(seed));
     let prediction = prediction.map_err(|e| failed(recorded, e))?;
     let replays = Replays {
