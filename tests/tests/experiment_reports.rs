@@ -260,6 +260,50 @@ fn a_web_server_in_a_reservation_answers_beside_load_as_without_it() {
     nothing_is_left();
 }
 
+#[test]
+fn migrations_of_recorded_guests_take_what_the_model_says() {
+    requires!(
+        Need::Kvm,
+        Need::Root,
+        Need::Capability(Capability::SysNice),
+        Need::Cpus(2)
+    );
+    let user = User::new();
+    let result = experiment(&user, "migration-model");
+    let guests = result["guests"].as_array().unwrap();
+    assert_eq!(guests.len(), 6);
+    for guest in guests {
+        let cost = &guest["cost"];
+        assert!(cost["faults"].as_u64() > Some(1000), "{cost}");
+        assert!(cost["recorder"].as_f64() < Some(0.3), "{cost}");
+        for rate in guest["rates"].as_array().unwrap() {
+            let off = |figure: &str| rate["off"][figure]["off"].as_f64().unwrap();
+            // The targets are 10 and 20 % of long runs, for guests that stay the same.
+            assert!(off("total_s").abs() < 0.15, "{guest}");
+            assert!(off("mebibytes").abs() < 0.15, "{guest}");
+            let is_steady = guest["is_steady"].as_bool().unwrap();
+            assert!(!is_steady || off("downtime_ms").abs() < 0.4, "{guest}");
+        }
+        // A rate that keeps a promise, and less does not.
+        let inverse = &guest["inverse"];
+        let kept = |key: &str| inverse[key].as_f64().unwrap();
+        assert!(kept("kept") > 0.7, "{guest}");
+        assert!(kept("kept_at_less") < kept("kept"), "{guest}");
+    }
+    for figure in ["total_s", "downtime_ms"] {
+        let coverage = &result["coverage"][figure];
+        let count = |key: &str| coverage[key].as_f64().unwrap();
+        assert!(
+            count("held") >= 0.8 * count("migrations"),
+            "{figure}: {coverage}"
+        );
+        assert!(count("width") < 2.0, "{figure}: {coverage}");
+    }
+    let order = &result["order_of_skewed"];
+    let pages = |key: &str| order[key].as_f64().unwrap();
+    assert!(pages("again") < 0.9 * pages("by_address"), "{order}");
+}
+
 /// No namespace of an experiment that is over.
 fn nothing_is_left() {
     let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();

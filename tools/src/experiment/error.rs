@@ -92,6 +92,14 @@ pub enum ExperimentError {
     /// A guest that did not answer, or refused.
     #[error(transparent)]
     Call(#[from] vmm::control::ControlError),
+    /// A guest's trace that was not recorded whole, or that nothing can be replayed over.
+    #[error("the trace of {guest} cannot be had: {why}")]
+    Trace {
+        /// Which guest's.
+        guest: String,
+        /// Why not.
+        why: String,
+    },
     /// A dispatch table that was accepted and not followed.
     #[error(
         "the dispatcher follows an old table after {patience:?}: is its CPU taken by others in real time?"

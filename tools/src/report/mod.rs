@@ -5,10 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod agreement_plot;
 pub mod axis;
 pub mod curve_plot;
 pub mod demand_plot;
 pub mod deviation_plot;
+pub mod dirty_plot;
 mod distribution_key;
 pub mod distribution_plot;
 pub mod edge_plot;
@@ -17,6 +19,7 @@ pub mod folder;
 pub mod follow_plot;
 mod html;
 pub mod jobs_csv;
+pub mod order_plot;
 pub mod rate_plot;
 pub mod stats;
 pub mod stream_plot;

@@ -4,12 +4,46 @@ mod record;
 mod simulate;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use vmm::units::{BitRate, Span};
+use migration::model::{CpuCost, Path, Skewed};
+use vmm::units::{BitRate, ByteSize, Span};
 
 use super::Context;
 use crate::failure::Failure;
+
+/// What one fault costs the guest on the dearest kind of KVM known.
+pub const FAULT: Duration = Duration::from_micros(27);
+/// A window that is so old counts 1/e of a new one.
+pub const MEMORY: Duration = Duration::from_secs(30);
+
+/// A path of this rate, with the costs of a fast host: what they are on two hosts is measured when a guest is moved.
+pub fn path_of_rate(rate: BitRate) -> Path {
+    let cpu = CpuCost {
+        per_page: Duration::from_micros(1),
+        per_mebibyte: Duration::from_micros(500),
+        share: 1.0,
+    };
+    Path {
+        rate,
+        rate_spread: 0.01,
+        page_overhead: ByteSize::new(220),
+        zero_pages: 0,
+        compression: 1.0,
+        compression_again: 1.0,
+        round_cost: Duration::from_millis(1),
+        pages_per_clear: 256,
+        switch_delay: Duration::from_millis(1),
+        switch_over: Skewed {
+            median: Duration::from_micros(1500),
+            p95: Duration::from_millis(3),
+        },
+        source: cpu,
+        destination: cpu,
+        tracked_write: FAULT,
+    }
+}
 
 /// `dirty`.
 #[derive(Debug, Subcommand)]
@@ -42,7 +76,7 @@ pub struct RecordArgs {
     #[arg(long, default_value_t = 5.0)]
     cost: f64,
     /// What one fault costs the guest; the default is of the dearest kind of KVM known.
-    #[arg(long, default_value = "27us", value_name = "TIME")]
+    #[arg(long, default_value_t = Span::from(FAULT), value_name = "TIME")]
     fault: Span,
 }
 

@@ -5,21 +5,15 @@ use std::fs::File;
 use std::io::BufReader;
 use std::time::Duration;
 
-use migration::model::{
-    CpuCost, Estimator, Outcomes, Path, Prediction, Random, Requirement, Sampling, Skewed, predict,
-};
-use migration::trace::{Reader, Replay, Replayed, Timeline, watch};
-use serde::Serialize;
-use vmm::units::ByteSize;
-
-use super::SimulateArgs;
+use super::{MEMORY, SimulateArgs, path_of_rate};
 use crate::command::Context;
 use crate::failure::Failure;
+use migration::model::{Estimator, Outcomes, Prediction, Random, Requirement, Sampling, predict};
+use migration::trace::{Reader, Replay, Replayed, Timeline, watch};
+use serde::Serialize;
 
 /// Share of migrations that have to keep what is asked.
 const CONFIDENCE: f64 = 0.95;
-/// A window that is so old counts 1/e of a new one.
-const MEMORY: Duration = Duration::from_secs(30);
 
 #[derive(Serialize)]
 struct Answer {
@@ -73,7 +67,7 @@ fn simulated(args: &SimulateArgs) -> Result<Answer, Failure> {
         );
     }
     let start = timeline.length().mul_f64(f64::from(args.watch) / 100.0);
-    let path = path(args);
+    let path = path_of_rate(args.rate);
     let mut estimator = Estimator::new(timeline.pages(), MEMORY);
     let mut sampling = Sampling::new(1.0, path.tracked_write);
     watch(
@@ -104,33 +98,6 @@ fn simulated(args: &SimulateArgs) -> Result<Answer, Failure> {
         replayed: outcome(&replay.run(&writes, &mut random.clone())?),
         by_address: outcome(&replay.run(&writes.by_address(), &mut random)?),
     })
-}
-
-/// The rate that was given, and the costs of a fast host: what they are on these two is measured when a guest is moved.
-fn path(args: &SimulateArgs) -> Path {
-    let cpu = CpuCost {
-        per_page: Duration::from_micros(1),
-        per_mebibyte: Duration::from_micros(500),
-        share: 1.0,
-    };
-    Path {
-        rate: args.rate,
-        rate_spread: 0.01,
-        page_overhead: ByteSize::new(220),
-        zero_pages: 0,
-        compression: 1.0,
-        compression_again: 1.0,
-        round_cost: Duration::from_millis(1),
-        pages_per_clear: 256,
-        switch_delay: Duration::from_millis(1),
-        switch_over: Skewed {
-            median: Duration::from_micros(1500),
-            p95: Duration::from_millis(3),
-        },
-        source: cpu,
-        destination: cpu,
-        tracked_write: Duration::from_micros(27),
-    }
 }
 
 fn predicted_answer(predicted: &Prediction) -> Predicted {
