@@ -345,6 +345,8 @@ pub enum ExperimentCommand {
     LockHolder(ExperimentArgs),
     /// What the model of page writes says of migrations, beside what comes of them on recorded traces of real guests.
     MigrationModel(ExperimentArgs),
+    /// Guests that write memory move from one host to another, by this program and by QEMU.
+    Migration(ExperimentArgs),
     /// Shares of a link under floods, many flows, spoofed addresses and broadcast storms; gold's round trips; changes.
     NetIsolation(ExperimentArgs),
     /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.

@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
 use crate::experiment::{
-    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, migration_model, net_isolation,
-    part, schedulability, vod, vtm_overhead, vtm_vs_guest, web,
+    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, migration, migration_model,
+    net_isolation, part, schedulability, vod, vtm_overhead, vtm_vs_guest, web,
 };
 use crate::failure::Failure;
 use crate::report::Report;
@@ -37,6 +37,7 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
         ExperimentCommand::MigrationModel(args) => {
             report(context, &args, "migration-model", migration_model::run)
         }
+        ExperimentCommand::Migration(args) => report(context, &args, "migration", migration::run),
         ExperimentCommand::NetIsolation(args) => {
             report(context, &args, "net-isolation", net_isolation::run)
         }

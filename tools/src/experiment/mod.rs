@@ -21,6 +21,7 @@ pub mod interrupt;
 pub mod jobs;
 pub mod load;
 pub mod lock_holder;
+pub mod migration;
 pub mod migration_model;
 pub mod namespaces;
 pub mod neighbour;
