@@ -247,6 +247,8 @@ pub enum ExperimentCommand {
     Feedback(ExperimentArgs),
     /// Tasks on two vCPUs that share a spin lock: time spun away and uneven progress, with and without aligned budgets.
     LockHolder(ExperimentArgs),
+    /// A guest with deadlines that moves between loaded hosts, with and without reservations: misses, pause, progress.
+    MigrationRt(ExperimentArgs),
     /// Shares of a link under floods, many flows, spoofed addresses and broadcast storms; gold's round trips; changes.
     NetIsolation(ExperimentArgs),
     /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
 use crate::experiment::{
-    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, net_isolation, part,
+    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, migration_rt, net_isolation, part,
     schedulability, vod, vtm_overhead, vtm_vs_guest, web,
 };
 use crate::failure::Failure;
@@ -33,6 +33,9 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
         ExperimentCommand::Feedback(args) => report(context, &args, "feedback", feedback::run),
         ExperimentCommand::LockHolder(args) => {
             report(context, &args, "lock-holder", lock_holder::run)
+        }
+        ExperimentCommand::MigrationRt(args) => {
+            report(context, &args, "migration-rt", migration_rt::run)
         }
         ExperimentCommand::NetIsolation(args) => {
             report(context, &args, "net-isolation", net_isolation::run)

@@ -108,8 +108,20 @@ impl Part {
     pub fn finish(
         mut self,
         patience: Duration,
-        mut glance: impl FnMut(),
+        glance: impl FnMut(),
     ) -> Result<String, ExperimentError> {
+        match self.end(patience, glance)? {
+            (true, output) => Ok(output),
+            _ => Err(self.failed()),
+        }
+    }
+
+    /// Waits until the part has ended; whether that was well, and what it printed. `glance` is called meanwhile.
+    pub fn end(
+        &mut self,
+        patience: Duration,
+        mut glance: impl FnMut(),
+    ) -> Result<(bool, String), ExperimentError> {
         let started = Instant::now();
         let mut output = String::new();
         loop {
@@ -127,10 +139,8 @@ impl Part {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        match self.child.wait() {
-            Ok(status) if status.success() => Ok(output),
-            _ => Err(self.failed()),
-        }
+        let ended = self.child.wait();
+        Ok((ended.is_ok_and(|status| status.success()), output))
     }
 
     fn silent(&self, patience: Duration) -> ExperimentError {
@@ -141,8 +151,8 @@ impl Part {
         }
     }
 
-    /// The part has ended, and not well.
-    fn failed(&mut self) -> ExperimentError {
+    /// Why a part that has ended did so.
+    pub fn failed(&mut self) -> ExperimentError {
         let status = self.child.wait();
         let said = fs::read_to_string(&self.stderr).unwrap_or_default();
         let last: Vec<&str> = said.lines().rev().take(3).collect();
