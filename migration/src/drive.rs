@@ -5,24 +5,29 @@
 //!
 //! - [`source`]: [`Departure::migrate`] blocks until the guest is gone or stays.
 //! - [`destination`]: [`Arrival::receive`] blocks until the guest runs here or nothing is left of it.
-//! - [`journal`]: the records that outlive a process, as files.
+//! - [`journal`]: the records that outlive a process, as files; [`desk`] answers from them for the dead.
 
 mod control;
+pub mod desk;
 pub mod destination;
 mod door;
+mod inquiry;
 pub mod journal;
+mod measure;
+mod reception;
 pub mod source;
 #[cfg(test)]
 mod tests;
 
-pub use destination::{Admitted, Arrival, DestinationHost};
+pub use desk::Desk;
+pub use destination::{Admitted, Arrival, DestinationHost, DestinationRemote};
+pub use inquiry::inquire;
+pub use measure::{Measured, SwitchOver};
 pub use source::{Departing, Departure, Planner, Route, SourceHost, SourceRemote, Step};
 
-use std::net::ToSocketAddrs;
+use std::io;
 
-use crate::protocol::desk::Peer;
-use crate::transport::{Connection, Framed, Received, Security, Settings, TransportError};
-use crate::wire::{Answer, Inquire, Message};
+use crate::wire::Boot;
 
 /// Why a host cannot do its part.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -38,31 +43,14 @@ fn failure(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Asks another host where it stands; none where it gives no answer.
+/// This life of this host.
 ///
 /// # Errors
-/// When it cannot be reached.
-pub fn inquire(
-    address: &str,
-    name: &str,
-    security: &Security,
-    settings: &Settings,
-    question: Inquire,
-) -> Result<Peer, TransportError> {
-    let nowhere = |source| TransportError::Connect {
-        address: (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
-        source,
-    };
-    let mut addresses = address.to_socket_addrs().map_err(nowhere)?;
-    let address = addresses
-        .next()
-        .ok_or_else(|| nowhere(std::io::ErrorKind::AddrNotAvailable.into()))?;
-    let mut framed = Framed::new(Connection::connect(address, name, security, settings)?);
-    framed.say(&Message::Inquire(question))?;
-    match framed.hear(settings.stall)? {
-        Some(Received::Message(Message::Answer(Answer { standing, boot }))) => {
-            Ok(Peer { standing, boot })
-        }
-        _ => Err(TransportError::Closed { peer: address }),
-    }
+/// When the kernel does not say.
+pub fn boot() -> io::Result<Boot> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits = text.trim().replace('-', "");
+    let bits = u128::from_str_radix(&digits, 16);
+    let bits = bits.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Boot(bits.to_be_bytes()))
 }

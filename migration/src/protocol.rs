@@ -110,6 +110,8 @@ pub struct Patience {
     pub round: Duration,
     /// For each step between `Switch` and `Prepared`.
     pub switching: Duration,
+    /// From the order to pause the guest to `Prepared`, all together: whatever comes in between, no longer does a guest stand that may still stay.
+    pub pause: Duration,
     /// For `Commit`, `Running` and `Done`.
     pub decision: Duration,
     /// Between two inquiries, and between two tries of a disk that does not write.
@@ -123,6 +125,7 @@ impl Default for Patience {
             admission: Duration::from_secs(10),
             round: Duration::from_secs(10),
             switching: Duration::from_secs(2),
+            pause: Duration::from_secs(2),
             decision: Duration::from_secs(2),
             inquiry: Duration::from_millis(500),
         }

@@ -31,8 +31,9 @@ pub use digest::{Digest, RoundDigest, StateDigest};
 pub use error::{FrameError, MessageError};
 pub use frame::{Cut, HEAD_BYTES, Head, Incoming, Kind, Outgoing, TRAILER_BYTES};
 pub use message::{
-    Accept, Answer, Boot, EndOfRound, Hello, Inquire, Message, Offer, Prepare, Refuse, Session,
-    Side, Standing, Stream, Token,
+    Accept, Answer, Boot, EndOfRound, Hello, Inquire, MOST_STREAMS, Message, Offer, Prepare,
+    Refuse, Session, Side, Standing, Stream, Token,
 };
 pub use pages::{Encoding, PAGES_HEADER_BYTES, PagesHeader};
+pub use part::Tally;
 pub use version::{NEWEST, SPOKEN, Version, VersionError, Versions};

@@ -263,6 +263,12 @@ impl Guest<'_> {
         read(&self.stdout)
     }
 
+    /// Standard error so far.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        read(&self.stderr)
+    }
+
     /// Waits until `condition` holds.
     ///
     /// # Panics

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use sched::admission::Fit;
-use vmm::units::Span;
+use vmm::units::{BitRate, Span};
 
 /// Real-time virtual machines on KVM: CPU time as reservations, admitted before they are promised, enforced by the
 /// kernel, measured while they run.
@@ -99,6 +99,20 @@ pub enum Command {
         #[command(flatten)]
         show: ShowArgs,
     },
+    /// Move a running guest to another host, on which `chronovisor receive` runs.
+    ///
+    /// Says first whether what is asked can be kept. Ctrl-C gives it up as long as that is possible; the guest goes on here then.
+    Migrate(MigrateArgs),
+    /// Take guests that other hosts move here.
+    Receive(ReceiveArgs),
+    /// Make certificates by which hosts know each other, and an authority for them unless there is one.
+    Certificates {
+        /// Folder for authority.pem, authority.key, and a folder with three files for each host.
+        dir: PathBuf,
+        /// Names or addresses of hosts, as others call them.
+        #[arg(required = true, value_name = "HOST")]
+        hosts: Vec<String>,
+    },
     /// Record which pages a guest writes, and say what moving it would take.
     #[command(subcommand)]
     Dirty(crate::command::dirty::DirtyCommand),
@@ -177,6 +191,82 @@ pub struct ShowArgs {
     /// Promise also what is finer than the noise measured on this host.
     #[arg(long)]
     pub force: bool,
+}
+
+/// What protects connections between hosts.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct SecurityArgs {
+    /// Folder with this host's certificate, its key and the authority's certificate (`chronovisor certificates` makes one).
+    #[arg(long, value_name = "DIR")]
+    pub certificates: Option<PathBuf>,
+    /// Protect nothing: whoever is on the way reads and changes the guest's memory, and anybody may send a guest.
+    #[arg(long)]
+    pub plain: bool,
+}
+
+/// `receive`.
+#[derive(Debug, Args)]
+pub struct ReceiveArgs {
+    /// Where to wait for them.
+    #[arg(default_value = "0.0.0.0:7420", value_name = "ADDRESS:PORT")]
+    pub address: std::net::SocketAddr,
+    /// How.
+    #[command(flatten)]
+    pub security: SecurityArgs,
+    /// Take one guest, in this process, and end with it.
+    #[arg(long)]
+    pub once: bool,
+    /// Where and how to show it.
+    #[command(flatten)]
+    pub show: ShowArgs,
+}
+
+/// `migrate`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "chronovisor migrate [OPTIONS] <NAME> <HOST[:PORT]> --downtime <T> --finish <T> (--certificates <DIR> | --plain)\n       \
+        chronovisor migrate <NAME> --cancel"
+)]
+pub struct MigrateArgs {
+    /// The guest.
+    pub name: String,
+    /// Where to; port 7420 where none is written.
+    #[arg(required_unless_present = "cancel", value_name = "HOST[:PORT]")]
+    pub host: Option<String>,
+    /// Give up the migration that is under way.
+    #[arg(long, exclusive = false, conflicts_with_all = ["host", "downtime", "finish", "certificates", "plain"])]
+    pub cancel: bool,
+    /// Longest time for which the guest may stand still, such as 20ms.
+    #[arg(long, required_unless_present = "cancel", value_name = "T")]
+    pub downtime: Option<Span>,
+    /// Longest time until it runs there, such as 10s.
+    #[arg(long, required_unless_present = "cancel", value_name = "T")]
+    pub finish: Option<Span>,
+    /// Probability with which both are kept.
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    pub confidence: f64,
+    /// Folder with this host's certificate, its key and the authority's certificate (`chronovisor certificates` makes one).
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["cancel", "plain"])]
+    pub certificates: Option<PathBuf>,
+    /// Protect nothing: whoever is on the way reads and changes the guest's memory.
+    #[arg(long, conflicts_with = "certificates")]
+    pub plain: bool,
+    /// What the other host's certificate is for, where that is not how it is called here.
+    #[arg(long, value_name = "NAME")]
+    pub host_name: Option<String>,
+    /// Where `chronovisor receive` answers on this host for sessions whose process is dead.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub desk: Option<String>,
+    /// Connections that memory goes over.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub streams: u16,
+    /// Compress pages, and send differences of those sent before.
+    #[arg(long)]
+    pub compress: bool,
+    /// Send no faster than this.
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<BitRate>,
 }
 
 /// `adapt`.

@@ -16,6 +16,7 @@ pub mod host;
 pub mod kernel;
 pub mod machine;
 pub mod memory;
+pub mod moving;
 pub mod report;
 pub mod snapshot;
 pub mod spec;

@@ -24,6 +24,7 @@ use crate::speed::SpeedFigures;
 use crate::units::{ByteSize, Span};
 
 pub use feedback::FeedbackSpec;
+pub(crate) use network::LEAST_MTU;
 pub use network::{NetworkPlan, NetworkSpec};
 pub use services::{NetSpec, StreamSpec};
 pub use writes::WritesSpec;
@@ -338,22 +339,27 @@ fn check_name(name: &str) -> Result<(), SpecError> {
     }
 }
 
+/// Whether a guest can have this memory.
+pub(crate) fn check_memory(memory: MemoryPlan) -> Result<MemoryPlan, SpecError> {
+    let granule = if memory.hugepages { HUGE_PAGE } else { PAGE };
+    let smallest = ByteSize::mebibytes(2);
+    let bytes = memory.size.bytes();
+    if memory.size < smallest || !bytes.is_multiple_of(granule) || bytes > 1 << 40 {
+        return Err(SpecError::Value {
+            key: "guest.memory".to_owned(),
+            value: format!("\"{}\"", memory.size),
+            fits: format!(
+                "between {smallest} and 1024GiB, in steps of {}",
+                ByteSize::new(granule)
+            ),
+        });
+    }
+    Ok(memory)
+}
+
 impl GuestSpec {
     fn memory_plan(&self) -> Result<MemoryPlan, SpecError> {
-        let granule = if self.hugepages { HUGE_PAGE } else { PAGE };
-        let smallest = ByteSize::mebibytes(2);
-        let bytes = self.memory.bytes();
-        if self.memory < smallest || !bytes.is_multiple_of(granule) || bytes > 1 << 40 {
-            return Err(SpecError::Value {
-                key: "guest.memory".to_owned(),
-                value: format!("\"{}\"", self.memory),
-                fits: format!(
-                    "between {smallest} and 1024GiB, in steps of {}",
-                    ByteSize::new(granule)
-                ),
-            });
-        }
-        Ok(MemoryPlan {
+        check_memory(MemoryPlan {
             size: self.memory,
             hugepages: self.hugepages,
         })

@@ -3,13 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::transport::{Framed, Received, TransportError, Watch};
+use crate::transport::{Breaker, Framed, Received, TransportError, Watch};
 use crate::wire::{Message, Version};
 
 /// How soon a listener notices that it is not wanted any more.
 const ATTENTION: Duration = Duration::from_millis(10);
+/// How long the end may take that is in order; then the connection is cut.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// What the listener heard: a message, or why none comes any more.
 pub(super) type Heard = Result<Message, String>;
@@ -19,6 +21,7 @@ pub(super) struct Control {
     framed: Arc<Mutex<Framed>>,
     stop: Arc<AtomicBool>,
     listener: Option<JoinHandle<()>>,
+    breaker: Arc<Breaker>,
 }
 
 fn locked(framed: &Mutex<Framed>) -> MutexGuard<'_, Framed> {
@@ -31,7 +34,7 @@ impl Control {
         mut framed: Framed,
         tell: impl FnMut(Heard) + Send + 'static,
     ) -> Result<Self, TransportError> {
-        let watch = framed.connection().watch()?;
+        let (watch, breaker) = (framed.connection().watch()?, framed.breaker()?);
         let framed = Arc::new(Mutex::new(framed));
         let stop = Arc::new(AtomicBool::new(false));
         let listener = Listening {
@@ -43,11 +46,21 @@ impl Control {
             framed,
             stop,
             listener: Some(std::thread::spawn(move || listener.run(tell))),
+            breaker: Arc::new(breaker),
         })
     }
 
     pub(super) fn say(&self, message: &Message) -> Result<(), TransportError> {
         locked(&self.framed).say(message)
+    }
+
+    fn is_deaf(&self) -> bool {
+        self.listener.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// What ends it at once, whatever is waited for.
+    pub(super) fn breaker(&self) -> Arc<Breaker> {
+        self.breaker.clone()
     }
 
     pub(super) fn agree(&self, version: Version) {
@@ -56,11 +69,22 @@ impl Control {
 }
 
 impl Drop for Control {
-    /// In order, so that what was said last arrives.
+    /// In order, so that what was said last arrives; but not later than whoever is at the other end wants.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // The other side may be gone.
-        let _ = locked(&self.framed).connection().close();
+        let until = Instant::now() + GRACE;
+        let mut closed = false;
+        while Instant::now() < until && !(closed && self.is_deaf()) {
+            // The listener holds it as long as a message takes to come.
+            if let (false, Ok(mut framed)) = (closed, self.framed.try_lock()) {
+                // The other side may be gone.
+                let _ = framed.connection().close();
+                closed = true;
+            } else {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.breaker.cut();
         // A panic in it was printed already.
         let _ = self.listener.take().map(JoinHandle::join);
     }
@@ -75,9 +99,9 @@ struct Listening {
 impl Listening {
     fn run(self, mut tell: impl FnMut(Heard)) {
         while !self.stop.load(Ordering::Relaxed) {
+            let holds_bytes = locked(&self.framed).holds_bytes();
             // Not under the lock: the other thread speaks meanwhile.
-            let ready =
-                locked(&self.framed).holds_bytes() || self.watch.wait(ATTENTION).unwrap_or(true);
+            let ready = holds_bytes || self.watch.wait(ATTENTION).unwrap_or(true);
             if !ready {
                 continue;
             }

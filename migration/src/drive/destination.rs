@@ -1,26 +1,33 @@
 //! The destination's session, driven: sockets, journal, streams.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod remote;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use super::control::Control;
+use super::desk::Desk;
 use super::door::{Door, Incoming, Taking, locked};
+use super::inquiry::{Asked, Asker};
 use super::journal::{self, JournalFile};
-use super::{Failure, failure, inquire};
+use super::reception::Reception;
+use super::{Failure, failure};
 use crate::precopy::RoundReceived;
 use crate::protocol::{
     Destination, DestinationAction, DestinationEvent, DestinationSetup, Notice, Outcome,
 };
 use crate::ram::{GuestRam, Machine, Part};
-use crate::transport::{Framed, Listener, Received, Security, Settings, TransportError};
+use crate::transport::{Framed, Listener, Security, Settings, TransportError};
 use crate::wire::{
-    Accept, Boot, Digest, Inquire, Message, Offer, Prepare, Refuse, Session, Side, Standing,
+    Accept, Boot, Digest, Hello, Inquire, Message, Offer, Prepare, Refuse, Session, Side, Standing,
     StateDigest,
 };
+
+pub use remote::DestinationRemote;
 
 /// The destination takes a guest and holds what it needs.
 pub struct Admitted {
@@ -64,16 +71,19 @@ pub struct Arrival {
     pub setup: DestinationSetup,
     /// What protects inquiries at the source's host.
     pub security: Security,
-    /// What the certificate of the source's host is for.
-    pub source_name: String,
     /// Waits of connections for inquiries.
     pub transport: Settings,
     /// Where this host keeps its records of sessions.
     pub folder: PathBuf,
+    /// This host's life.
+    pub boot: Boot,
+    /// Reaches whoever receives, from other threads.
+    pub remote: DestinationRemote,
 }
 
 impl Arrival {
-    /// Waits for a guest, at most `limit`, and takes it. Blocks until it runs here or nothing is left of it; none where nobody came.
+    /// Waits for a guest, at most `limit`, and takes it. Blocks until it runs here or nothing is left of it; none where none came, or nobody wants one
+    /// any more. All the time it answers inquiries about sessions of this host that have no process.
     ///
     /// # Errors
     /// When whoever came cannot be listened to.
@@ -83,54 +93,84 @@ impl Arrival {
         host: &mut H,
         limit: Duration,
     ) -> Result<Option<Outcome>, TransportError> {
-        let Some(caller) = listener.accept(limit)? else {
-            return Ok(None);
-        };
-        let mut framed = Framed::new(caller.greet()?);
-        let hello = match framed.hear(self.setup.patience.greeting)? {
-            Some(Received::Message(Message::Hello(hello))) => hello,
-            _ => return Ok(None),
-        };
         let (tell, events) = channel();
-        let door = Arc::new(Door {
-            tell: tell.clone(),
-            over: AtomicBool::new(false),
-            standing: Mutex::new((Standing::Open, Boot([0; 16]))),
-            taking: Mutex::new(None),
-            breakers: Mutex::new(Vec::new()),
-            arrived: Arc::default(),
-            session: hello.session,
-            idle: self.setup.patience.round * 2,
-        });
+        let _reached = self.remote.reach(tell.clone());
+        let patience = &self.setup.patience;
+        let reception = Reception::new(patience.greeting);
+        let desk = Desk {
+            folder: self.folder.clone(),
+            boot: self.boot,
+        };
+        let idle = patience.round * 2;
+        let door = Door::new(tell.clone(), reception.clone(), desk, idle);
+        std::thread::scope(|scope| {
+            let _closing = Closing(&door);
+            reception.keep(scope, listener, door.clone());
+            let Some((framed, hello)) = await_guest(&events, limit) else {
+                return Ok(None);
+            };
+            let drive = self.drive(host, &door, framed, &hello)?;
+            let first = DestinationEvent::Received(Message::Hello(hello));
+            Ok(Some(drive.run(first, &events)))
+        })
+    }
+
+    fn drive<'a, H: DestinationHost>(
+        &'a self,
+        host: &'a mut H,
+        door: &Arc<Door>,
+        framed: Framed,
+        hello: &Hello,
+    ) -> Result<DestinationDrive<'a, H>, TransportError> {
+        let tell = locked(&door.tell).clone();
         let heard = tell.clone();
         let control = Control::start(framed, move |message| {
             let event = match message {
                 Ok(message) => DestinationEvent::Received(message),
                 Err(reason) => DestinationEvent::Lost { reason },
             };
+            // After the session's end nobody listens.
             let _ = heard.send(Incoming::Event(event));
         })?;
-        let outcome = std::thread::scope(|scope| {
-            door.keep(scope, listener);
-            let drive = DestinationDrive {
-                arrival: self,
-                host,
-                door: door.clone(),
-                control: Some(control),
-                journal: None,
-                source: None,
-                parts: Vec::new(),
-                ends: BTreeMap::new(),
-                switching: false,
-                restoring: None,
-                complete: false,
-            };
-            let outcome = drive.run(DestinationEvent::Received(Message::Hello(hello)), &events);
-            door.over.store(true, Ordering::Relaxed);
-            door.close();
-            outcome
-        });
-        Ok(Some(outcome))
+        Ok(DestinationDrive {
+            arrival: self,
+            host,
+            door: door.clone(),
+            session: hello.session,
+            tell,
+            control: Some(control),
+            journal: None,
+            asker: Asker::new(&self.security, self.transport, None),
+            source: None,
+            parts: Vec::new(),
+            ends: BTreeMap::new(),
+            switching: false,
+            restoring: None,
+            complete: false,
+        })
+    }
+}
+
+/// Closes the door also where the session panics: whoever is in it would be waited for.
+struct Closing<'a>(&'a Door);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.reception.close();
+        self.0.close();
+    }
+}
+
+/// The first who announces a guest.
+fn await_guest(events: &Receiver<Incoming>, limit: Duration) -> Option<(Framed, Hello)> {
+    let begun = Instant::now();
+    loop {
+        match events.recv_timeout(limit.saturating_sub(begun.elapsed())) {
+            Ok(Incoming::Guest(framed, hello)) => return Some((*framed, hello)),
+            Ok(Incoming::Event(DestinationEvent::Cancel)) | Err(_) => return None,
+            // Nothing else means something before there is a session.
+            Ok(_) => {}
+        }
     }
 }
 
@@ -138,8 +178,11 @@ struct DestinationDrive<'a, H> {
     arrival: &'a Arrival,
     host: &'a mut H,
     door: Arc<Door>,
+    session: Session,
+    tell: Sender<Incoming>,
     control: Option<Control>,
     journal: Option<JournalFile>,
+    asker: Asker,
     /// Where the source's host answers inquiries.
     source: Option<String>,
     parts: Vec<Part>,
@@ -154,10 +197,13 @@ impl<H: DestinationHost> DestinationDrive<'_, H> {
     fn run(mut self, first: DestinationEvent, events: &Receiver<Incoming>) -> Outcome {
         let mut destination = Destination::start(self.arrival.setup.clone());
         let mut next = vec![first];
+        let mut asked = None;
         loop {
             while !next.is_empty() {
                 let actions = destination.handle(next.remove(0));
-                locked(&self.door.standing).0 = destination.standing();
+                if let Some(asked) = Option::take(&mut asked) {
+                    Asked::answer(asked, destination.standing());
+                }
                 match self.act_all(actions, &mut next) {
                     Ok(Some(outcome)) => return outcome,
                     Ok(None) => {}
@@ -167,11 +213,15 @@ impl<H: DestinationHost> DestinationDrive<'_, H> {
             let arrived = self.door.arrived.load(Ordering::Relaxed);
             match events.recv_timeout(destination.patience()) {
                 Ok(Incoming::Event(event)) => next.push(event),
+                Ok(Incoming::Asked(question)) => {
+                    next.push(DestinationEvent::Peer(asked.insert(question).peer));
+                }
                 Ok(Incoming::Round(round)) => self.round(round, &mut next),
                 Ok(Incoming::StreamLost(reason)) if !self.complete => {
                     next.push(DestinationEvent::Lost { reason });
                 }
-                Ok(Incoming::StreamLost(_)) => {}
+                // The door lets nobody else announce a guest.
+                Ok(Incoming::StreamLost(_) | Incoming::Guest(..)) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     if self.door.arrived.load(Ordering::Relaxed) == arrived {
                         next.push(DestinationEvent::Timeout);
@@ -243,7 +293,7 @@ impl<H: DestinationHost> DestinationDrive<'_, H> {
                 self.control = None;
                 self.door.close();
             }
-            DestinationAction::Inquire(standing) => self.inquire(standing, next),
+            DestinationAction::Inquire(standing) => self.inquire(standing),
             DestinationAction::Report(notice) => self.host.report(&notice),
             DestinationAction::Journal(_) | DestinationAction::Erase => self.record(&action)?,
             DestinationAction::Persist => {
@@ -271,13 +321,12 @@ impl<H: DestinationHost> DestinationDrive<'_, H> {
 
     fn admit(&mut self, offer: &Offer) -> DestinationEvent {
         self.source = Some(offer.inquiries.clone());
-        match self.host.admit(self.door.session, offer) {
+        match self.host.admit(self.session, offer) {
             Ok(Admitted { accept, ram }) => {
-                locked(&self.door.standing).1 = accept.boot;
                 *locked(&self.door.taking) = Some(Taking {
                     accept: accept.clone(),
                     ram,
-                    taken: BTreeSet::new(),
+                    taken: std::collections::BTreeSet::new(),
                 });
                 DestinationEvent::Admitted(accept)
             }
@@ -338,26 +387,18 @@ impl<H: DestinationHost> DestinationDrive<'_, H> {
         Ok(())
     }
 
-    fn inquire(&self, standing: Standing, next: &mut Vec<DestinationEvent>) {
-        let Arrival {
-            security,
-            source_name,
-            transport,
-            ..
-        } = self.arrival;
+    fn inquire(&self, standing: Standing) {
         let question = Inquire {
-            session: self.door.session,
+            session: self.session,
             from: Side::Destination,
             standing,
-            boot: locked(&self.door.standing).1,
+            boot: self.arrival.boot,
         };
-        let asked = self
-            .source
-            .as_deref()
-            .map(|address| inquire(address, source_name, security, transport, question));
-        // Without an answer it is asked again after a while.
-        if let Some(Ok(peer)) = asked {
-            next.push(DestinationEvent::Peer(peer));
+        let tell = self.tell.clone();
+        if let Some(addresses) = &self.source {
+            self.asker.ask(addresses, question, move |peer| {
+                let _ = tell.send(Incoming::Event(DestinationEvent::Peer(peer)));
+            });
         }
     }
 }

@@ -1,42 +1,43 @@
-//! Who comes while a session lasts: its streams, and whoever asks where it stands.
+//! Who comes to a destination: a guest, its streams, and whoever asks where a session stands.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Scope;
 use std::time::Duration;
 
+use super::desk::Desk;
 use super::failure;
+use super::inquiry::{Asked, await_answer};
+use super::reception::{ATTENTION, Host, Reception};
 use crate::precopy::{RoundReceived, StreamReceiver};
 use crate::protocol::DestinationEvent;
-use crate::protocol::desk::Peer;
 use crate::ram::GuestRam;
-use crate::transport::{Breaker, Framed, Listener, Received};
-use crate::wire::{Accept, Answer, Boot, Message, Session, Standing, Stream};
-
-/// How soon a listener notices that the session is over.
-const ATTENTION: Duration = Duration::from_millis(20);
-/// How long whoever connected may take to say what for.
-const INTRODUCTION: Duration = Duration::from_secs(5);
+use crate::transport::{Breaker, Framed};
+use crate::wire::{Accept, Answer, Hello, Inquire, Message, Refuse, Session, Side, Stream};
 
 pub(super) enum Incoming {
     Event(DestinationEvent),
+    /// A guest is announced.
+    Guest(Box<Framed>, Hello),
+    /// The other side's host asks.
+    Asked(Asked),
     Round(RoundReceived),
     StreamLost(String),
 }
 
-/// What the threads that accept connections know of the session.
+/// What the threads that speak with callers know.
 pub(super) struct Door {
-    pub(super) tell: Sender<Incoming>,
-    pub(super) over: AtomicBool,
-    pub(super) standing: Mutex<(Standing, Boot)>,
+    pub(super) tell: Mutex<Sender<Incoming>>,
+    pub(super) reception: Arc<Reception>,
+    pub(super) desk: Desk,
+    /// The one session that there is.
+    session: Mutex<Option<Session>>,
     /// Set once the guest was admitted.
     pub(super) taking: Mutex<Option<Taking>>,
-    pub(super) breakers: Mutex<Vec<Breaker>>,
+    breakers: Mutex<Vec<Breaker>>,
     pub(super) arrived: Arc<AtomicU64>,
-    pub(super) session: Session,
-    pub(super) idle: Duration,
+    idle: Duration,
 }
 
 pub(super) struct Taking {
@@ -49,68 +50,94 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Door {
-    /// Lets in who comes while the session lasts.
-    pub(super) fn keep<'scope>(
-        self: &Arc<Self>,
-        scope: &'scope Scope<'scope, '_>,
-        listener: &'scope Listener,
-    ) {
-        let door = self.clone();
-        scope.spawn(move || {
-            while !door.over.load(Ordering::Relaxed) {
-                let Ok(Some(caller)) = listener.accept(ATTENTION) else {
-                    continue;
-                };
-                let door = door.clone();
-                // Whoever cannot show a certificate or says nothing has no part in the session.
-                scope.spawn(move || {
-                    caller
-                        .greet()
-                        .map(|connection| door.introduce(Framed::new(connection)))
-                });
-            }
-        });
-    }
-
-    fn introduce(&self, mut framed: Framed) {
-        let message = match framed.hear(INTRODUCTION) {
-            Ok(Some(Received::Message(message))) => message,
-            _ => return,
-        };
+impl Host for Door {
+    fn introduce(&self, framed: Framed, message: Message) {
         match message {
+            Message::Hello(hello) => self.guest(framed, hello),
             Message::Stream(stream) => self.stream(framed, stream),
-            Message::Inquire(question) if question.session == self.session => {
-                let (standing, boot) = *locked(&self.standing);
-                let _ = framed.say(&Message::Answer(Answer { standing, boot }));
-                let peer = Peer {
-                    standing: question.standing,
-                    boot: question.boot,
-                };
-                self.tell(Incoming::Event(DestinationEvent::Peer(peer)));
-            }
+            Message::Inquire(question) => self.asked(framed, question),
             _ => {}
         }
     }
+}
+
+impl Door {
+    pub(super) fn new(
+        tell: Sender<Incoming>,
+        reception: Arc<Reception>,
+        desk: Desk,
+        idle: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tell: Mutex::new(tell),
+            reception,
+            desk,
+            session: Mutex::new(None),
+            taking: Mutex::new(None),
+            breakers: Mutex::default(),
+            arrived: Arc::default(),
+            idle,
+        })
+    }
+
+    /// One at a time: who comes first has the place for good.
+    fn guest(&self, mut framed: Framed, hello: Hello) {
+        let mut session = locked(&self.session);
+        if session.is_none() {
+            *session = Some(hello.session);
+            return self.tell(Incoming::Guest(Box::new(framed), hello));
+        }
+        drop(session);
+        let refuse = Refuse {
+            reason: "this host takes another guest right now; try again when that is over"
+                .to_owned(),
+            nearest: Vec::new(),
+        };
+        // Whoever is gone already needs no answer.
+        let _ = framed
+            .say(&Message::Refuse(refuse))
+            .and_then(|()| framed.connection().close());
+    }
+
+    fn asked(&self, mut framed: Framed, question: Inquire) {
+        if let Some(answer) = self.answer(&question) {
+            let _ = framed.say(&Message::Answer(answer));
+        }
+    }
+
+    /// About the session here only the session itself says something, about those without a process the host's desk.
+    fn answer(&self, question: &Inquire) -> Option<Answer> {
+        let ours =
+            *locked(&self.session) == Some(question.session) && question.from == Side::Source;
+        if ours && !self.reception.is_over() {
+            let (asked, answer) = Asked::new(question);
+            self.tell(Incoming::Asked(asked));
+            let standing = await_answer(&answer, ATTENTION, || self.reception.is_over())?;
+            let boot = self.desk.boot;
+            return Some(Answer { standing, boot });
+        }
+        // Without an answer it is asked again.
+        self.desk.answer(question).ok().flatten()
+    }
 
     fn stream(&self, framed: Framed, stream: Stream) {
+        let ours = *locked(&self.session) == Some(stream.session);
         let ram = {
             let mut taking = locked(&self.taking);
-            let Some(taking) = taking.as_mut() else {
+            let Some(taking) = taking.as_mut().filter(|_| ours) else {
                 return;
             };
-            let ours = stream.session == self.session
-                && stream.token == taking.accept.token
-                && stream.index < taking.accept.streams;
-            if !ours || !taking.taken.insert(stream.index) {
+            let good = stream.token == taking.accept.token && stream.index < taking.accept.streams;
+            if !good || !taking.taken.insert(stream.index) {
                 return;
             }
+            let Ok(breaker) = framed.breaker() else {
+                return;
+            };
+            // Under the lock: once it is closed no stream comes any more.
+            locked(&self.breakers).push(breaker);
             taking.ram.clone()
         };
-        let Ok(breaker) = framed.breaker() else {
-            return;
-        };
-        locked(&self.breakers).push(breaker);
         let outcome = StreamReceiver::new(framed, stream.index, ram).and_then(|receiver| {
             let receiver = receiver.counting(self.arrived.clone());
             receiver.run(self.idle, &mut |round| self.tell(Incoming::Round(round)))
@@ -124,11 +151,12 @@ impl Door {
 
     fn tell(&self, incoming: Incoming) {
         // After the session's end nobody listens.
-        let _ = self.tell.send(incoming);
+        let _ = locked(&self.tell).send(incoming);
     }
 
+    /// Ends the streams; no more are taken.
     pub(super) fn close(&self) {
-        locked(&self.breakers).iter().for_each(Breaker::cut);
         *locked(&self.taking) = None;
+        locked(&self.breakers).iter().for_each(Breaker::cut);
     }
 }

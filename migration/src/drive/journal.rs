@@ -55,6 +55,34 @@ impl JournalFile {
     /// # Errors
     /// [`JournalError::Owned`] where the owner lives; when the file system refuses.
     pub fn claim(path: &Path) -> Result<Self, JournalError> {
+        loop {
+            if let Some(file) = Self::lock(path, true)? {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Takes the file of an owner that is dead, and holds its lock; none where there is no file.
+    ///
+    /// # Errors
+    /// [`JournalError::Owned`] where the owner lives; when the file system refuses.
+    pub fn find(path: &Path) -> Result<Option<Self>, JournalError> {
+        loop {
+            match Self::lock(path, false) {
+                Ok(Some(file)) => return Ok(Some(file)),
+                Ok(None) => {}
+                Err(JournalError::File { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound =>
+                {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Opens and locks the file; none where it was removed in between.
+    fn lock(path: &Path, create: bool) -> Result<Option<Self>, JournalError> {
         let failed = |what| {
             move |source| JournalError::File {
                 what,
@@ -62,31 +90,31 @@ impl JournalFile {
                 source,
             }
         };
-        loop {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false);
-            let file = options.open(path).map_err(failed("open"))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    return Err(JournalError::Owned {
-                        path: path.to_owned(),
-                    });
-                }
-                Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
-            }
-            // Between opening and locking its owner may have removed it, and another made a new one.
-            let here = file.metadata().map_err(failed("examine"))?;
-            if path
-                .metadata()
-                .is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino()))
-            {
-                return Ok(Self {
-                    file,
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false);
+        let file = options.open(path).map_err(failed("open"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(JournalError::Owned {
                     path: path.to_owned(),
                 });
             }
+            Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
         }
+        // Between opening and locking its owner may have removed it, and another made a new one.
+        let here = file.metadata().map_err(failed("examine"))?;
+        let is_there = path
+            .metadata()
+            .is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino()));
+        Ok(is_there.then(|| Self {
+            file,
+            path: path.to_owned(),
+        }))
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> JournalError + use<'_> {

@@ -1,21 +1,31 @@
 //! The source's session, driven: sockets, journal, rounds.
 
+mod guard;
+mod rounds;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
 use super::control::Control;
+use super::inquiry::{Asked, Asker, await_answer};
 use super::journal::{self, JournalFile};
-use super::{Failure, failure, inquire};
-use crate::precopy::{Canceller, Precopy, PrecopySettings, RoundSent};
-use crate::protocol::{Notice, Outcome, Source, SourceAction, SourceEvent, SourceSetup};
+use super::measure::{Measured, Stopwatch};
+use super::reception::{ATTENTION, Host, Reception};
+use super::{Failure, failure};
+use crate::precopy::{Canceller, Precopy, PrecopySettings, Progress, RoundSent};
+use crate::protocol::desk::Peer;
+use crate::protocol::{Notice, Outcome, Patience, Source, SourceAction, SourceEvent, SourceSetup};
 use crate::ram::{DirtyLog, GuestRam, Machine, PageSet, Part};
-use crate::transport::{Connection, Framed, Security, Settings, TransportError};
+use crate::transport::{Connection, Framed, Listener, Security, Settings, TransportError};
 use crate::wire::{
-    Accept, Inquire, Message, Prepare, Session, Side, Standing, StateDigest, Stream,
+    Accept, Answer, Boot, Inquire, Message, Prepare, Session, Side, Standing, StateDigest, Stream,
+    Tally,
 };
+use guard::Guard;
+use rounds::Go;
 
 /// The guest that is to go.
 pub struct Departing<'a, M> {
@@ -73,19 +83,21 @@ pub trait SourceHost {
 
     /// Hears what happens.
     fn report(&mut self, notice: &Notice);
+
+    /// Hears what it takes. What it does here the session waits for, but not while the guest stands.
+    fn measured(&mut self, _: &Measured) {}
 }
 
 enum Incoming {
     Event(SourceEvent),
+    /// The other side's host asks.
+    Asked(Asked),
+    /// A round is sent.
+    Round(Progress),
     /// The last round is sent.
     Last(RoundSent),
-    /// Pages go out.
-    Alive,
-}
-
-enum Go {
-    Next,
-    Last,
+    /// Bytes go out.
+    Alive(Progress),
 }
 
 /// Reaches a running session from other threads.
@@ -104,6 +116,7 @@ impl SourceRemote {
 pub struct Departure {
     events: Receiver<Incoming>,
     remote: SourceRemote,
+    listener: Option<Listener>,
 }
 
 impl Default for Departure {
@@ -112,6 +125,7 @@ impl Default for Departure {
         Self {
             events,
             remote: SourceRemote(sender),
+            listener: None,
         }
     }
 }
@@ -121,6 +135,13 @@ impl Departure {
     #[must_use]
     pub fn remote(&self) -> SourceRemote {
         self.remote.clone()
+    }
+
+    /// Answers inquiries about the session at `listener`, whose address the offer names first, as long as the session lasts.
+    #[must_use]
+    pub fn answering(mut self, listener: Listener) -> Self {
+        self.listener = Some(listener);
+        self
     }
 
     /// Moves the guest, or leaves it as it was. Blocks until it is known which.
@@ -148,7 +169,19 @@ impl Departure {
             });
         })?;
         let Departing { machine, ram, log } = guest;
+        let tell = self.remote.0.clone();
+        let reception = Reception::new(setup.patience.greeting);
         let outcome = std::thread::scope(|scope| {
+            let _closing = Closing(&reception);
+            if let Some(listener) = &self.listener {
+                let desk = SourceDesk {
+                    session: setup.session,
+                    boot: setup.offer.boot,
+                    tell: Mutex::new(tell.clone()),
+                    reception: reception.clone(),
+                };
+                reception.keep(scope, listener, Arc::new(desk));
+            }
             let drive = SourceDrive {
                 scope,
                 machine,
@@ -158,13 +191,17 @@ impl Departure {
                 host,
                 session: setup.session,
                 boot: setup.offer.boot,
+                patience: setup.patience,
                 control: Some(control),
                 rounds: None,
                 journal: None,
+                asker: Asker::new(&route.security, route.transport, Some(route.name.clone())),
                 inquiries: None,
                 parts: Vec::new(),
-                paused: false,
-                tell: self.remote.0.clone(),
+                guard: None,
+                paused: None,
+                last: None,
+                tell,
             };
             drive.run(setup, &self.events)
         });
@@ -175,6 +212,45 @@ impl Departure {
             });
         }
         Ok(outcome)
+    }
+}
+
+/// Closes a reception also where the session panics: whoever waits in it would be waited for.
+struct Closing<'a>(&'a Reception);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Answers for the session while it lives. For others it has no answer: whoever asks goes on to the host's desk.
+struct SourceDesk {
+    session: Session,
+    boot: Boot,
+    tell: Mutex<Sender<Incoming>>,
+    reception: Arc<Reception>,
+}
+
+impl Host for SourceDesk {
+    fn introduce(&self, mut framed: Framed, message: Message) {
+        let Message::Inquire(question) = message else {
+            return;
+        };
+        if question.session != self.session || question.from != Side::Destination {
+            return;
+        }
+        let (asked, answer) = Asked::new(&question);
+        let tell = self.tell.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = tell.send(Incoming::Asked(asked));
+        drop(tell);
+        if let Some(standing) = told
+            .ok()
+            .and_then(|()| await_answer(&answer, ATTENTION, || self.reception.is_over()))
+        {
+            let boot = self.boot;
+            let _ = framed.say(&Message::Answer(Answer { standing, boot }));
+        }
     }
 }
 
@@ -191,13 +267,19 @@ struct SourceDrive<'scope, 'env, 'a, M> {
     route: &'a Route,
     host: &'a mut dyn SourceHost,
     session: Session,
-    boot: crate::wire::Boot,
+    boot: Boot,
+    patience: Patience,
     control: Option<Control>,
     rounds: Option<Rounds>,
     journal: Option<JournalFile>,
+    asker: Asker,
     inquiries: Option<String>,
     parts: Vec<Part>,
-    paused: bool,
+    /// From the record to the decision.
+    guard: Option<Guard>,
+    /// Since the order to pause; the guest may go on since.
+    paused: Option<Stopwatch>,
+    last: Option<Progress>,
     tell: Sender<Incoming>,
 }
 
@@ -205,34 +287,80 @@ impl<M: Machine> SourceDrive<'_, '_, '_, M> {
     fn run(mut self, setup: SourceSetup, events: &Receiver<Incoming>) -> Outcome {
         let (mut source, mut actions) = Source::start(setup);
         loop {
-            match self.act_all(actions) {
+            if source.standing() == Standing::Committed {
+                self.guard = None;
+            }
+            match self.act_all(std::mem::take(&mut actions)) {
                 Ok(Some(outcome)) => return outcome,
                 Ok(None) => {}
                 Err(reason) => {
+                    let overdue = self.guard.as_ref().and_then(Guard::struck);
+                    let reason = overdue.unwrap_or(reason);
                     actions = source.handle(SourceEvent::Failed { reason });
                     continue;
                 }
             }
+            let mut asked = None;
             let event = match events.recv_timeout(source.patience()) {
                 Ok(Incoming::Event(event)) => event,
+                Ok(Incoming::Asked(question)) => SourceEvent::Peer(asked.insert(question).peer),
                 Ok(Incoming::Last(sent)) => SourceEvent::LastSent(self.prepare(&sent)),
-                Ok(Incoming::Alive) => {
-                    actions = Vec::new();
+                Ok(Incoming::Round(progress)) => {
+                    self.host.measured(&Measured::Round(progress));
+                    SourceEvent::RoundSent {
+                        round: progress.round,
+                    }
+                }
+                Ok(Incoming::Alive(progress)) => {
+                    self.host.measured(&Measured::Sending(progress));
                     continue;
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     SourceEvent::Timeout
                 }
             };
+            self.take_time(&event);
             actions = source.handle(event);
+            if let Some(asked) = asked.take() {
+                asked.answer(source.standing());
+            }
         }
+    }
+
+    fn take_time(&mut self, event: &SourceEvent) {
+        let Some(watch) = &mut self.paused else {
+            return;
+        };
+        match event {
+            SourceEvent::LastSent(_) => watch.done(|times| &mut times.last_sent),
+            SourceEvent::Received(Message::Prepared) => watch.done(|times| &mut times.prepared),
+            SourceEvent::Received(Message::Running)
+            | SourceEvent::Peer(Peer {
+                standing: Standing::Running,
+                ..
+            }) => watch.done(|times| &mut times.running),
+            _ => {}
+        }
+    }
+
+    /// All is over: what it took is told, and the record's file goes, unless something is in it that the host's desk needs.
+    fn end(&mut self) {
+        if let Some(last) = self.last {
+            self.host.measured(&Measured::Round(last));
+        }
+        if let Some(watch) = self.paused {
+            self.host.measured(&Measured::SwitchOver(watch.so_far));
+        }
+        let journal = self.journal.take();
+        let empty = journal.filter(|journal| matches!(journal.read(), Ok(None)));
+        // Without it the folder is tidier, and nothing else.
+        let _ = empty.map(JournalFile::remove);
     }
 
     fn act_all(&mut self, actions: Vec<SourceAction>) -> Result<Option<Outcome>, String> {
         for action in actions {
             if let SourceAction::End(outcome) = action {
-                // Empty by now; without it the folder stays tidy.
-                let _ = self.journal.take().map(JournalFile::remove);
+                self.end();
                 return Ok(Some(outcome));
             }
             self.act(action)?;
@@ -256,6 +384,7 @@ impl<M: Machine> SourceDrive<'_, '_, '_, M> {
             SourceAction::Copy(accept) => self.copy(&accept),
             SourceAction::RoundDone { .. } => self.go(Go::Next),
             SourceAction::Journal(record) => {
+                self.guard = Some(self.stand_by()?);
                 let path = journal::path(&self.route.folder, self.session, Side::Source);
                 let file = JournalFile::claim(&path).map_err(|error| failure(&error))?;
                 let file = self.journal.insert(file);
@@ -263,20 +392,13 @@ impl<M: Machine> SourceDrive<'_, '_, '_, M> {
                 written.map_err(|error| failure(&error))
             }
             SourceAction::Erase => {
+                self.guard = None;
                 let erased = self.journal.as_ref().map_or(Ok(()), JournalFile::erase);
                 erased.map_err(|error| failure(&error))
             }
-            SourceAction::Pause => {
-                self.paused = true;
-                self.machine.pause().map_err(|error| failure(&error))
-            }
+            SourceAction::Pause => self.pause(),
             SourceAction::SendLast => self.send_last(),
-            SourceAction::Resume if self.paused => {
-                self.machine.resume().map_err(|error| failure(&error))?;
-                self.paused = false;
-                Ok(())
-            }
-            SourceAction::Resume => Ok(()),
+            SourceAction::Resume => self.resume(),
             SourceAction::LetGo => self.host.let_go().map_err(|error| failure(&*error)),
             SourceAction::Close => {
                 self.rounds
@@ -295,6 +417,43 @@ impl<M: Machine> SourceDrive<'_, '_, '_, M> {
                 Ok(())
             }
             SourceAction::End(_) => Ok(()),
+        }
+    }
+
+    /// Watches over the time that the guest stands, from the order to pause on.
+    fn stand_by(&self) -> Result<Guard, String> {
+        let control = self.control.as_ref().map(Control::breaker);
+        let canceller = self.rounds.as_ref().map(|rounds| rounds.canceller.clone());
+        let cut = move || {
+            control.iter().for_each(|control| control.cut());
+            canceller.iter().for_each(Canceller::cancel);
+        };
+        let tell = self.tell.clone();
+        let strike = move |reason| {
+            // After the session's end nobody listens.
+            let _ = tell.send(Incoming::Event(SourceEvent::Failed { reason }));
+        };
+        Guard::stand_by(self.scope, self.patience.pause, strike, cut)
+            .map_err(|error| format!("cannot watch over the guest's pause: {error}"))
+    }
+
+    fn pause(&mut self) -> Result<(), String> {
+        let watch = self.paused.insert(Stopwatch::start());
+        self.guard.iter().for_each(Guard::begin);
+        self.machine.pause().map_err(|error| failure(&error))?;
+        watch.done(|times| &mut times.stands);
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), String> {
+        self.guard = None;
+        match &mut self.paused {
+            Some(watch) if watch.so_far.resumed.is_none() => {
+                self.machine.resume().map_err(|error| failure(&error))?;
+                watch.done(|times| &mut times.resumed);
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -323,7 +482,7 @@ impl<M: Machine> SourceDrive<'_, '_, '_, M> {
         });
         let tell = self.tell.clone();
         self.scope
-            .spawn(move || rounds(precopy, planner, &orders, &tell));
+            .spawn(move || rounds::send(precopy, planner, &orders, &tell));
         Ok(())
     }
 
@@ -348,6 +507,13 @@ impl<M: Machine> SourceDrive<'_, '_, '_, M> {
     fn send_last(&mut self) -> Result<(), String> {
         self.go(Go::Last)?;
         self.parts = self.machine.save().map_err(|error| failure(&error))?;
+        let mut tally = Tally::default();
+        for part in &self.parts {
+            tally.add(part).map_err(|error| failure(&error))?;
+        }
+        self.paused
+            .iter_mut()
+            .for_each(|watch| watch.done(|times| &mut times.saved));
         let control = self
             .control
             .as_ref()
@@ -361,6 +527,7 @@ impl<M: Machine> SourceDrive<'_, '_, '_, M> {
     }
 
     fn prepare(&mut self, sent: &RoundSent) -> Prepare {
+        self.last = Some(sent.progress);
         let mut digest = StateDigest::default();
         sent.streams
             .iter()
@@ -380,69 +547,11 @@ impl<M: Machine> SourceDrive<'_, '_, '_, M> {
             standing,
             boot: self.boot,
         };
-        let asked = self.inquiries.as_deref().map(|address| {
-            inquire(
-                address,
-                &self.route.name,
-                &self.route.security,
-                &self.route.transport,
-                question,
-            )
-        });
-        // Without an answer it is asked again after a while.
-        if let Some(Ok(peer)) = asked {
-            let _ = self.tell.send(Incoming::Event(SourceEvent::Peer(peer)));
-        }
-    }
-}
-
-/// Sends rounds as the planner says, until the last one or until nobody wants any.
-fn rounds(
-    mut precopy: Precopy<'_>,
-    mut planner: Box<dyn Planner>,
-    orders: &Receiver<Go>,
-    tell: &Sender<Incoming>,
-) {
-    let say = |incoming| {
-        // After the session's end nobody listens.
-        let _ = tell.send(incoming);
-    };
-    let mut last = None;
-    loop {
-        let sent = precopy
-            .dirty()
-            .and_then(|dirty| match planner.next(&dirty, last.as_ref()) {
-                Step::Round(classes) => precopy
-                    .round(&classes, &mut |_| say(Incoming::Alive))
-                    .map(Some),
-                Step::Switch => Ok(None),
+        let tell = self.tell.clone();
+        if let Some(addresses) = &self.inquiries {
+            self.asker.ask(addresses, question, move |peer| {
+                let _ = tell.send(Incoming::Event(SourceEvent::Peer(peer)));
             });
-        match sent {
-            Ok(Some(sent)) => {
-                say(Incoming::Event(SourceEvent::RoundSent {
-                    round: sent.progress.round,
-                }));
-                last = Some(sent);
-            }
-            Ok(None) => say(Incoming::Event(SourceEvent::SwitchNow)),
-            Err(error) => {
-                let reason = failure(&error);
-                return say(Incoming::Event(SourceEvent::Lost { reason }));
-            }
-        }
-        match orders.recv() {
-            Ok(Go::Next) => {}
-            Ok(Go::Last) => break,
-            Err(_) => return,
         }
     }
-    match precopy.last_round(&mut |_| say(Incoming::Alive)) {
-        Ok(sent) => say(Incoming::Last(sent)),
-        Err(error) => {
-            let reason = failure(&error);
-            return say(Incoming::Event(SourceEvent::Lost { reason }));
-        }
-    }
-    // The streams stay until the session closes them.
-    let _ = orders.recv();
 }

@@ -14,7 +14,7 @@ use crate::ram::fake::{FakeLog, FakeRam};
 use crate::ram::{GuestRam, Machine, PageSet, Part};
 use crate::transport::authority::{Authority, Validity};
 use crate::transport::relay::{Direction, Fault, Plan, Relay};
-use crate::transport::{Identity, Listener};
+use crate::transport::{Identity, Listener, Security, Settings};
 use crate::wire::{Accept, Boot, Offer, Refuse, SPOKEN, Session, Token};
 
 const PAGES: usize = 150;
@@ -195,6 +195,7 @@ fn patience() -> Patience {
         admission: Duration::from_secs(3),
         round: Duration::from_secs(3),
         switching: Duration::from_secs(2),
+        pause: Duration::from_secs(2),
         decision: Duration::from_secs(1),
         inquiry: Duration::from_millis(100),
     }
@@ -271,9 +272,10 @@ fn run(ram: &Arc<FakeRam>, tried: Try) -> Ended {
             patience: patience(),
         },
         security: security.clone(),
-        source_name: "127.0.0.1".into(),
         transport,
         folder: folder.path().to_owned(),
+        boot: Boot([2; 16]),
+        remote: DestinationRemote::default(),
     };
     let route = Route {
         address: relay.address(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::desk::Peer;
 use super::journal::Record;
 use super::{Notice, Outcome, Word};
-use crate::wire::{Boot, Hello, Message, Refuse, Session, Side, Standing};
+use crate::wire::{Boot, Hello, Message, Refuse, Session, Side, Standing, Tally};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
@@ -23,7 +23,7 @@ enum State {
     /// Rounds come in; waits for `Switch`.
     Receiving { next: u32 },
     /// The last round and the state come in; waits for `Prepare`.
-    Finishing { parts: u32 },
+    Finishing { parts: Tally },
     /// Takes everything up.
     Restoring,
     /// Complete; the decision is the source's.
@@ -169,25 +169,31 @@ impl Destination {
                 vec![DestinationAction::Admit(offer)]
             }
             (State::Receiving { .. }, Message::Switch) => {
-                self.state = State::Finishing { parts: 0 };
+                self.state = State::Finishing {
+                    parts: Tally::default(),
+                };
                 vec![
                     DestinationAction::Hold,
                     DestinationAction::Send(Message::SwitchReady),
                 ]
             }
-            (State::Finishing { parts }, Message::Part(part)) => {
-                self.state = State::Finishing {
-                    parts: parts.saturating_add(1),
-                };
-                vec![DestinationAction::Keep(part)]
-            }
-            (State::Finishing { parts }, Message::Prepare(prepare)) if prepare.parts == parts => {
+            (State::Finishing { mut parts }, Message::Part(part)) => match parts.add(&part) {
+                Ok(()) => {
+                    self.state = State::Finishing { parts };
+                    vec![DestinationAction::Keep(part)]
+                }
+                Err(error) => self.give_up(error.to_string()),
+            },
+            (State::Finishing { parts }, Message::Prepare(prepare))
+                if prepare.parts == parts.parts() =>
+            {
                 self.state = State::Restoring;
                 vec![DestinationAction::Restore(prepare)]
             }
             (State::Finishing { parts }, Message::Prepare(prepare)) => self.give_up(format!(
-                "the source sent {} parts of the state, expected {parts} as they came",
-                prepare.parts
+                "the source sent {} parts of the state, expected {} as they came",
+                prepare.parts,
+                parts.parts()
             )),
             (_, got) => {
                 let kind = got.kind();

@@ -54,22 +54,46 @@ fn params(names: Vec<String>, validity: Validity) -> Result<CertificateParams, r
     Ok(params)
 }
 
+fn authority_params(name: &str, validity: Validity) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = params(Vec::new(), validity)?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    Ok(params)
+}
+
 impl Authority {
     /// A new authority with a key of its own.
     ///
     /// # Errors
     /// When no key can be drawn.
     pub fn new(name: &str, validity: Validity) -> Result<Self, AuthorityError> {
-        let mut params = params(Vec::new(), validity)?;
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let params = authority_params(name, validity)?;
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?.pem();
         Ok(Self {
             issuer: Issuer::new(params, key),
             certificate,
         })
+    }
+
+    /// The authority that [`Authority::new`] made with this name, from its certificate and its private key as PEM.
+    ///
+    /// # Errors
+    /// When the key cannot be read.
+    pub fn again(name: &str, certificate: &str, key: &str) -> Result<Self, AuthorityError> {
+        // What it issues bears its name and the number of its key; when it is valid stands in its own certificate alone.
+        let params = authority_params(name, Validity::starting(SystemTime::now(), Duration::ZERO))?;
+        Ok(Self {
+            issuer: Issuer::new(params, KeyPair::from_pem(key)?),
+            certificate: certificate.to_owned(),
+        })
+    }
+
+    /// Its private key as PEM, which nobody but the authority may see.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     /// Its own certificate as PEM: what a host needs to know whom to trust.

@@ -44,6 +44,15 @@ impl Watch {
 }
 
 impl Breaker {
+    pub(super) fn of(socket: &TcpStream, peer: SocketAddr) -> Result<Self, TransportError> {
+        let socket = socket.try_clone();
+        socket.map(Self).map_err(|source| TransportError::Socket {
+            what: "watch",
+            peer,
+            source,
+        })
+    }
+
     /// Ends the connection.
     pub fn cut(&self) {
         // It may have ended by itself.
@@ -211,14 +220,7 @@ impl Connection {
     /// # Errors
     /// When the process has too many files open.
     pub fn breaker(&self) -> Result<Breaker, TransportError> {
-        let socket = self.socket.get_ref().try_clone();
-        socket
-            .map(Breaker)
-            .map_err(|source| TransportError::Socket {
-                what: "watch",
-                peer: self.peer,
-                source,
-            })
+        Breaker::of(self.socket.get_ref(), self.peer)
     }
 
     /// Sends all bytes.

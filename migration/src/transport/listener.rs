@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use super::connection::readable;
-use super::{Connection, Security, Settings, TransportError};
+use super::{Breaker, Connection, Security, Settings, TransportError};
 
 /// Accepts connections.
 pub struct Listener {
@@ -35,9 +35,27 @@ impl Listener {
     ) -> Result<Self, TransportError> {
         let failed = |source| TransportError::Listen { address, source };
         let socket = TcpListener::bind(address).map_err(failed)?;
+        Self::over(socket, security, settings)
+    }
+
+    /// Listens where a socket does that somebody else has bound.
+    ///
+    /// # Errors
+    /// When it is no listening socket any more.
+    pub fn over(
+        socket: TcpListener,
+        security: Security,
+        settings: Settings,
+    ) -> Result<Self, TransportError> {
+        let nowhere = (std::net::Ipv4Addr::UNSPECIFIED, 0).into();
+        let address = socket.local_addr();
+        let address = address.map_err(|source| TransportError::Listen {
+            address: nowhere,
+            source,
+        })?;
+        let failed = |source| TransportError::Listen { address, source };
         // Whoever called and went away again before it was accepted must not make this side wait.
         socket.set_nonblocking(true).map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
         Ok(Self {
             socket,
             address,
@@ -89,6 +107,14 @@ fn gone_again(error: &std::io::Error) -> bool {
 }
 
 impl Caller {
+    /// What ends the call from another thread, during the handshake too.
+    ///
+    /// # Errors
+    /// When the process has too many files open.
+    pub fn breaker(&self) -> Result<Breaker, TransportError> {
+        Breaker::of(&self.socket, self.peer)
+    }
+
     /// Asks for the certificate, and shows this host's.
     ///
     /// # Errors

@@ -9,6 +9,49 @@ pub const LONGEST_KIND: usize = 32;
 /// Most bytes before the part itself.
 pub const PART_HEADER_BYTES: usize = 3 + LONGEST_KIND;
 
+/// Most parts of one state: a few for each vCPU and device.
+pub const MOST_PARTS: u32 = 1024;
+/// Most bytes of all parts of one state together.
+pub const MOST_STATE_BYTES: usize = 64 << 20;
+
+/// Counts the parts of one state, which is bounded: a destination keeps them all until it takes them up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Tally {
+    parts: u32,
+    bytes: usize,
+}
+
+impl Tally {
+    /// One more part.
+    ///
+    /// # Errors
+    /// [`MessageError::Field`] where it is one too many, or too much together.
+    pub fn add(&mut self, part: &Part) -> Result<(), MessageError> {
+        self.parts = self.parts.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(part.bytes.len());
+        let within = |what, got, most| {
+            if got <= most {
+                Ok(())
+            } else {
+                Err(MessageError::Field { what, got, most })
+            }
+        };
+        let count = |count| usize::try_from(count).unwrap_or(usize::MAX);
+        within(
+            "number of parts of a state",
+            count(self.parts),
+            count(MOST_PARTS),
+        )?;
+        within("length of a state", self.bytes, MOST_STATE_BYTES)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn parts(&self) -> u32 {
+        self.parts
+    }
+}
+
 /// Appends a part.
 pub(super) fn write(part: &Part, into: &mut Vec<u8>) -> Result<(), MessageError> {
     let length = u8::try_from(part.kind.len())

@@ -3,14 +3,17 @@
 mod adapt;
 mod analyze;
 mod bench;
+mod certificates;
 mod check;
 mod control;
 mod demo;
 pub mod dirty;
 mod experiment;
 mod host;
+mod migrate;
 pub mod net;
 mod plan;
+mod receive;
 pub mod run;
 mod signals;
 mod simulate;
@@ -81,6 +84,9 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Restore { spec, folder, show } => run::restore(&context, &spec, &folder, &show),
         Command::Adapt(args) => adapt::adapt(&context, &args),
         Command::Watch { rules, .. } => watch::watch(&context, rules.as_deref()),
+        Command::Migrate(args) => migrate::migrate(&context, &args),
+        Command::Receive(args) => receive::receive(&context, &args),
+        Command::Certificates { dir, hosts } => certificates::certificates(&context, &dir, &hosts),
         Command::Dirty(command) => dirty::dirty(&context, &command),
         Command::Host(command) => host::host(&context, command),
         Command::Net(command) => net::net(&context, command),

@@ -92,10 +92,15 @@ fn watch(context: &Context, built: BuiltVm, mut show: Show) -> Result<u8, Failur
     // The guest runs before its control plane does: its first output does not wait for that.
     let running = built.start()?;
     let outcome = supervise_here(running, reception, &mut show)?;
+    tell(context, &outcome, show)
+}
+
+/// Says how a guest ended that was supervised here; the exit status.
+pub(super) fn tell(context: &Context, outcome: &Outcome, show: Show) -> Result<u8, Failure> {
     // All of the guest's output comes before what is said about it.
     let shown = show.finish();
     if context.json {
-        super::say(&serde_json::to_string_pretty(&outcome)?)?;
+        super::say(&serde_json::to_string_pretty(outcome)?)?;
     } else {
         eprintln!("{outcome}");
     }
@@ -104,7 +109,7 @@ fn watch(context: &Context, built: BuiltVm, mut show: Show) -> Result<u8, Failur
 }
 
 /// Supervises a guest on this thread.
-fn supervise_here(
+pub(super) fn supervise_here(
     running: RunningVm,
     reception: Reception,
     show: &mut Show,
@@ -116,7 +121,7 @@ fn supervise_here(
 }
 
 /// Shows a guest's output and keeps its records.
-struct Show {
+pub(super) struct Show {
     console: Console,
     records: Option<Records>,
 }
@@ -157,7 +162,7 @@ impl Records {
 }
 
 impl Show {
-    fn new(context: &Context, args: &ShowArgs) -> Result<Self, Failure> {
+    pub(super) fn new(context: &Context, args: &ShowArgs) -> Result<Self, Failure> {
         let records = args.records.as_deref().map(Records::create);
         Ok(Self {
             // With `--json` standard output is for the outcome alone.
@@ -166,7 +171,7 @@ impl Show {
         })
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    pub(super) fn finish(self) -> Result<(), Failure> {
         let lost = self.console.finish();
         if lost > 0 {
             eprintln!("warning: {lost} bytes of the guest's output were not taken by the reader");

@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::guest::{GuestStatus, RecordingRequest, RecordingStatus, VcpuStatus};
 
+use crate::moving::{MigrationRequest, MigrationStatus};
+
 pub use server::{Call, Server, Socket};
 
 /// Version of the protocol.
@@ -64,6 +66,12 @@ pub enum Request {
     Recording {},
     /// End the recording before its time.
     EndRecording {},
+    /// Begin to move to another host.
+    Migrate(MigrationRequest),
+    /// Tell how the migration goes.
+    Migration {},
+    /// Give the migration up.
+    CancelMigration {},
     /// Save into a folder, and end.
     Save {
         /// The folder; it must not exist.
@@ -103,6 +111,8 @@ pub enum Reply {
     Status(Box<GuestStatus>),
     /// How the recording goes.
     Recording(RecordingStatus),
+    /// How the migration goes.
+    Migration(Box<MigrationStatus>),
     /// A reservation was changed.
     Adapted {
         /// The vCPU, as it is now.

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use kvm_ioctls::VcpuFd;
 use migration::ram::{Machine as Moved, Part};
+use sched::framework::Job;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -16,6 +17,8 @@ use tokio::sync::oneshot;
 use super::running::{PATIENCE, RunningVm};
 use crate::clock::Clock;
 use crate::dirty::{Beginning, DirtyPages, GuestPages};
+use crate::moving::source::{Leaving, Migration, MigrationHandle};
+use crate::moving::{MigrationError, MigrationRequest};
 use crate::snapshot::{self, GuestState, SnapshotError};
 use crate::telemetry::Reader;
 use crate::vcpu::{Command, VcpuEvent};
@@ -31,6 +34,42 @@ impl RunningVm {
     #[must_use]
     pub fn dirty_pages(&self, beginning: Beginning) -> DirtyPages {
         DirtyPages::new(Arc::clone(&self.machine), beginning)
+    }
+
+    /// Begins to move it to another host. One migration at a time.
+    ///
+    /// # Errors
+    /// [`MigrationError`]; it goes on as before.
+    pub fn migrate(&mut self, request: MigrationRequest) -> Result<(), MigrationError> {
+        if self.is_moving() {
+            return Err(MigrationError::Busy(self.name().to_owned()));
+        }
+        if self.paused {
+            return Err(MigrationError::Paused(self.name().to_owned()));
+        }
+        let mut plan = self.plan.clone();
+        // As they are by now.
+        for (request, reservation) in plan.requests.iter_mut().zip(self.sched_param()) {
+            request.reservation = reservation;
+        }
+        let leaving = Leaving::of(self, plan, self.run_dir.clone());
+        self.migration = Some(Migration::begin(request, leaving)?);
+        Ok(())
+    }
+
+    /// Reaches the last migration.
+    ///
+    /// # Errors
+    /// [`MigrationError::None`].
+    pub fn migration(&self) -> Result<MigrationHandle, MigrationError> {
+        let handle = self.migration.as_ref().map(Migration::handle);
+        handle.ok_or_else(|| MigrationError::None(self.name().to_owned()))
+    }
+
+    /// Whether a migration is under way.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.migration().is_ok_and(|migration| !migration.is_over())
     }
 
     /// Reads the state of a paused guest.

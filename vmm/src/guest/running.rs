@@ -1,5 +1,6 @@
 //! A running guest and everything that may be done to it. There is one owner: all of it takes `&mut self`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
@@ -26,6 +27,7 @@ use crate::desk::{Desk, Order};
 use crate::device::SerialOutput;
 use crate::device::virtio::net::Worker;
 use crate::machine::Machine;
+use crate::moving::source::Migration;
 use crate::spec::VmPlan;
 use crate::telemetry::{Event, Reader};
 use crate::vcpu::{Command, VcpuEvent, kick};
@@ -160,9 +162,13 @@ impl Drop for VcpuHandle {
 pub struct RunningVm {
     pub(super) resource: Resource,
     pub(super) plan: VmPlan,
+    pub(super) run_dir: PathBuf,
     pub(super) ledger: Ledger,
-    // Ends before the machine whose log it reads.
+    // Before the migration ends, which may be waiting for the guest.
+    pub(super) borrowers: UnboundedReceiver<Borrower>,
+    // End before the machine whose log they read.
     pub(super) recording: Option<Recording>,
+    pub(super) migration: Option<Migration>,
     pub(super) vcpus: Vec<VcpuHandle>,
     pub(super) network: Option<Worker>,
     pub(super) machine: Arc<Machine>,
@@ -172,7 +178,6 @@ pub struct RunningVm {
     pub(super) _admitted: Admitted,
     pub(super) events: UnboundedReceiver<VcpuEvent>,
     pub(super) lender: Lender,
-    pub(super) borrowers: UnboundedReceiver<Borrower>,
     pub(super) clock: Clock,
     pub(super) output: SerialOutput,
     pub(super) reader: Reader,
@@ -186,6 +191,12 @@ impl RunningVm {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.plan.name
+    }
+
+    /// Whether it stands still.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// Its status now.

@@ -16,6 +16,7 @@ use super::supervise::Fate;
 use super::transfer::{self, Waiting};
 use crate::control::{Call, Reply, Request};
 use crate::exit::End;
+use crate::moving::source::MigrationHandle;
 use crate::snapshot::{self, SnapshotError};
 use crate::vcpu::VcpuEvent;
 
@@ -57,6 +58,14 @@ pub(super) async fn serve(
             fate.stop(vm, End::Stopped);
             Ok(Reply::Done)
         }
+        Request::Migrate(request) => done(vm.migrate(request)),
+        Request::Migration {} => migration(vm),
+        Request::CancelMigration {} => done(vm.migration().map(|own| own.cancel())),
+        // What it is to have there has been said.
+        request if vm.is_moving() && is_about_the_guest(&request) => Err(format!(
+            "{0} is being moved: wait until that is over, or cancel it (`chronovisor migrate {0} --cancel`)",
+            vm.name()
+        )),
         request if is_changing(waiting.as_ref(), &request) => Err(format!(
             "{} is itself waiting for a transfer: try again",
             vm.name()
@@ -75,10 +84,7 @@ pub(super) async fn serve(
             *waiting = transfer::begin(vm, transfer, call.answer);
             return None;
         }
-        Request::Record(request) => match vm.record(request) {
-            Ok(()) => Ok(Reply::Done),
-            Err(error) => Err(error.to_string()),
-        },
+        Request::Record(request) => done(vm.record(request)),
         Request::Recording {} => recording(vm).map(Reply::Recording),
         Request::EndRecording {} => {
             vm.recording().iter().for_each(|own| own.end());
@@ -100,6 +106,43 @@ pub(super) async fn serve(
 fn recording(vm: &RunningVm) -> Result<RecordingStatus, String> {
     let nothing = || format!("nothing is being recorded of {}", vm.name());
     vm.recording().map(Recording::ask).ok_or_else(nothing)
+}
+
+fn done<E: std::error::Error>(done: Result<(), E>) -> Result<Reply, String> {
+    done.map(|()| Reply::Done)
+        .map_err(|error| error.to_string())
+}
+
+/// How the migration goes.
+fn migration(vm: &RunningVm) -> Result<Reply, String> {
+    let migration = vm.migration().map_err(|error| error.to_string())?;
+    Ok(Reply::Migration(Box::new(migration.ask())))
+}
+
+/// Whether a request changes what another host was told of the guest, or ends it.
+fn is_about_the_guest(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Adapt { .. }
+            | Request::Enforce { .. }
+            | Request::Transfer(_)
+            | Request::Record(_)
+            | Request::Save { .. }
+    )
+}
+
+/// Answers a call to a guest that is lent to who moves it.
+pub(super) fn serve_lent(call: Call, name: &str, migration: Option<&MigrationHandle>) {
+    let reply = match (&call.request, migration) {
+        (Request::Migration {}, Some(migration)) => Ok(Reply::Migration(Box::new(migration.ask()))),
+        (Request::CancelMigration {}, Some(migration)) => {
+            migration.cancel();
+            Ok(Reply::Done)
+        }
+        _ => Err(format!("{name} is being given to another host: try again")),
+    };
+    // Whoever asked may be gone.
+    let _ = call.answer.send(reply);
 }
 
 /// Whether a request is about what a transfer is changing. There is one transfer at a time.

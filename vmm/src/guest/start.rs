@@ -86,6 +86,7 @@ impl From<Refusal> for StartError {
 /// A VM whose reservations are in the ledger, and whose threads wait for their vCPUs.
 pub struct AdmittedVm {
     plan: VmPlan,
+    run_dir: PathBuf,
     ledger: Ledger,
     port: Option<Arc<Port>>,
     // Before the ledger's entry goes: threads first, then what was promised to them.
@@ -130,6 +131,7 @@ impl Factory for Vms<'_> {
         let recruits = recruits.collect::<Result<_, _>>()?;
         Ok(AdmittedVm {
             plan,
+            run_dir: self.run_dir.to_owned(),
             ledger,
             port,
             recruits,
@@ -341,6 +343,7 @@ impl BuiltVm {
             lender,
             borrowers,
             resource: Resource::upon(Kind::VM, vm.plan.name.clone(), &resources),
+            run_dir: vm.run_dir,
             ledger: vm.ledger,
             _admitted: vm.admitted,
             reader,
@@ -348,6 +351,7 @@ impl BuiltVm {
             plan: vm.plan,
             machine,
             recording: None,
+            migration: None,
             vcpus: handles,
             network,
             port: vm.port,

@@ -7,17 +7,19 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal as Signo};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::moving::{self, Borrower, Returned};
 use super::outcome::Outcome;
 use super::running::RunningVm;
-use super::serve::serve;
+use super::serve::{serve, serve_lent};
 use super::start::BuiltVm;
 use super::transfer;
-use crate::control::{ControlError, Server, Socket};
+use crate::control::{Call, ControlError, Request, Server, Socket};
 use crate::exit::End;
 use crate::kernel;
+use crate::moving::source::MigrationHandle;
 use crate::report::Registers;
 use crate::telemetry::Event;
 use crate::vcpu::VcpuEvent;
@@ -28,6 +30,8 @@ const POLL: Duration = Duration::from_millis(20);
 const SILENT_POLL: Duration = Duration::from_millis(160);
 /// How often it is looked whether the promises hold. That reads files of the kernel.
 const PROMISE: Duration = Duration::from_millis(500);
+/// How long the end of a guest that was moved waits for who follows that.
+const TOLD: Duration = Duration::from_secs(1);
 /// After so many of these, the first of which comes at once, all that only serves to start has been done.
 const STARTED: u32 = 2;
 
@@ -114,7 +118,7 @@ pub async fn supervise(
             }
             Some(borrower) = vm.borrowers.recv() => {
                 let lent = Instant::now();
-                vm = lend(vm, borrower, &mut fate).await;
+                vm = lend(vm, borrower, &mut fate, &mut calls).await;
                 alive += lent.elapsed();
             }
             () = signals.arrived() => fate.stop(&mut vm, End::Stopped),
@@ -151,8 +155,17 @@ pub async fn supervise(
         transfer.undo(&mut vm, "the guest is ending".to_owned());
     }
     show_rest(&mut vm, observer);
+    let outcome = fate.outcome(&vm);
+    let migration = vm.migration().ok();
+    if outcome.end == End::Moved {
+        // What it had here is free before anybody is told that it has gone.
+        drop(vm);
+    }
+    if let Some(migration) = migration.filter(MigrationHandle::is_asked_for) {
+        tell_the_end(&outcome.status.name, &migration, &mut calls).await;
+    }
     server.close(calls).await;
-    Ok(fate.outcome(&vm))
+    Ok(outcome)
 }
 
 /// Shows what a guest that has ended has left.
@@ -163,13 +176,42 @@ fn show_rest(vm: &mut RunningVm, observer: &mut dyn Observer) {
     show_records(vm, observer);
 }
 
+/// Lets whoever follows a migration hear how it ended.
+async fn tell_the_end(name: &str, migration: &MigrationHandle, calls: &mut mpsc::Receiver<Call>) {
+    let is_told = async {
+        while let Some(call) = calls.recv().await {
+            let is_it = migration.is_over() && matches!(call.request, Request::Migration {});
+            serve_lent(call, name, Some(migration));
+            if is_it {
+                return;
+            }
+        }
+    };
+    // They may be gone.
+    let _ = tokio::time::timeout(TOLD, is_told).await;
+}
+
 /// Lends the guest to whoever moves it, and waits until it is given back.
-async fn lend(vm: RunningVm, borrower: Borrower, fate: &mut Fate) -> RunningVm {
+async fn lend(
+    vm: RunningVm,
+    borrower: Borrower,
+    fate: &mut Fate,
+    calls: &mut mpsc::Receiver<Call>,
+) -> RunningVm {
+    let (name, migration) = (vm.name().to_owned(), vm.migration().ok());
+    let lent = moving::lend(vm, borrower);
+    tokio::pin!(lent);
+    let returned = loop {
+        tokio::select! {
+            returned = &mut lent => break returned,
+            Some(call) = calls.recv() => serve_lent(call, &name, migration.as_ref()),
+        }
+    };
     let Returned {
         mut vm,
         event,
         is_moved,
-    } = moving::lend(vm, borrower).await;
+    } = returned;
     if let Some(event) = event {
         fate.take(&mut vm, event);
     }

@@ -19,7 +19,7 @@ const PERIOD: Duration = Duration::from_millis(10);
 /// The longest packet of an ordinary Ethernet.
 const MTU: u16 = 1500;
 /// The least that IPv4 asks for (RFC 791).
-const LEAST_MTU: u16 = 68;
+pub(crate) const LEAST_MTU: u16 = 68;
 
 /// A network device as written.
 #[derive(Debug, Clone, Deserialize)]

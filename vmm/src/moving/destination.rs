@@ -1,0 +1,186 @@
+//! The destination: admits a guest as a start would be, takes it, and hands it to who supervises it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use migration::drive::{Admitted, DestinationHost, Failure, boot};
+use migration::protocol::Notice;
+use migration::ram::{GuestRam, Machine, Part};
+use migration::wire::{Accept, MOST_STREAMS, Offer, Refuse, Session, Token};
+use sched::framework::Factory;
+
+use super::{in_full, own_address, random_bits, travel};
+use crate::guest::{AdmittedVm, MoveError, MovingVm, Reception, RunningVm, StartError, Vms};
+
+/// A guest that runs here now, and its control socket.
+pub struct Arrived {
+    /// The guest.
+    pub vm: RunningVm,
+    /// Where it is controlled from.
+    pub reception: Reception,
+}
+
+/// What else a host wants of a guest that was admitted, before it is taken: none where it is welcome.
+pub type Objection<'a> = dyn Fn(&AdmittedVm) -> Option<String> + 'a;
+
+/// How this host takes a guest.
+pub struct Host<'a> {
+    /// Where the ledger is, and control sockets.
+    pub run_dir: &'a Path,
+    /// Where this host listens.
+    pub listening: SocketAddr,
+    /// What it would not take for another reason than its ledger's.
+    pub objection: &'a Objection<'a>,
+    /// Takes the guest once it runs.
+    pub running: Sender<Arrived>,
+    /// The guest, while it comes.
+    pub guest: Option<Arriving>,
+    /// What went wrong, last.
+    pub reason: Option<String>,
+}
+
+/// A guest that comes: its threads stand in their reservations, its memory is being filled.
+pub struct Arriving {
+    held: Option<(MovingVm, Reception)>,
+    running: Sender<Arrived>,
+}
+
+fn refuse(reason: impl Into<String>) -> Refuse {
+    Refuse {
+        reason: reason.into(),
+        nearest: Vec::new(),
+    }
+}
+
+fn refused(error: StartError) -> Refuse {
+    match error {
+        StartError::Refused(refusal) | StartError::NetworkThread(refusal) => {
+            refuse(format!("not admitted there: {refusal}"))
+        }
+        other => refuse(format!("not to be had there: {}", in_full(&other))),
+    }
+}
+
+impl Host<'_> {
+    fn take(&mut self, offer: &Offer) -> Result<Arc<dyn GuestRam>, Refuse> {
+        let plan = travel::decode(&offer.spec).map_err(|error| refuse(in_full(&error)))?;
+        let run_dir = self.run_dir;
+        let admitted = Vms { run_dir }.make(plan).map_err(refused)?;
+        if let Some(objection) = (self.objection)(&admitted) {
+            return Err(refuse(objection));
+        }
+        let built = admitted.prepare().map_err(refused)?;
+        let reception =
+            Reception::open(&built, run_dir).map_err(|error| refuse(in_full(&error)))?;
+        let vm = built.stand().map_err(refused)?;
+        let pages = vm.pages();
+        let here = pages.pages() * crate::memory::PAGE;
+        if here != offer.memory_bytes {
+            return Err(refuse(format!(
+                "the guest has {} bytes of memory, and its description says {here}",
+                offer.memory_bytes
+            )));
+        }
+        let vm = MovingVm::new(vm)
+            .map_err(|error| refuse(format!("no descriptors are left there: {error}")))?;
+        self.guest = Some(Arriving {
+            held: Some((vm, reception)),
+            running: self.running.clone(),
+        });
+        Ok(Arc::new(pages))
+    }
+
+    /// Where this host answers: as the source's host sees it.
+    fn inquiries(&self, offer: &Offer) -> String {
+        let source = offer.inquiries.split(',').next().unwrap_or_default();
+        let own = || own_address(source.trim().parse().ok()?).ok();
+        let seen = match self.listening.ip().is_unspecified() {
+            true => own().map(|own| SocketAddr::new(own, self.listening.port())),
+            false => None,
+        };
+        seen.unwrap_or(self.listening).to_string()
+    }
+
+    fn accept(&self, offer: &Offer) -> Result<Accept, Refuse> {
+        let failed = |error: std::io::Error| refuse(format!("no session can begin there: {error}"));
+        Ok(Accept {
+            token: Token(random_bits().map_err(failed)?),
+            streams: offer.streams.clamp(1, MOST_STREAMS),
+            features: 0,
+            boot: boot().map_err(failed)?,
+            inquiries: self.inquiries(offer),
+            facts: Vec::new(),
+        })
+    }
+}
+
+impl DestinationHost for Host<'_> {
+    type Machine = Arriving;
+
+    fn admit(&mut self, _session: Session, offer: &Offer) -> Result<Admitted, Refuse> {
+        let admitted = self.accept(offer).and_then(|accept| {
+            let ram = self.take(offer)?;
+            Ok(Admitted { accept, ram })
+        });
+        admitted.inspect_err(|refuse| self.reason = Some(format!("refused: {}", refuse.reason)))
+    }
+
+    fn hold(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn machine(&mut self) -> &mut Arriving {
+        self.guest
+            .as_mut()
+            .expect("the drive asks for the guest only once it was admitted")
+    }
+
+    fn free(&mut self) {
+        self.guest = None;
+    }
+
+    fn report(&mut self, notice: &Notice) {
+        let reason = match notice {
+            Notice::Refused(refuse) => refuse.reason.clone(),
+            Notice::Aborted { reason } => reason.clone(),
+            Notice::TooLate => "it was too late to give it up".to_owned(),
+            Notice::InDoubt => {
+                "in doubt: the other host has started anew; look there whether the guest runs"
+                    .to_owned()
+            }
+            Notice::Stuck { reason } => format!("tried again: {reason}"),
+        };
+        tracing::info!("{reason}");
+        self.reason = Some(reason);
+    }
+}
+
+impl Machine for Arriving {
+    type Error = MoveError;
+
+    /// It stands from the beginning.
+    fn pause(&mut self) -> Result<(), MoveError> {
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), MoveError> {
+        let (mut vm, reception) = self.held.take().ok_or(MoveError::Ended)?;
+        vm.resume()?;
+        let (vm, _) = vm.give_back();
+        // Whoever supervises waits for it as long as the session lasts.
+        let _ = self.running.send(Arrived { vm, reception });
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<Vec<Part>, MoveError> {
+        let (vm, _) = self.held.as_mut().ok_or(MoveError::Ended)?;
+        vm.save()
+    }
+
+    fn restore(&mut self, parts: &[Part]) -> Result<(), MoveError> {
+        let (vm, _) = self.held.as_mut().ok_or(MoveError::Ended)?;
+        vm.restore(parts)
+    }
+}

@@ -1,0 +1,580 @@
+//! The source: a thread beside the guest's owner that watches, offers, sends, and borrows the guest for the switch-over.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use migration::drive::{
+    self, Departing, Departure, Failure, Planner, Route, SourceHost, SourceRemote, boot,
+};
+use migration::model::{Estimator, Requirement, Sampling, Writes};
+use migration::page::EncoderSettings;
+use migration::precopy::{PrecopySettings, Progress};
+use migration::protocol::{Notice, Outcome, Patience, SourceEvent, SourceSetup};
+use migration::ram::{DirtyLog, GuestRam, Machine, Part};
+use migration::transport::{Listener, Settings};
+use migration::wire::{Accept, MOST_STREAMS, Offer, SPOKEN};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+
+use super::planner::{self, ModelPlanner};
+use super::{
+    Measured, MigrationError, MigrationOutcome, MigrationRequest, MigrationStatus, PORT, Phase,
+    RoundStatus, SwitchOverStatus, in_full, new_session, own_address, security, travel,
+};
+use crate::dirty::{Beginning, DirtyPages, GuestPages};
+use crate::guest::{Lender, Loan, MoveError, RunningVm};
+use crate::spec::VmPlan;
+use crate::units::ByteSize;
+
+/// How long what the guest writes is watched before it is offered.
+const WATCH: Duration = Duration::from_millis(1200);
+/// A window that is so old counts 1/e of a new one.
+const MEMORY: Duration = Duration::from_secs(30);
+/// Share of the guest's time that watching may take.
+const WATCH_SHARE: f64 = 0.1;
+/// Memory that keeps what was sent, where pages are compressed.
+const REMEMBERED: ByteSize = ByteSize::mebibytes(64);
+/// Status is asked for so often, at least, by who wants to know the end.
+const ASKED_LATELY: Duration = Duration::from_secs(2);
+
+/// A guest that is being moved away. Dropping it cancels what can be cancelled, and waits for the end.
+pub struct Migration {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What is needed of a guest to move it.
+pub(crate) struct Leaving {
+    pub(crate) plan: VmPlan,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) pages: GuestPages,
+    /// For watching, and for sending.
+    pub(crate) logs: [DirtyPages; 2],
+    pub(crate) lender: Lender,
+}
+
+impl Leaving {
+    /// Of a running guest.
+    pub(crate) fn of(vm: &RunningVm, plan: VmPlan, run_dir: PathBuf) -> Self {
+        Self {
+            plan,
+            run_dir,
+            pages: vm.pages(),
+            logs: [Beginning::Clean, Beginning::Dirty].map(|beginning| vm.dirty_pages(beginning)),
+            lender: vm.lender(),
+        }
+    }
+}
+
+/// What the thread and whoever asks share.
+pub(super) struct Shared {
+    status: Mutex<Told>,
+    is_cancelled: AtomicBool,
+    remote: SourceRemote,
+}
+
+struct Told {
+    status: MigrationStatus,
+    first_byte: Option<Instant>,
+    paused: Option<Instant>,
+    asked: Option<Instant>,
+}
+
+impl Shared {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn phase(&self, phase: Phase) {
+        self.told().status.phase = phase;
+    }
+
+    pub(super) fn first_byte(&self) -> Instant {
+        *self.told().first_byte.get_or_insert_with(Instant::now)
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// The guest runs there, as of now.
+    fn arrived(&self) {
+        let now = Instant::now();
+        let mut told = self.told();
+        if told.status.measured.is_some() {
+            return;
+        }
+        let since = |begun: Option<Instant>| {
+            begun.map_or(0.0, |begun| now.duration_since(begun).as_secs_f64())
+        };
+        told.status.measured = Some(Measured {
+            total_s: since(told.first_byte),
+            downtime_s: since(told.paused),
+            ..Measured::default()
+        });
+    }
+
+    fn over(&self, outcome: MigrationOutcome, reason: Option<String>) {
+        let mut told = self.told();
+        told.status.phase = Phase::Over;
+        told.status.outcome = Some(outcome);
+        told.status.round = None;
+        if reason.is_some() {
+            told.status.reason = reason;
+        }
+        let MigrationStatus {
+            measured, rounds, ..
+        } = &mut told.status;
+        if let Some(measured) = measured {
+            measured.bytes = rounds.iter().map(|round| round.bytes).sum();
+            measured.pages = rounds.iter().map(|round| round.pages).sum();
+            measured.rounds = rounds.len();
+        }
+    }
+}
+
+fn round(progress: &Progress) -> RoundStatus {
+    RoundStatus {
+        pages: progress.pages,
+        bytes: progress.bytes,
+        seconds: progress.elapsed.as_secs_f64(),
+    }
+}
+
+/// Reaches a migration while its guest is lent.
+#[derive(Clone)]
+pub struct MigrationHandle(Arc<Shared>);
+
+impl MigrationHandle {
+    /// How it goes, for who wants to know the end, too.
+    #[must_use]
+    pub fn ask(&self) -> MigrationStatus {
+        let mut told = self.0.told();
+        told.asked = Some(Instant::now());
+        told.status.clone()
+    }
+
+    /// Whether somebody has asked lately, and so will once more.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        let asked = self.0.told().asked;
+        asked.is_some_and(|asked| asked.elapsed() < ASKED_LATELY)
+    }
+
+    /// Gives it up, if the guest is still this host's.
+    pub fn cancel(&self) {
+        self.0.is_cancelled.store(true, Ordering::Release);
+        self.0.remote.hand_in(SourceEvent::Cancel);
+    }
+
+    /// Whether it has come to its end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.told().status.phase == Phase::Over
+    }
+}
+
+impl Migration {
+    /// Begins to move a guest.
+    ///
+    /// # Errors
+    /// [`MigrationError`]; nothing has been done then.
+    pub(crate) fn begin(
+        request: MigrationRequest,
+        leaving: Leaving,
+    ) -> Result<Self, MigrationError> {
+        check(&request)?;
+        let departure = Departure::default();
+        let status = MigrationStatus {
+            name: leaving.plan.name.clone(),
+            to: request.to.clone(),
+            ..MigrationStatus::default()
+        };
+        let shared = Arc::new(Shared {
+            status: Mutex::new(Told {
+                status,
+                first_byte: None,
+                paused: None,
+                asked: None,
+            }),
+            is_cancelled: AtomicBool::new(false),
+            remote: departure.remote(),
+        });
+        let own = Arc::clone(&shared);
+        let run = move || {
+            // Signals are for others.
+            let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+            match migrate(&request, leaving, departure, &own) {
+                Ok(Outcome::Moved) => own.over(MigrationOutcome::Moved, None),
+                Ok(Outcome::Stayed) if own.told().status.outcome.is_some() => {
+                    own.over(MigrationOutcome::Refused, None);
+                }
+                Ok(Outcome::Stayed) => own.over(MigrationOutcome::Stayed, None),
+                Err(reason) => own.over(MigrationOutcome::Stayed, Some(reason)),
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("migrate".to_owned())
+            .spawn(run)
+            .map_err(MigrationError::Thread)?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// What reaches it.
+    #[must_use]
+    pub fn handle(&self) -> MigrationHandle {
+        MigrationHandle(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for Migration {
+    fn drop(&mut self) {
+        self.handle().cancel();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread would have ended the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn check(request: &MigrationRequest) -> Result<(), MigrationError> {
+    let value = |what, value: String, fits| Err(MigrationError::Value { what, value, fits });
+    if !(0.5..1.0).contains(&request.confidence) {
+        return value(
+            "the confidence",
+            request.confidence.to_string(),
+            "from 0.5 to below 1",
+        );
+    }
+    if !(1..=MOST_STREAMS).contains(&request.streams) {
+        return value(
+            "the number of streams",
+            request.streams.to_string(),
+            "from 1 to 64",
+        );
+    }
+    if request.downtime.is_zero() || request.finish < request.downtime {
+        return value(
+            "the downtime",
+            format!("{:?}", request.downtime),
+            "above 0 and at most the time to finish",
+        );
+    }
+    Ok(())
+}
+
+/// Moves the guest, or leaves it as it was.
+fn migrate(
+    request: &MigrationRequest,
+    leaving: Leaving,
+    departure: Departure,
+    shared: &Arc<Shared>,
+) -> Result<Outcome, String> {
+    let Leaving {
+        plan,
+        run_dir,
+        pages,
+        logs: [mut watched, mut log],
+        lender,
+    } = leaving;
+    // What cannot be had is told before the guest is disturbed.
+    let route = route(request, run_dir)?;
+    let listener = listener(&route)?;
+    let setup = setup(request, &plan, &pages, listener.address())?;
+    let writes = watch(&mut watched, pages.pages(), shared)?;
+    drop(watched);
+    shared.phase(Phase::Offering);
+    let loan = Arc::new(Mutex::new(None));
+    let mut machine = Borrowed {
+        lender,
+        loan: Arc::clone(&loan),
+        shared: Arc::clone(shared),
+    };
+    let mut host = Host {
+        request,
+        writes: Some(writes),
+        loan,
+        shared,
+    };
+    let guest = Departing {
+        machine: &mut machine,
+        ram: Arc::new(pages),
+        log: &mut log,
+    };
+    departure
+        .answering(listener)
+        .migrate(guest, &route, setup, &mut host)
+        .map_err(|error| in_full(&error))
+}
+
+fn route(request: &MigrationRequest, run_dir: PathBuf) -> Result<Route, String> {
+    let (host, _) = request
+        .to
+        .rsplit_once(':')
+        .ok_or_else(|| format!("{} has no port", request.to))?;
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    Ok(Route {
+        address: resolve(&request.to)?,
+        name: request.host_name.clone().unwrap_or_else(|| name.to_owned()),
+        security: security(request.certificates.as_deref()).map_err(|error| in_full(&error))?,
+        transport: Settings::default(),
+        folder: run_dir,
+    })
+}
+
+/// Where the destination can ask how the session stands.
+fn listener(route: &Route) -> Result<Listener, String> {
+    let failed = |error: std::io::Error| format!("cannot reach {}: {error}", route.address);
+    let own = own_address(route.address).map_err(failed)?;
+    Listener::bind(
+        SocketAddr::new(own, 0),
+        route.security.clone(),
+        route.transport,
+    )
+    .map_err(|error| in_full(&error))
+}
+
+fn resolve(to: &str) -> Result<SocketAddr, String> {
+    let unknown = |reason: String| format!("{to} is no address of a host and a port: {reason}");
+    let mut addresses = to
+        .to_socket_addrs()
+        .map_err(|error| unknown(error.to_string()))?;
+    addresses
+        .next()
+        .ok_or_else(|| unknown("nothing is known of it".to_owned()))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn setup(
+    request: &MigrationRequest,
+    plan: &VmPlan,
+    pages: &GuestPages,
+    here: SocketAddr,
+) -> Result<SourceSetup, String> {
+    // First the session itself, then whoever answers for the dead.
+    let desk = request.desk.clone();
+    let desk = desk.unwrap_or_else(|| SocketAddr::new(here.ip(), PORT).to_string());
+    let failed = |error: std::io::Error| format!("cannot begin a session: {error}");
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a probability in millionths"
+    )]
+    let confidence_ppm = (request.confidence * 1e6).round() as u32;
+    Ok(SourceSetup {
+        session: new_session().map_err(failed)?,
+        name: plan.name.clone(),
+        versions: SPOKEN,
+        offer: Offer {
+            spec: travel::encode(plan),
+            memory_bytes: pages.pages() * crate::memory::PAGE,
+            downtime_ns: nanos(request.downtime),
+            finish_ns: nanos(request.finish),
+            confidence_ppm,
+            streams: request.streams,
+            features: 0,
+            boot: boot().map_err(failed)?,
+            inquiries: format!("{here},{desk}"),
+        },
+        patience: Patience::default(),
+    })
+}
+
+/// Watches what the guest writes for a while.
+fn watch(log: &mut DirtyPages, pages: u64, shared: &Shared) -> Result<Writes, String> {
+    let failed =
+        |error: &dyn std::error::Error| format!("cannot watch what it writes: {}", in_full(error));
+    let tracked_write = planner::path(None).tracked_write;
+    let mut sampling = Sampling::new(WATCH_SHARE, tracked_write);
+    let mut estimator = Estimator::new(pages, MEMORY);
+    let begun = Instant::now();
+    log.start().map_err(|error| failed(&error))?;
+    let mut step = sampling.next(Duration::ZERO, 0);
+    while begun.elapsed() + step.pause + step.window < WATCH && !shared.is_cancelled() {
+        std::thread::sleep(step.pause);
+        let dirty = log.look().map_err(|error| failed(&error))?;
+        log.clear(&dirty).map_err(|error| failed(&error))?;
+        let from = begun.elapsed();
+        std::thread::sleep(step.window);
+        let dirty = log.look().map_err(|error| failed(&error))?;
+        let at = begun.elapsed();
+        let seen = estimator.sample(&dirty, at, at - from);
+        let seen = seen.map_err(|error| failed(&error))?;
+        step = sampling.next(at - from, seen.dirty);
+    }
+    log.stop().map_err(|error| failed(&error))?;
+    Ok(estimator.writes())
+}
+
+/// The guest, borrowed from its owner for the switch-over.
+struct Borrowed {
+    lender: Lender,
+    loan: Arc<Mutex<Option<Loan>>>,
+    shared: Arc<Shared>,
+}
+
+fn locked(loan: &Mutex<Option<Loan>>) -> MutexGuard<'_, Option<Loan>> {
+    loan.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Borrowed {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Loan) -> Result<T, MoveError>,
+    ) -> Result<T, MoveError> {
+        locked(&self.loan)
+            .as_mut()
+            .map_or(Err(MoveError::Ended), work)
+    }
+}
+
+impl Machine for Borrowed {
+    type Error = MoveError;
+
+    fn pause(&mut self) -> Result<(), MoveError> {
+        let mut loan = self.lender.borrow()?;
+        if loan.guest().vm().is_paused() {
+            return Err(MoveError::Pause("it has been paused meanwhile".to_owned()));
+        }
+        {
+            let mut told = self.shared.told();
+            told.status.phase = Phase::Switching;
+            told.paused = Some(Instant::now());
+        }
+        let paused = loan.guest().pause();
+        *locked(&self.loan) = Some(loan);
+        paused
+    }
+
+    fn resume(&mut self) -> Result<(), MoveError> {
+        let Some(mut loan) = locked(&self.loan).take() else {
+            // It never came to the pause.
+            return Ok(());
+        };
+        loan.guest().resume()
+    }
+
+    fn save(&mut self) -> Result<Vec<Part>, MoveError> {
+        self.with(|loan| loan.guest().save())
+    }
+
+    fn restore(&mut self, parts: &[Part]) -> Result<(), MoveError> {
+        self.with(|loan| loan.guest().restore(parts))
+    }
+}
+
+/// What this host does for the session.
+struct Host<'a> {
+    request: &'a MigrationRequest,
+    writes: Option<Writes>,
+    loan: Arc<Mutex<Option<Loan>>>,
+    shared: &'a Arc<Shared>,
+}
+
+impl SourceHost for Host<'_> {
+    fn copy(&mut self, _accept: &Accept) -> Result<(PrecopySettings, Box<dyn Planner>), Failure> {
+        self.shared.phase(Phase::Copying);
+        let MigrationRequest {
+            downtime,
+            finish,
+            confidence,
+            ..
+        } = *self.request;
+        let requirement = Requirement {
+            downtime,
+            finish,
+            confidence,
+        };
+        let writes = self.writes.take().ok_or("rounds have begun before")?;
+        let planner = ModelPlanner::new(
+            writes,
+            &planner::path(self.request.rate),
+            requirement,
+            (Arc::clone(self.shared), self.shared.remote.clone()),
+        )?;
+        let encoder = match self.request.compress {
+            true => EncoderSettings {
+                compress: true,
+                remember: REMEMBERED,
+            },
+            false => EncoderSettings::PLAIN,
+        };
+        let settings = PrecopySettings {
+            encoder,
+            rate: self.request.rate,
+            ..PrecopySettings::default()
+        };
+        Ok((settings, Box::new(planner)))
+    }
+
+    fn let_go(&mut self) -> Result<(), Failure> {
+        self.shared.arrived();
+        if let Some(loan) = locked(&self.loan).take() {
+            loan.moved();
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, notice: &Notice) {
+        let mut told = self.shared.told();
+        let status = &mut told.status;
+        match notice {
+            Notice::Refused(refuse) => {
+                status.outcome = Some(MigrationOutcome::Refused);
+                status.reason = Some(refuse.reason.clone());
+                let nearest = String::from_utf8_lossy(&refuse.nearest);
+                status.nearest = Some(nearest.into_owned()).filter(|text| !text.is_empty());
+            }
+            Notice::Aborted { reason } => status.reason = Some(reason.clone()),
+            Notice::TooLate => {
+                status.reason =
+                    Some("it was too late to cancel: the guest is given away".to_owned());
+            }
+            Notice::InDoubt => {
+                status.reason = Some(format!(
+                    "in doubt: {} has started anew and forgotten the session; look there whether {} runs",
+                    status.to, status.name
+                ));
+            }
+            Notice::Stuck { reason } => status.reason = Some(format!("tried again: {reason}")),
+        }
+        if let Some(reason) = &status.reason {
+            tracing::info!("{}: {reason}", status.name);
+        }
+    }
+
+    fn measured(&mut self, measured: &drive::Measured) {
+        let mut told = self.shared.told();
+        let status = &mut told.status;
+        match measured {
+            drive::Measured::Sending(progress) => {
+                status.round = Some(round(progress));
+                status.of_pages = progress.of;
+            }
+            drive::Measured::Round(progress) => {
+                status.round = None;
+                status.rounds.push(round(progress));
+            }
+            drive::Measured::SwitchOver(steps) => {
+                let seconds = |step: Option<Duration>| step.map(|step| step.as_secs_f64());
+                status.switch_over = Some(SwitchOverStatus {
+                    stands_s: seconds(steps.stands),
+                    saved_s: seconds(steps.saved),
+                    last_sent_s: seconds(steps.last_sent),
+                    prepared_s: seconds(steps.prepared),
+                    running_s: seconds(steps.running),
+                    resumed_s: seconds(steps.resumed),
+                });
+            }
+        }
+    }
+}
