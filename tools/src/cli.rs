@@ -217,6 +217,9 @@ pub struct ReceiveArgs {
     /// Take one guest, in this process, and end with it.
     #[arg(long)]
     pub once: bool,
+    /// A fault, for experiments: the guest stands until so much time has passed since it was saved.
+    #[arg(long, hide = true, value_name = "T")]
+    pub stretch_pause: Option<Span>,
     /// Where and how to show it.
     #[command(flatten)]
     pub show: ShowArgs,

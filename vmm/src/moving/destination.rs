@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use migration::drive::{Admitted, DestinationHost, Failure, boot};
 use migration::protocol::Notice;
@@ -11,6 +12,7 @@ use migration::ram::{GuestRam, Machine, Part};
 use migration::wire::{Accept, MOST_STREAMS, Offer, Refuse, Session, Token};
 use sched::framework::Factory;
 
+use super::stretch::Stretch;
 use super::{in_full, own_address, random_bits, travel};
 use crate::guest::{AdmittedVm, MoveError, MovingVm, Reception, RunningVm, StartError, Vms};
 
@@ -39,12 +41,15 @@ pub struct Host<'a> {
     pub guest: Option<Arriving>,
     /// What went wrong, last.
     pub reason: Option<String>,
+    /// A fault: how long the guest is to stand in all.
+    pub stretched: Option<Duration>,
 }
 
 /// A guest that comes: its threads stand in their reservations, its memory is being filled.
 pub struct Arriving {
     held: Option<(MovingVm, Reception)>,
     running: Sender<Arrived>,
+    stretch: Stretch,
 }
 
 fn refuse(reason: impl Into<String>) -> Refuse {
@@ -88,6 +93,7 @@ impl Host<'_> {
         self.guest = Some(Arriving {
             held: Some((vm, reception)),
             running: self.running.clone(),
+            stretch: Stretch::new(self.stretched),
         });
         Ok(Arc::new(pages))
     }
@@ -167,6 +173,7 @@ impl Machine for Arriving {
 
     fn resume(&mut self) -> Result<(), MoveError> {
         let (mut vm, reception) = self.held.take().ok_or(MoveError::Ended)?;
+        self.stretch.wait();
         vm.resume()?;
         let (vm, _) = vm.give_back();
         // Whoever supervises waits for it as long as the session lasts.
@@ -181,6 +188,7 @@ impl Machine for Arriving {
 
     fn restore(&mut self, parts: &[Part]) -> Result<(), MoveError> {
         let (vm, _) = self.held.as_mut().ok_or(MoveError::Ended)?;
+        self.stretch.saved(parts)?;
         vm.restore(parts)
     }
 }

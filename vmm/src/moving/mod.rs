@@ -14,6 +14,7 @@
 pub mod destination;
 mod planner;
 pub mod source;
+mod stretch;
 pub mod travel;
 
 use std::fs::File;
