@@ -217,6 +217,9 @@ pub struct ReceiveArgs {
     /// Take one guest, in this process, and end with it.
     #[arg(long)]
     pub once: bool,
+    /// A fault, for experiments: the guest stands until so much time has passed since it was saved.
+    #[arg(long, hide = true, value_name = "T")]
+    pub stretch_pause: Option<Span>,
     /// Where and how to show it.
     #[command(flatten)]
     pub show: ShowArgs,
@@ -347,6 +350,8 @@ pub enum ExperimentCommand {
     MigrationModel(ExperimentArgs),
     /// Guests that write memory move from one host to another, by this program and by QEMU.
     Migration(ExperimentArgs),
+    /// A guest with deadlines that moves between loaded hosts, with and without reservations: misses, pause, progress.
+    MigrationRt(ExperimentArgs),
     /// Shares of a link under floods, many flows, spoofed addresses and broadcast storms; gold's round trips; changes.
     NetIsolation(ExperimentArgs),
     /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.

@@ -8,7 +8,7 @@ use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
 use crate::experiment::{
     ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, migration, migration_model,
-    net_isolation, part, schedulability, vod, vtm_overhead, vtm_vs_guest, web,
+    migration_rt, net_isolation, part, schedulability, vod, vtm_overhead, vtm_vs_guest, web,
 };
 use crate::failure::Failure;
 use crate::report::Report;
@@ -38,6 +38,9 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
             report(context, &args, "migration-model", migration_model::run)
         }
         ExperimentCommand::Migration(args) => report(context, &args, "migration", migration::run),
+        ExperimentCommand::MigrationRt(args) => {
+            report(context, &args, "migration-rt", migration_rt::run)
+        }
         ExperimentCommand::NetIsolation(args) => {
             report(context, &args, "net-isolation", net_isolation::run)
         }

@@ -93,6 +93,7 @@ fn session(
         running,
         guest: None,
         reason: None,
+        stretched: args.stretch_pause.map(|length| length.duration()),
     };
     loop {
         match arrival.receive(listener, &mut host, WAIT) {

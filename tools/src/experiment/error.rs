@@ -162,6 +162,15 @@ pub enum ExperimentError {
     /// Ports that cannot be had.
     #[error(transparent)]
     Ports(#[from] net::ports::PortsError),
+    /// A guest that stays where it was, or was lost on its way.
+    #[error("the guest did not move as asked: {why}")]
+    NotMoved {
+        /// Why.
+        why: String,
+    },
+    /// Two hosts need two CPUs.
+    #[error("there is one CPU online, and two hosts need one each: run it on a machine with two")]
+    OneCpu,
     /// The report could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -172,5 +181,14 @@ impl ExperimentError {
     pub fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source }
+    }
+
+    /// What cannot be measured is told in the report; only an interruption ends the experiment.
+    pub fn told<T>(result: Result<T, Self>) -> Result<Result<T, String>, Self> {
+        match result {
+            Ok(value) => Ok(Ok(value)),
+            Err(Self::Interrupted) => Err(Self::Interrupted),
+            Err(error) => Ok(Err(error.to_string())),
+        }
     }
 }

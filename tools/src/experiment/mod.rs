@@ -23,6 +23,7 @@ pub mod load;
 pub mod lock_holder;
 pub mod migration;
 pub mod migration_model;
+pub mod migration_rt;
 pub mod namespaces;
 pub mod neighbour;
 pub mod net_isolation;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::process::Command;
 
 use net::device;
 use net::mac::Mac;
@@ -11,6 +12,7 @@ use net::namespace::Namespace;
 use net::netlink::{Netlink, NetlinkError};
 
 use super::ExperimentError;
+use super::part;
 
 /// Where they have names (ip-netns(8)).
 const FOLDER: &str = "/run/netns";
@@ -68,6 +70,50 @@ fn set_up_here(plug: &Plug) -> Result<(), NetlinkError> {
         device::add_address(&link, IpAddr::V4(address), prefix),
         device::set_up(&link, true),
     ])
+}
+
+/// An error of the network, with what was tried and its causes.
+pub fn failed(action: &'static str) -> impl Fn(&dyn std::error::Error) -> ExperimentError {
+    move |error| {
+        let mut why = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            why += &format!(": {error}");
+            source = error.source();
+        }
+        ExperimentError::Shares { action, why }
+    }
+}
+
+/// The words of a program in `namespace` that ends with this experiment.
+pub fn inside(namespace: &Namespace, words: &[String]) -> Vec<String> {
+    let mut all = ["/proc/self/exe", "experiment", "part", "program"]
+        .map(str::to_owned)
+        .to_vec();
+    all.extend(part::owner());
+    all.extend(["--namespace".to_owned(), namespace.name().to_owned()]);
+    all.push("--".to_owned());
+    all.extend_from_slice(words);
+    all
+}
+
+/// The same as a command.
+pub fn program(namespace: &Namespace, words: &[String]) -> Command {
+    let words = inside(namespace, words);
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+/// Opens something in a namespace.
+pub fn open_inside<T: Send>(
+    namespace: &Namespace,
+    open: impl FnOnce() -> std::io::Result<T> + Send,
+) -> Result<T, ExperimentError> {
+    let opened = namespace
+        .run(open)
+        .map_err(|error| failed("enter a network namespace")(&error))?;
+    opened.map_err(ExperimentError::io("open a socket in a network namespace"))
 }
 
 #[cfg(test)]

@@ -106,20 +106,22 @@ impl Part {
 
     /// Waits until the part has ended well; what it printed. `glance` is called meanwhile.
     pub fn finish(
-        self,
+        mut self,
         patience: Duration,
         glance: impl FnMut(),
     ) -> Result<String, ExperimentError> {
-        let (output, ended) = self.end(patience, glance)?;
-        ended.map(|()| output)
+        match self.end(patience, glance)? {
+            (true, output) => Ok(output),
+            _ => Err(self.failed()),
+        }
     }
 
-    /// Waits until the part has ended; what it printed, and why it failed if it did. `glance` is called meanwhile.
+    /// Waits until the part has ended; whether that was well, and what it printed. `glance` is called meanwhile.
     pub fn end(
-        mut self,
+        &mut self,
         patience: Duration,
         mut glance: impl FnMut(),
-    ) -> Result<(String, Result<(), ExperimentError>), ExperimentError> {
+    ) -> Result<(bool, String), ExperimentError> {
         let started = Instant::now();
         let mut output = String::new();
         loop {
@@ -137,11 +139,8 @@ impl Part {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        let ended = match self.child.wait() {
-            Ok(status) if status.success() => Ok(()),
-            _ => Err(self.failed()),
-        };
-        Ok((output, ended))
+        let ended = self.child.wait();
+        Ok((ended.is_ok_and(|status| status.success()), output))
     }
 
     fn silent(&self, patience: Duration) -> ExperimentError {
@@ -152,8 +151,8 @@ impl Part {
         }
     }
 
-    /// The part has ended, and not well.
-    fn failed(&mut self) -> ExperimentError {
+    /// Why a part that has ended did so.
+    pub fn failed(&mut self) -> ExperimentError {
         let status = self.child.wait();
         let said = fs::read_to_string(&self.stderr).unwrap_or_default();
         let last: Vec<&str> = said.lines().rev().take(3).collect();

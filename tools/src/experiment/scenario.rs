@@ -152,7 +152,7 @@ impl Scenario {
         progress: &Progress,
     ) -> Result<Ran, ExperimentError> {
         let records = records(stage);
-        let mut arguments = tasks_arguments(stage, set, TASKS_PRIORITY);
+        let mut arguments = tasks_arguments((stage, stage.cpu), set, TASKS_PRIORITY);
         arguments.extend(["--records".to_owned(), path(&records)]);
         let mut part = Part::spawn("the task set on the host", &stage.folder, &arguments)?;
         part.ready()?;
@@ -176,15 +176,20 @@ impl Scenario {
 
 /// Starts the load on the stage's CPU.
 pub fn start_load(stage: &Stage) -> Result<Part, ExperimentError> {
-    let arguments = tasks_arguments(stage, &paper_load()?, LOAD_PRIORITY);
-    let mut part = Part::spawn("the load", &stage.folder, &arguments)?;
+    start_load_on(stage, stage.cpu, "the load")
+}
+
+/// Starts the load on a CPU, under this name.
+pub fn start_load_on(stage: &Stage, cpu: u32, name: &str) -> Result<Part, ExperimentError> {
+    let arguments = tasks_arguments((stage, cpu), &paper_load()?, LOAD_PRIORITY);
+    let mut part = Part::spawn(name, &stage.folder, &arguments)?;
     part.ready()?;
     Ok(part)
 }
 
-fn tasks_arguments(stage: &Stage, set: &TaskSet, priority: u8) -> Vec<String> {
+fn tasks_arguments((stage, cpu): (&Stage, u32), set: &TaskSet, priority: u8) -> Vec<String> {
     let mut arguments = stage.arguments("tasks");
-    arguments.extend(["--cpu", &stage.cpu.to_string()].map(str::to_owned));
+    arguments.extend(["--cpu", &cpu.to_string()].map(str::to_owned));
     arguments.extend(["--priority", &priority.to_string()].map(str::to_owned));
     arguments.push(set.to_string());
     arguments.extend(owner());

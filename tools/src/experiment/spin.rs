@@ -26,8 +26,18 @@ pub struct SpinArgs {
 
 /// Starts one on the stage's CPU.
 pub fn start(stage: &Stage, name: &str, priority: Option<u8>) -> Result<Part, ExperimentError> {
+    start_on(stage, stage.cpu, name, priority)
+}
+
+/// Starts one on a CPU.
+pub fn start_on(
+    stage: &Stage,
+    cpu: u32,
+    name: &str,
+    priority: Option<u8>,
+) -> Result<Part, ExperimentError> {
     let mut arguments = stage.arguments("spin");
-    arguments.extend(["--cpu".to_owned(), stage.cpu.to_string()]);
+    arguments.extend(["--cpu".to_owned(), cpu.to_string()]);
     if let Some(priority) = priority {
         arguments.extend(["--priority".to_owned(), priority.to_string()]);
     }

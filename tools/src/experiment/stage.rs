@@ -99,8 +99,18 @@ pub fn choose_cpu(wanted: Option<u32>) -> Result<u32, ExperimentError> {
 impl Stage {
     /// Sets the stage on `cpu`.
     pub fn set(context: &Context, cpu: u32) -> Result<Self, ExperimentError> {
+        Self::set_on(context, cpu, None)
+    }
+
+    /// Sets the stage on `cpu`, and makes a partition of a second CPU too if one is given.
+    pub fn set_on(
+        context: &Context,
+        cpu: u32,
+        second: Option<u32>,
+    ) -> Result<Self, ExperimentError> {
+        let cpus: Vec<u32> = second.into_iter().chain([cpu]).collect();
         let mut undo = begin(context)?;
-        let promise = match promise(&mut undo, cpu) {
+        let promise = match promise(&mut undo, &cpus) {
             Ok(promise) => promise,
             Err(error) => {
                 undo.carry_out()?;
@@ -108,7 +118,7 @@ impl Stage {
             }
         };
         if matches!(promise, Promise::Partition { .. }) {
-            keep_off(cpu);
+            keep_off(&cpus);
         }
         Ok(Self {
             cpu,
@@ -121,7 +131,7 @@ impl Stage {
     /// The stage on a `cpu` that is left as it is: what is measured needs no reservation.
     pub fn without_partition(context: &Context, cpu: u32) -> Result<Self, ExperimentError> {
         let undo = begin(context)?;
-        keep_off(cpu);
+        keep_off(&[cpu]);
         Ok(Self {
             cpu,
             promise: Promise::Global {
@@ -174,16 +184,21 @@ fn forget() {
     }
 }
 
-fn promise(undo: &mut Undo, cpu: u32) -> Result<Promise, ExperimentError> {
-    if let Some(partition) = Partition::of(cpu) {
-        if let Some(&tid) = partition.threads().first() {
-            return Err(ExperimentError::InUse { cpu, tid });
-        }
-        return Ok(Promise::Partition { made_here: false });
+fn promise(undo: &mut Undo, cpus: &[u32]) -> Result<Promise, ExperimentError> {
+    let partitions: Option<Vec<_>> = cpus.iter().map(|&cpu| Partition::of(cpu)).collect();
+    if let Some(partitions) = partitions {
+        let used = partitions.iter().find_map(|partition| {
+            let tid = *partition.threads().first()?;
+            Some((partition.cpu, tid))
+        });
+        return match used {
+            Some((cpu, tid)) => Err(ExperimentError::InUse { cpu, tid }),
+            None => Ok(Promise::Partition { made_here: false }),
+        };
     }
     let marker = undo.folder.join(MARKER);
     fs::write(&marker, "").map_err(ExperimentError::io(format!("write {}", marker.display())))?;
-    match prepare::prepare(&undo.run_dir, &[cpu]) {
+    match prepare::prepare(&undo.run_dir, cpus) {
         Ok(_) => {
             undo.prepared = true;
             undo_on_panic(undo);
@@ -265,10 +280,10 @@ fn clear_up_after_crashes(run_dir: &Path) {
     }
 }
 
-/// Keeps this thread, and all threads and processes it starts, off `cpu`.
-fn keep_off(cpu: u32) {
+/// Keeps this thread, and all threads and processes it starts, off some CPUs.
+fn keep_off(off: &[u32]) {
     let mut others = CpuSet::new();
-    for other in cpus::online().into_iter().filter(|other| *other != cpu) {
+    for other in cpus::online().into_iter().filter(|cpu| !off.contains(cpu)) {
         let _ = others.set(other as usize);
     }
     // Fails only if the process's own cpuset has no other CPU: then there is nowhere else to go.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use migration::drive::{Admitted, DestinationHost, Failure, boot};
 use migration::precopy::ThreadSetup;
@@ -14,6 +15,7 @@ use migration::wire::{Accept, MOST_STREAMS, Offer, Refuse, Session, Token};
 use super::admission::{DestinationSide, HeldAtDestination, SwitchBudget};
 use super::facts::{self, HostBasis};
 use super::promise::Refusal;
+use super::stretch::Stretch;
 use super::{in_full, own_address, random_bits, travel};
 use crate::guest::{AdmittedVm, MoveError, MovingVm, Reception, RunningVm, StartError};
 
@@ -44,6 +46,8 @@ pub struct Host<'a> {
     pub guest: Option<Arriving>,
     /// What went wrong, last.
     pub reason: Option<String>,
+    /// A fault: how long the guest is to stand in all.
+    pub stretched: Option<Duration>,
 }
 
 /// A guest that comes: its threads stand in their reservations, its memory is being filled.
@@ -54,6 +58,7 @@ pub struct Arriving {
     // After the threads that are in it.
     held: HeldAtDestination,
     running: Sender<Arrived>,
+    stretch: Stretch,
 }
 
 fn refuse(reason: impl Into<String>) -> Refuse {
@@ -97,6 +102,7 @@ impl Host<'_> {
             budget: None,
             held,
             running: self.running.clone(),
+            stretch: Stretch::new(self.stretched),
         });
         Ok((Arc::new(pages), answer))
     }
@@ -183,6 +189,7 @@ impl Machine for Arriving {
 
     fn resume(&mut self) -> Result<(), MoveError> {
         let (mut vm, reception) = self.here.take().ok_or(MoveError::Ended)?;
+        self.stretch.wait();
         vm.resume()?;
         let (vm, _) = vm.give_back();
         // Whoever supervises waits for it as long as the session lasts.
@@ -198,6 +205,7 @@ impl Machine for Arriving {
 
     fn restore(&mut self, parts: &[Part]) -> Result<(), MoveError> {
         let (vm, _) = self.here.as_mut().ok_or(MoveError::Ended)?;
+        self.stretch.saved(parts)?;
         vm.restore(parts)
     }
 }

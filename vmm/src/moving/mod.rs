@@ -18,6 +18,7 @@ pub mod facts;
 mod planner;
 pub mod promise;
 pub mod source;
+mod stretch;
 pub mod travel;
 
 use std::fs::File;

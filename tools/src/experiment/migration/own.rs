@@ -118,16 +118,16 @@ impl Pair for OwnPair<'_> {
         glance: &mut dyn FnMut(),
     ) -> Result<End, ExperimentError> {
         let words = self.order(patience);
-        let part = self
+        let mut part = self
             .hosts
             .source
             .start("own-migrate", self.folder, &words)?;
-        let (output, said) = part.end(patience + SLACK, glance)?;
-        match (serde_json::from_str::<Answer>(&output), said) {
-            (Ok(answer), _) => Ok(answer.end()),
+        let (is_well, output) = part.end(patience + SLACK, glance)?;
+        match serde_json::from_str::<Answer>(&output) {
+            Ok(answer) => Ok(answer.end()),
             // It failed before it had anything to answer.
-            (Err(_), Err(error)) => Err(error),
-            (Err(source), Ok(())) => Err(ExperimentError::Answer {
+            Err(_) if !is_well => Err(part.failed()),
+            Err(source) => Err(ExperimentError::Answer {
                 name: "migrate".to_owned(),
                 source,
             }),

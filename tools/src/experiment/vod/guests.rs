@@ -17,14 +17,13 @@ use vmm::units::Span;
 use super::Timing;
 use super::listening::{Listener, port};
 use super::need::{PAPER, STREAMS};
-use super::network::{
-    BRIDGE_ADDRESS, BRIDGE_PREFIX, GOLD_TARGET, GUEST_ADDRESS, Network, failed, program,
-};
+use super::network::{BRIDGE_ADDRESS, BRIDGE_PREFIX, GOLD_TARGET, GUEST_ADDRESS, Network};
 use super::quality::{BEST_EFFORT, GOLD, Pair};
 use super::streams::{Senders, wait};
 use super::vtms::{FRAME, SLOT};
 use crate::experiment::ExperimentError;
 use crate::experiment::guest::path;
+use crate::experiment::namespaces::{failed, program};
 use crate::experiment::process::Part;
 use crate::experiment::stage::Stage;
 

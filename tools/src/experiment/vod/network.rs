@@ -10,14 +10,13 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
 
 use net::device;
 use net::namespace::Namespace;
 use net::netlink::Netlink;
 
-use crate::experiment::part::owner;
-use crate::experiment::{ExperimentError, namespaces};
+use crate::experiment::ExperimentError;
+use crate::experiment::namespaces::{self, failed};
 
 /// The interface towards the source.
 pub const WEST: &str = "west";
@@ -55,19 +54,6 @@ pub struct Network {
     pub far_edge: Namespace,
     /// Where they go.
     pub client: Namespace,
-}
-
-/// An error of the network, with what was tried and its causes.
-pub fn failed(action: &'static str) -> impl Fn(&dyn std::error::Error) -> ExperimentError {
-    move |error| {
-        let mut why = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            why += &format!(": {error}");
-            source = error.source();
-        }
-        ExperimentError::Shares { action, why }
-    }
 }
 
 impl Network {
@@ -160,35 +146,4 @@ fn set_up(netlink: &mut Netlink, name: &str, address: Ipv4Addr) -> Result<(), An
         device::set_up(&link, true),
     ])?;
     Ok(())
-}
-
-/// The words of a program in `namespace` that ends with this experiment.
-pub fn inside(namespace: &Namespace, words: &[String]) -> Vec<String> {
-    let mut all = ["/proc/self/exe", "experiment", "part", "program"]
-        .map(str::to_owned)
-        .to_vec();
-    all.extend(owner());
-    all.extend(["--namespace".to_owned(), namespace.name().to_owned()]);
-    all.push("--".to_owned());
-    all.extend_from_slice(words);
-    all
-}
-
-/// The same as a command.
-pub fn program(namespace: &Namespace, words: &[String]) -> Command {
-    let words = inside(namespace, words);
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]);
-    command
-}
-
-/// Opens something in a namespace.
-pub fn open_inside<T: Send>(
-    namespace: &Namespace,
-    open: impl FnOnce() -> std::io::Result<T> + Send,
-) -> Result<T, ExperimentError> {
-    let opened = namespace
-        .run(open)
-        .map_err(|error| failed("enter a network namespace")(&error))?;
-    opened.map_err(ExperimentError::io("open a socket in a network namespace"))
 }

@@ -14,10 +14,11 @@ use sched::reservation::Reservation;
 use units::BitRate;
 
 use super::need::{FIRST_STREAMS, STREAMS};
-use super::network::{BEST_EFFORT_TARGET, EAST, GOLD_TARGET, Network, WEST, failed, inside};
+use super::network::{BEST_EFFORT_TARGET, EAST, GOLD_TARGET, Network, WEST};
 use super::quality::{BEST_EFFORT, GOLD, Pair, link_rate, link_time};
 use crate::experiment::ExperimentError;
 use crate::experiment::guest::path;
+use crate::experiment::namespaces::{failed, inside};
 use crate::experiment::stage::Stage;
 
 /// What the bottleneck carries.

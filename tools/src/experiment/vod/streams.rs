@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::ffmpeg::{self, Size};
 use super::listening::Listener;
-use super::network::{GOLD_TARGET, Network, program};
+use super::network::{GOLD_TARGET, Network};
 use super::quality::{BEST_EFFORT, GOLD, Pair};
 use super::vtms::Vtms;
+use crate::experiment::namespaces::program;
 use crate::experiment::process::Part;
 use crate::experiment::stage::Stage;
 use crate::experiment::{ExperimentError, interrupt};

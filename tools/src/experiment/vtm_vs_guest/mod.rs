@@ -183,7 +183,7 @@ impl Plan {
                     drop(neighbours);
                     ran
                 });
-                runs.push((candidate, condition, told(ran)?));
+                runs.push((candidate, condition, ExperimentError::told(ran)?));
             }
         }
         // Longer than handling takes; all of them are ended before.
@@ -193,7 +193,7 @@ impl Plan {
             let what = format!("starting and adapting, {}", candidate.name());
             progress.step(&what, self.each_handling());
             let handled = handling::measure(candidate, stage, (&set, self.starts), progress);
-            handling.push((candidate, told(handled)?));
+            handling.push((candidate, ExperimentError::told(handled)?));
         }
         Ok(Results {
             cpu: stage.cpu,
@@ -202,15 +202,6 @@ impl Plan {
             runs,
             handling,
         })
-    }
-}
-
-/// A run that cannot be is told in the report; only an interruption ends the experiment.
-fn told<T>(result: Result<T, ExperimentError>) -> Result<Result<T, String>, ExperimentError> {
-    match result {
-        Ok(value) => Ok(Ok(value)),
-        Err(ExperimentError::Interrupted) => Err(ExperimentError::Interrupted),
-        Err(error) => Ok(Err(error.to_string())),
     }
 }
 
