@@ -217,6 +217,15 @@ pub struct ReceiveArgs {
     /// Take one guest, in this process, and end with it.
     #[arg(long)]
     pub once: bool,
+    /// Descriptors of the socket to wait at, and of a pipe that is closed when the next process may wait there.
+    #[arg(
+        long,
+        hide = true,
+        requires = "once",
+        value_delimiter = ',',
+        num_args = 2
+    )]
+    pub inherited: Vec<i32>,
     /// Where and how to show it.
     #[command(flatten)]
     pub show: ShowArgs,

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
-use sched::sim::{GuestPolicy, Host, Policy, Run, Server as SimServer, Slot, Task as SimTask, Vcpu, Vm, simulate};
+use sched::sim::{
+    GuestPolicy, Host, Policy, Run, Server as SimServer, Slot, Task as SimTask, Vcpu, Vm, simulate,
+};
 
 use super::*;
 
@@ -78,7 +80,10 @@ fn tracking_is_paid_by_a_raise_or_refused() {
     assert_eq!(held(0.0).unwrap(), ms(45));
     assert_eq!(held(0.04).unwrap(), ms(47));
     let breach = held(0.2).unwrap_err();
-    assert!(breach.to_string().contains("20.0 %") && breach.to_string().contains("Q = 55ms"), "{breach}");
+    assert!(
+        breach.to_string().contains("20.0 %") && breach.to_string().contains("Q = 55ms"),
+        "{breach}"
+    );
 }
 
 #[test]
@@ -87,7 +92,10 @@ fn a_guest_whose_tasks_are_not_known_pays_for_tracking_and_is_said_to_be_uncheck
     own[0].work = works(None, 1).remove(0);
     let judgement = judge(&own, &terms(ms(20), 0.1)).unwrap();
     assert_eq!(judgement.held[0].raised.runtime(), ms(25));
-    assert_eq!(judgement.unchecked, ["vCPU 0: what runs there is not known"]);
+    assert_eq!(
+        judgement.unchecked,
+        ["vCPU 0: what runs there is not known"]
+    );
 }
 
 #[test]
@@ -119,7 +127,9 @@ fn each_page_that_a_job_writes_costs_a_fault_while_it_is_tracked() {
     };
     let raised = |pages: u32| {
         let own = vcpus(&line(pages), (ms(5), ms(10)));
-        judge(&own, &terms(ms(5), 0.01)).unwrap().held[0].raised.runtime()
+        judge(&own, &terms(ms(5), 0.01)).unwrap().held[0]
+            .raised
+            .runtime()
     };
     assert_eq!(raised(0), us(5100));
     assert!(raised(500) > raised(0), "{:?}", raised(500));
@@ -140,7 +150,9 @@ fn a_slower_host_needs_about_as_much_more() {
             ..own
         });
         let scaled: Vec<_> = scaled.collect();
-        judge(&scaled, &terms(ms(5), 0.0)).unwrap().held[0].least.unwrap()
+        judge(&scaled, &terms(ms(5), 0.0)).unwrap().held[0]
+            .least
+            .unwrap()
     };
     let slower = Speed::measured(ms(3), ms(2)).unwrap();
     let ratio = least(Some(slower)).as_secs_f64() / least(None).as_secs_f64();
@@ -158,11 +170,13 @@ struct Course {
 
 fn course() -> impl Strategy<Value = Course> {
     let late = prop_oneof![3 => Just(0u64), 3 => Just(100u64), 2 => 0u64..=100];
-    (0u64..10_000, 0u64..400_000, prop::collection::vec(late, 40)).prop_map(|(phase, pause_at, late)| Course {
-        phase,
-        pause_at,
-        late,
-    })
+    (0u64..10_000, 0u64..400_000, prop::collection::vec(late, 40)).prop_map(
+        |(phase, pause_at, late)| Course {
+            phase,
+            pause_at,
+            late,
+        },
+    )
 }
 
 /// The supply of (budget, period) in microseconds with one pause, after which a new period begins, as slots of a table.
@@ -176,7 +190,10 @@ fn slots(course: &Course, (budget, period, pause): (u64, u64, u64), length: u64)
             let room = (period - budget) * late.next().unwrap_or(&0) / 100;
             let (begin, end) = (start + room, start + room + budget);
             // The first period may have begun before the run.
-            let (begin, end) = (begin.saturating_sub(begins), end.saturating_sub(begins).min(to.saturating_sub(begins)));
+            let (begin, end) = (
+                begin.saturating_sub(begins),
+                end.saturating_sub(begins).min(to.saturating_sub(begins)),
+            );
             if begin < end {
                 table.push((begin, end));
             }
@@ -189,14 +206,20 @@ fn slots(course: &Course, (budget, period, pause): (u64, u64, u64), length: u64)
     let mut slots = Vec::new();
     let mut at = 0;
     for (begin, end) in table {
-        let slot = |owner, length| Slot { owner, length: us(length) };
+        let slot = |owner, length| Slot {
+            owner,
+            length: us(length),
+        };
         if begin > at {
             slots.push(slot(None, begin - at));
         }
         slots.push(slot(Some(0), end - begin.max(at)));
         at = end;
     }
-    slots.push(Slot { owner: None, length: us(length.saturating_sub(at).max(1)) });
+    slots.push(Slot {
+        owner: None,
+        length: us(length.saturating_sub(at).max(1)),
+    });
     slots
 }
 

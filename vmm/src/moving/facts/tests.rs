@@ -77,7 +77,9 @@ fn values_that_no_host_has_are_refused_by_name() {
     assert!(why(&|terms| terms.source.basis.model.clone_from(&name)).contains("model"));
     assert!(why(&|terms| terms.source.kernel = "a\nb".to_owned()).contains("kernel"));
     assert!(why(&|terms| terms.source.cpuid.clear()).contains("cpuid"));
-    assert!(why(&|terms| terms.source.basis.overheads[1] = Duration::from_secs(1)).contains("overhead"));
+    assert!(
+        why(&|terms| terms.source.basis.overheads[1] = Duration::from_secs(1)).contains("overhead")
+    );
     assert!(why(&|terms| terms.threads = vec![server(1, 4); MOST_THREADS + 1]).contains("threads"));
     let slow = SpeedFigures {
         integer: Span::from(Duration::ZERO),
@@ -97,7 +99,10 @@ fn features_that_the_other_host_lacks_are_named() {
     there.cpuid[2] &= !(1 << 5 | 1 << 2);
     there.capabilities &= !2;
     let missing = here.missing_at(&there);
-    assert_eq!(missing, ["CPUID 0x7.0 EBX bit 2", "AVX2", "KVM's TSC deadline timer"]);
+    assert_eq!(
+        missing,
+        ["CPUID 0x7.0 EBX bit 2", "AVX2", "KVM's TSC deadline timer"]
+    );
     assert!(there.missing_at(&here).is_empty());
 }
 
@@ -106,7 +111,10 @@ fn speeds_are_compared_where_they_were_measured_and_taken_for_equal_only_on_the_
     let slow = facts("a", Some(2_000_000));
     let fast = facts("b", Some(1_000_000));
     let speed = slow.beside(&fast).unwrap().unwrap();
-    assert_eq!(speed.of(Duration::from_millis(10)), Duration::from_millis(20));
+    assert_eq!(
+        speed.of(Duration::from_millis(10)),
+        Duration::from_millis(20)
+    );
     assert_eq!(facts("a", Some(1_020_000)).beside(&fast).unwrap(), None);
     assert_eq!(facts("a", None).beside(&facts("a", None)).unwrap(), None);
     let why = facts("a", None).beside(&fast).unwrap_err();

@@ -63,7 +63,13 @@ fn an_assured_rate_is_taken_and_so_is_the_cpu_time_for_it() {
     assert_eq!((stream.period(), promise.threads.len()), (ms(4), 2));
     assert!((0.04..0.07).contains(&stream.utilisation()), "{stream}");
     let text = promise.to_string();
-    for part in ["yes: total 7", "(95 %: ", "needs 400", "assured", "on both hosts, reserved"] {
+    for part in [
+        "yes: total 7",
+        "(95 %: ",
+        "needs 400",
+        "assured",
+        "on both hosts, reserved",
+    ] {
         assert!(text.contains(part), "{text}");
     }
 }
@@ -98,14 +104,29 @@ fn nothing_is_reserved_or_paced_where_nothing_is_to_be() {
 
 #[test]
 fn pages_of_zeroes_take_next_to_nothing() {
-    let (writes, means) = (writes(0, 0.0), Means { assured: Some(mbit(100)), ..MEANS });
+    let (writes, means) = (
+        writes(0, 0.0),
+        Means {
+            assured: Some(mbit(100)),
+            ..MEANS
+        },
+    );
     let of = |zero_pages| {
-        let guest = Guest { writes: &writes, zero_pages, ratio: 1.0 };
+        let guest = Guest {
+            writes: &writes,
+            zero_pages,
+            ratio: 1.0,
+        };
         promise(&guest, &WISH, &means, &|_| Ok(Judgement::default())).unwrap()
     };
     let (full, empty) = (of(0), of(8000));
     assert!(empty.bytes.median < full.bytes.median / 30);
-    assert!(empty.total.median < full.total.median / 5, "{:?} {:?}", empty.total, full.total);
+    assert!(
+        empty.total.median < full.total.median / 5,
+        "{:?} {:?}",
+        empty.total,
+        full.total
+    );
 }
 
 #[test]
@@ -137,7 +158,9 @@ fn what_cannot_be_kept_is_refused_with_what_could() {
         downtime: Duration::from_micros(500),
         ..WISH
     };
-    let text = promised(&writes(10, 1.0), &shortest, &slow).unwrap_err().to_string();
+    let text = promised(&writes(10, 1.0), &shortest, &slow)
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("switch-over alone take"), "{text}");
 }
 
@@ -148,14 +171,41 @@ fn a_rate_beyond_the_assured_one_is_refused_and_wishes_without_sense_are() {
         ..MEANS
     };
     let why = |wish: Wish| promised(&writes(0, 0.0), &wish, &means).unwrap_err();
-    let more = why(Wish { rate: Some(mbit(200)), ..WISH });
+    let more = why(Wish {
+        rate: Some(mbit(200)),
+        ..WISH
+    });
     assert_eq!(more.nearest.unwrap().rate, Some(mbit(100)));
     for (wish, part) in [
-        (Wish { confidence: 1.0, ..WISH }, "confidence of 1"),
-        (Wish { downtime: Duration::ZERO, ..WISH }, "downtime of 0ns"),
-        (Wish { finish: ms(10), ..WISH }, "within 10ms"),
+        (
+            Wish {
+                confidence: 1.0,
+                ..WISH
+            },
+            "confidence of 1",
+        ),
+        (
+            Wish {
+                downtime: Duration::ZERO,
+                ..WISH
+            },
+            "downtime of 0ns",
+        ),
+        (
+            Wish {
+                finish: ms(10),
+                ..WISH
+            },
+            "within 10ms",
+        ),
         (Wish { streams: 0, ..WISH }, "0 streams"),
-        (Wish { streams: 65, ..WISH }, "65 streams"),
+        (
+            Wish {
+                streams: 65,
+                ..WISH
+            },
+            "65 streams",
+        ),
     ] {
         let text = why(wish).to_string();
         assert!(text.contains(part), "{text}");
@@ -181,18 +231,35 @@ fn the_papers_reservation_is_refused_and_the_least_budget_is_what_would_be_possi
         judge(&[VcpuTerms { request, work }], &terms)
     };
     let writes = writes(100, 5.0);
-    let guest = Guest { writes: &writes, zero_pages: 0, ratio: 1.0 };
+    let guest = Guest {
+        writes: &writes,
+        zero_pages: 0,
+        ratio: 1.0,
+    };
     let refusal = promise(&guest, &WISH, &MEANS, &|share| judged(ms(28), share)).unwrap_err();
     let (vcpu, least) = refusal.nearest.clone().unwrap().budgets[0];
-    assert!(refusal.to_string().contains("; possible with Q = "), "{refusal}");
+    assert!(
+        refusal.to_string().contains("; possible with Q = "),
+        "{refusal}"
+    );
     assert_eq!(vcpu, 0);
     let promise = promise(&guest, &WISH, &MEANS, &|share| judged(least, share)).unwrap();
     // 500 writes a second of 27 us.
-    assert!((0.003..0.03).contains(&promise.tracking), "{}", promise.tracking);
+    assert!(
+        (0.003..0.03).contains(&promise.tracking),
+        "{}",
+        promise.tracking
+    );
     let held = &promise.contract.held[0];
     assert!(held.raised.runtime() > least);
-    assert!(promise.to_string().contains("while it is copied"), "{promise}");
-    assert_eq!(promise.json()["budgets"][0].as_f64(), Some(held.raised.runtime().as_secs_f64()));
+    assert!(
+        promise.to_string().contains("while it is copied"),
+        "{promise}"
+    );
+    assert_eq!(
+        promise.json()["budgets"][0].as_f64(),
+        Some(held.raised.runtime().as_secs_f64())
+    );
 }
 
 #[test]
@@ -210,7 +277,9 @@ fn a_refusal_arrives_as_it_was_said() {
     let heard = Refusal::heard(&refusal.wire());
     assert_eq!(heard.reason.len(), 1024);
     assert_eq!(heard.nearest, refusal.nearest);
-    assert!(heard.to_string().ends_with("possible with a downtime of 3ms and 7Mbit/s and Q = 9ms on vCPU 1 and a smaller guest"));
+    assert!(heard.to_string().ends_with(
+        "possible with a downtime of 3ms and 7Mbit/s and Q = 9ms on vCPU 1 and a smaller guest"
+    ));
     let plain = Refusal::because("no");
     assert_eq!(Refusal::heard(&plain.wire()), plain);
     let hostile = migration::wire::Refuse {

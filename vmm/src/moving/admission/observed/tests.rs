@@ -21,7 +21,10 @@ fn course(watch: &Watch, rate: f64, set: f64) -> (f64, f64, Vec<Duration>) {
 fn a_guest_that_writes_little_is_watched_all_the_time_in_windows_of_every_length() {
     let (_, time, all) = course(&Watch::default(), 500.0, 1e6);
     assert!((time - 0.3).abs() < 0.003, "{time}");
-    assert!(WINDOWS[..3].iter().all(|window| all.contains(window)), "{all:?}");
+    assert!(
+        WINDOWS[..3].iter().all(|window| all.contains(window)),
+        "{all:?}"
+    );
 }
 
 #[test]
