@@ -218,13 +218,7 @@ pub struct ReceiveArgs {
     #[arg(long)]
     pub once: bool,
     /// Descriptors of the socket to wait at, and of a pipe that is closed when the next process may wait there.
-    #[arg(
-        long,
-        hide = true,
-        requires = "once",
-        value_delimiter = ',',
-        num_args = 2
-    )]
+    #[arg(long, hide = true, requires = "once", value_delimiter = ',')]
     pub inherited: Vec<i32>,
     /// Where and how to show it.
     #[command(flatten)]
