@@ -9,7 +9,6 @@ use migration::drive::{Admitted, DestinationHost, Failure, boot};
 use migration::protocol::Notice;
 use migration::ram::{GuestRam, Machine, Part};
 use migration::wire::{Accept, MOST_STREAMS, Offer, Refuse, Session, Token};
-use sched::framework::Factory;
 
 use super::{in_full, own_address, random_bits, travel};
 use crate::guest::{AdmittedVm, MoveError, MovingVm, Reception, RunningVm, StartError, Vms};
@@ -67,7 +66,7 @@ impl Host<'_> {
     fn take(&mut self, offer: &Offer) -> Result<Arc<dyn GuestRam>, Refuse> {
         let plan = travel::decode(&offer.spec).map_err(|error| refuse(in_full(&error)))?;
         let run_dir = self.run_dir;
-        let admitted = Vms { run_dir }.make(plan).map_err(refused)?;
+        let admitted = Vms { run_dir }.make_for_arrival(plan).map_err(refused)?;
         if let Some(objection) = (self.objection)(&admitted) {
             return Err(refuse(objection));
         }
