@@ -217,6 +217,15 @@ pub struct ReceiveArgs {
     /// Take one guest, in this process, and end with it.
     #[arg(long)]
     pub once: bool,
+    /// Descriptors of the socket to wait at, and of a pipe that is closed when the next process may wait there.
+    #[arg(
+        long,
+        hide = true,
+        requires = "once",
+        value_delimiter = ',',
+        num_args = 2
+    )]
+    pub inherited: Vec<i32>,
     /// Where and how to show it.
     #[command(flatten)]
     pub show: ShowArgs,
@@ -264,6 +273,12 @@ pub struct MigrateArgs {
     /// Compress pages, and send differences of those sent before.
     #[arg(long)]
     pub compress: bool,
+    /// Only say what would be promised; the other host is not asked.
+    #[arg(long)]
+    pub predict: bool,
+    /// Reserve nothing for the migration itself, send as fast as it goes, and say which deadlines may break instead of refusing.
+    #[arg(long)]
+    pub best_effort: bool,
     /// Send no faster than this.
     #[arg(long, value_name = "RATE")]
     pub rate: Option<BitRate>,
