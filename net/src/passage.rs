@@ -30,6 +30,8 @@ use crate::tap::Tap;
 /// merged buffers follows.
 const HEADER: usize = 10;
 const TAP_HEADER: usize = 12;
+/// Bytes of an address: that of the receiver begins a frame, that of the sender follows.
+const ADDRESS: usize = 6;
 /// The longest train of packets, with what precedes it.
 const LONGEST: usize = TAP_HEADER + 14 + 4 + 65_535;
 /// So long no frame must come until it is taken that none waits in the port's class any more.
@@ -65,9 +67,9 @@ pub enum PassageError {
 /// What became of the frames that came while a guest stood still.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Late {
-    /// Sent on to where the guest is.
+    /// Sent on to where the guest is. One to everybody it may have had there already.
     pub passed_on: u64,
-    /// Not: those to everybody, of which the new place gets its own, and those that the kernel refused.
+    /// Refused by the kernel.
     pub lost: u64,
 }
 
@@ -133,11 +135,12 @@ impl Passage {
     /// # Errors
     /// What the kernel answers, for example that the bridge is down.
     pub fn announce(&self) -> io::Result<()> {
-        self.send(&[0; HEADER], &announcement::frame(self.mac))
+        self.send([&[0; HEADER], &announcement::frame(self.mac), &[]])
     }
 
-    fn send(&self, header: &[u8], frame: &[u8]) -> io::Result<()> {
-        let parts = [IoSlice::new(header), IoSlice::new(frame)];
+    /// Sends a frame that consists of these.
+    fn send(&self, parts: [&[u8]; 3]) -> io::Result<()> {
+        let parts = parts.map(IoSlice::new);
         (&self.socket).write_vectored(&parts).map(drop)
     }
 
@@ -177,15 +180,17 @@ impl Passage {
         let Some((header, frame)) = bytes.split_at_checked(TAP_HEADER) else {
             return;
         };
-        let mac = self.mac.octets();
+        let (mac, Some(rest)) = (self.mac.octets(), frame.get(ADDRESS..)) else {
+            return;
+        };
         // Its own announcement, say.
-        if frame.get(6..12) == Some(&mac) {
+        if rest.starts_with(&mac) {
             return;
         }
-        if frame.starts_with(&mac) && self.send(&header[..HEADER], frame).is_ok() {
-            late.passed_on += 1;
-        } else {
-            late.lost += 1;
+        // What was for everybody is for it alone now: all others have had it.
+        match self.send([&header[..HEADER], &mac, rest]) {
+            Ok(()) => late.passed_on += 1,
+            Err(_) => late.lost += 1,
         }
     }
 }

@@ -5,20 +5,24 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use guest_images::RT_GUEST;
 use migration::ram::{GuestRam, Machine, PageNumber};
+use net::Network;
 use net::device;
 use net::namespace::Namespace;
 use net::netlink::Netlink;
-use net::{Network, plan::NetworkPlan};
+use net::plan::NetworkPlan;
 use rt_abi::flow;
 use sched::framework::Factory;
+use serde_json::Value;
 use system_tests::requires::Capability;
-use system_tests::{Need, requires};
+use system_tests::user::{Ended, Guest};
+use system_tests::{Need, User, requires};
 use vmm::guest::{Lender, MovingVm, Observer, Outcome, Reception, RunningVm, Vms, supervise};
 use vmm::spec::{VmPlan, VmSpec};
 use vmm::telemetry::Event;
@@ -30,7 +34,7 @@ const NEEDS: [Need; 4] = [
     Need::Capability(Capability::SysAdmin),
 ];
 const PATIENCE: Duration = Duration::from_secs(20);
-const NETWORK: &str = "[bridge]\nname = \"vms0\"\ncapacity = \"10Gbit/s\"\n";
+const HOSTS: [&str; 2] = ["10.97.0.11", "10.97.0.12"];
 const CLIENT: &str = "10.97.0.1";
 const GUEST: &str = "10.97.0.2";
 const SINK: u16 = 9;
@@ -189,8 +193,14 @@ fn plan() -> VmPlan {
     VmSpec::parse(SPEC).unwrap().plan().unwrap()
 }
 
-fn apply(run_dir: &Path) {
-    let plan = NetworkPlan::parse(NETWORK).unwrap();
+/// A host's network.
+fn network(host: usize) -> String {
+    let address = HOSTS[host];
+    format!("[bridge]\nname = \"vms0\"\ncapacity = \"10Gbit/s\"\naddress = \"{address}/24\"\n")
+}
+
+fn apply(run_dir: &Path, host: usize) {
+    let plan = NetworkPlan::parse(&network(host)).unwrap();
     drop(Network::apply(run_dir, &plan).unwrap());
 }
 
@@ -230,7 +240,7 @@ fn connections_go_on_where_the_guest_has_come_to_and_no_frame_for_it_is_lost() {
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let [here, there] = &lan.hosts;
     for (host, dir) in dirs.iter().enumerate() {
-        lan.hosts[host].run(|| apply(dir.path())).unwrap();
+        lan.hosts[host].run(|| apply(dir.path(), host)).unwrap();
         lan.connect(host);
     }
     let (source, source_reception) = here
@@ -295,4 +305,110 @@ fn connections_go_on_where_the_guest_has_come_to_and_no_frame_for_it_is_lost() {
         println!("arrived: {:?}, {} lost", new.counters, new.lost_in_move);
         assert_eq!((left.lost_in_move, new.lost_in_move), (0, 0));
     });
+}
+
+/// `chronovisor` at one of two hosts of one user: the second has a run directory beside the first one's.
+struct Commands<'a> {
+    user: &'a User,
+    lan: &'a Lan,
+}
+
+impl Commands<'_> {
+    fn command(&self, host: usize, arguments: &[&str]) -> Command {
+        let mut command = self.user.command(arguments);
+        let run_dir = [self.user.run_dir(), self.user.path("there")];
+        command.env("CHRONOVISOR_RUN_DIR", &run_dir[host]);
+        command
+    }
+
+    fn run(&self, host: usize, arguments: &[&str]) -> Ended {
+        let finish = || self.user.finish(self.command(host, arguments));
+        self.lan.hosts[host].run(finish).unwrap()
+    }
+
+    fn start(&self, host: usize, arguments: &[&str]) -> Guest<'_> {
+        let start = || self.user.start(self.command(host, arguments), "cv-moved");
+        self.lan.hosts[host].run(start).unwrap()
+    }
+
+    fn apply(&self, host: usize, network: &str) {
+        let file = self.user.file(&format!("{host}.toml"), network);
+        self.run(host, &["net", "apply", file.to_str().unwrap()])
+            .expect(0);
+        self.lan.connect(host);
+    }
+
+    fn receive(&self) -> Guest<'_> {
+        let arguments = ["--json", "receive", "0.0.0.0:7420", "--once", "--plain"];
+        let mut receiving = self.start(1, &arguments);
+        receiving.until("waiting", |receiving| {
+            receiving.stdout().contains("listening")
+        });
+        receiving
+    }
+
+    fn migrate(&self, more: &[&str]) -> Value {
+        let mut arguments = vec!["--json", "migrate", "cv-moved", HOSTS[1], "--plain"];
+        arguments.extend(["--downtime", "1s", "--finish", "60s"]);
+        arguments.extend(more);
+        let answer = self.run(0, &arguments).expect(0).json();
+        assert_eq!(answer["outcome"], "moved", "{answer}");
+        answer
+    }
+}
+
+impl Drop for Commands<'_> {
+    fn drop(&mut self) {
+        // The namespaces take it along if this fails.
+        for host in 0..2 {
+            drop(self.run(host, &["net", "clear"]));
+        }
+    }
+}
+
+#[test]
+fn a_transfer_runs_through_a_migration_by_command() {
+    for need in NEEDS {
+        requires!(need);
+    }
+    requires!(Need::Program("bridge"));
+    let (user, lan) = (User::new(), Lan::new("command"));
+    let hosts = Commands {
+        user: &user,
+        lan: &lan,
+    };
+    for host in 0..2 {
+        hosts.apply(host, &network(host));
+    }
+    let receiving = hosts.receive();
+    let file = user.file("guest.toml", SPEC);
+    let source = hosts.start(0, &["--json", "run", file.to_str().unwrap()]);
+    let [down, up] = [(); 2].map(|()| Carried::default());
+    thread::scope(|scope| {
+        let [from, to] = [SOURCE, SINK].map(|port| lan.open(port));
+        scope.spawn(|| download(from, &down));
+        scope.spawn(|| upload(to, &up));
+        for carried in [&down, &up] {
+            carried.more_than(1 << 20);
+            carried.longest.store(0, Ordering::Relaxed);
+        }
+        let answer = hosts.migrate(&["--rate", "500Mbit/s"]);
+        println!("{} {}", answer["measured"], answer["rounds"]);
+        assert_eq!(lan.place(), "b");
+        for carried in [&down, &up] {
+            carried.more_than(carried.bytes() + (1 << 20));
+            carried.stop.store(true, Ordering::Relaxed);
+        }
+    });
+    let silences = [&down, &up].map(|carried| carried.longest.load(Ordering::Relaxed));
+    println!("longest silence: {silences:?} ms");
+    let left = source.wait(PATIENCE).expect(0).json();
+    let left = &left["status"]["network"];
+    println!("left: {left}");
+    assert_eq!(left["lost_in_move"], 0, "{left}");
+    let stopped = hosts.run(1, &["stop", "cv-moved"]);
+    stopped.expect(0);
+    let arrived = receiving.wait(PATIENCE).expect(0);
+    println!("arrived: {}", arrived.stdout);
+    assert!(!hosts.run(0, &["net", "status"]).stdout.contains("cv-moved"));
 }

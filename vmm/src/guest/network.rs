@@ -42,7 +42,7 @@ pub struct NetworkStatus {
     #[serde(default)]
     pub passed_on_in_move: u64,
     /// Frames that came while the guest was moved here or away, and were lost: the tap had no room for them, or the kernel did not send
-    /// them on. Those to everybody that came to the old place are among them.
+    /// them on.
     #[serde(default)]
     pub lost_in_move: u64,
 }

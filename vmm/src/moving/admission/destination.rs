@@ -8,7 +8,6 @@ use migration::wire::Offer;
 use sched::analysis::task::Speed;
 use sched::backend::BackendError;
 use sched::feedback::Envelope;
-use sched::framework::Factory;
 use sched::ledger::Ledger;
 use sched::request::VcpuRequest;
 use sched::reservation::Reservation;
@@ -85,7 +84,7 @@ impl DestinationSide {
         let vm = Vms {
             run_dir: &self.run_dir,
         }
-        .make(plan)
+        .make_for_arrival(plan)
         .map_err(|error| Refusal::because(format!("at the destination: {error}")))?;
         let threads = self.threads(&name, &terms)?;
         let granted = vm.admitted().vcpus()[..vcpus].iter();
