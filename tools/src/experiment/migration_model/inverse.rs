@@ -8,9 +8,8 @@ use migration::model::{
 use serde::Serialize;
 use vmm::units::BitRate;
 
-use super::comparison::{Course, Replays, failed};
+use super::comparison::{Course, Replays, failed, path};
 use super::recording::Recorded;
-use crate::command::dirty::path_of_rate;
 use crate::experiment::ExperimentError;
 
 /// What is promised.
@@ -61,7 +60,7 @@ pub fn inverse(
     let Some(first) = known.first() else {
         return Ok(kept);
     };
-    let any = path_of_rate(LIMITS.rate);
+    let any = path(LIMITS.rate);
     let need = match least(first, &any, &PROMISE, &LIMITS, &Random::new(7)) {
         Ok(need) => need,
         Err(Impossible::NotKept { why, .. }) => {
@@ -84,7 +83,7 @@ fn share(kept: &[bool]) -> f64 {
 
 /// What was found to be needed, at some per cent of the rate.
 fn path_of(need: &Need, percent: u64) -> Path {
-    let path = path_of_rate(BitRate::new(need.rate.bits_per_second() * percent / 100));
+    let path = path(BitRate::new(need.rate.bits_per_second() * percent / 100));
     let cpu = |cpu: CpuCost, share| CpuCost { share, ..cpu };
     Path {
         source: cpu(path.source, need.source),

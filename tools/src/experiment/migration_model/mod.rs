@@ -9,8 +9,8 @@
 //!       └ dirty_curve.rs  different pages within a time
 //! ```
 //!
-//! The guests and their writes are real, and so is what tracking costs. The path is not: its rate and its costs are those of `dirty
-//! simulate`, and a replay takes from it what a migration would.
+//! The guests and their writes are real, and so is what tracking costs. The path is not: its rate is given, its costs are known to the
+//! prediction as to the replay, and differ by luck alone.
 
 mod comparison;
 mod dirty_curve;
