@@ -346,6 +346,8 @@ pub enum ExperimentCommand {
     Feedback(ExperimentArgs),
     /// Tasks on two vCPUs that share a spin lock: time spun away and uneven progress, with and without aligned budgets.
     LockHolder(ExperimentArgs),
+    /// Guests that write memory move from one host to another, by this program and by QEMU.
+    Migration(ExperimentArgs),
     /// Shares of a link under floods, many flows, spoofed addresses and broadcast storms; gold's round trips; changes.
     NetIsolation(ExperimentArgs),
     /// The share of random task sets that each test accepts and each policy schedules (RT-Xen). Runs nothing.

@@ -2,6 +2,7 @@
 //!
 //! The area is handed over as a PVH boot module whose command line is [`MODULE`]. It holds one ring after the other, each
 //! [`ring_size`] bytes long: a [`RingHeader`] filled in by the VMM (but for `head`), then `capacity` records.
+//! A guest that is handed none makes rings of its own with the same headers, for who can see its memory.
 //! The guest never waits: the oldest records are overwritten, and the reader sees from `head` how many it lost.
 //!
 //! [`MAGIC`] stands for the layout of header and records. New kinds of records do not change it: a reader drops, and

@@ -47,13 +47,19 @@ impl Ring {
         })
     }
 
-    /// A ring of our own: the largest of which `vcpus` fit.
+    /// A ring of our own: the largest of which `vcpus` fit. It has the header that a VMM's has, so that who can see the
+    /// memory under another monitor finds it.
     fn own(vcpu: usize, vcpus: usize) -> Option<Self> {
         let share = OWN_WORDS / vcpus.clamp(1, MAX_VCPUS);
         let capacity = 1 << (share / WORDS - 1).ilog2();
         let size = (capacity + 1) * WORDS;
+        let words = OWN.get(vcpu * size..(vcpu + 1) * size)?;
+        let header = [MAGIC, capacity as u64, vcpus as u64];
+        for (word, value) in words.iter().zip(header) {
+            word.store(value, Ordering::Relaxed);
+        }
         Some(Self {
-            words: OWN.get(vcpu * size..(vcpu + 1) * size)?,
+            words,
             capacity: capacity as u64,
         })
     }

@@ -15,7 +15,7 @@ mod memory;
 mod noise;
 mod outcome;
 mod overheads;
-mod peer;
+pub mod peer;
 mod pio;
 mod scratch;
 mod sleeper;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Context;
 use crate::cli::{ExperimentArgs, ExperimentCommand, SchedulabilityArgs};
 use crate::experiment::{
-    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, net_isolation, part,
+    ExperimentError, cbs_kvm, date, edge, feedback, lock_holder, migration, net_isolation, part,
     schedulability, vod, vtm_overhead, vtm_vs_guest, web,
 };
 use crate::failure::Failure;
@@ -34,6 +34,7 @@ pub fn experiment(context: &Context, command: ExperimentCommand) -> Result<u8, F
         ExperimentCommand::LockHolder(args) => {
             report(context, &args, "lock-holder", lock_holder::run)
         }
+        ExperimentCommand::Migration(args) => report(context, &args, "migration", migration::run),
         ExperimentCommand::NetIsolation(args) => {
             report(context, &args, "net-isolation", net_isolation::run)
         }

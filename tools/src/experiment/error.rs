@@ -130,6 +130,9 @@ pub enum ExperimentError {
     /// An answer that did not come, or was wrong.
     #[error(transparent)]
     Client(#[from] super::web::ClientError),
+    /// A migration that cannot be measured.
+    #[error(transparent)]
+    Migration(#[from] super::migration::MigrationError),
     /// A network namespace that cannot be had.
     #[error(transparent)]
     Namespace(#[from] net::namespace::NamespaceError),
@@ -142,6 +145,9 @@ pub enum ExperimentError {
     /// A network that cannot be had.
     #[error(transparent)]
     Network(#[from] net::NetworkError),
+    /// A link that cannot be given a capacity.
+    #[error(transparent)]
+    Tree(#[from] net::tree::TreeError),
     /// A share of a link that cannot be.
     #[error(transparent)]
     Bandwidth(#[from] net::share::ShareError),

@@ -21,6 +21,7 @@ pub mod interrupt;
 pub mod jobs;
 pub mod load;
 pub mod lock_holder;
+pub mod migration;
 pub mod namespaces;
 pub mod neighbour;
 pub mod net_isolation;

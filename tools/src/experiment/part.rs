@@ -9,6 +9,8 @@ use clap::Subcommand;
 use net::namespace::Namespace;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use sched::kernel::Tid;
+use sched::partition::{self, Partition};
 use vmm::units::Span;
 
 use super::{bomb, computation, load, neighbour, pid_max, spin, stage};
@@ -61,6 +63,9 @@ pub enum PartCommand {
         /// The network namespace that it is in.
         #[arg(long)]
         namespace: Option<String>,
+        /// The CPU that it keeps to.
+        #[arg(long)]
+        cpu: Option<u32>,
         /// The process it ends with.
         #[arg(long)]
         owner: i32,
@@ -127,10 +132,14 @@ pub fn part(context: &Context, command: PartCommand) -> Result<u8, Failure> {
         }
         PartCommand::Program {
             namespace,
+            cpu,
             owner,
             words,
         } => {
             end_with(owner)?;
+            if let Some(cpu) = cpu {
+                keep_to(cpu)?;
+            }
             become_program(namespace.as_deref(), &words)
         }
         PartCommand::PidMax { to, owner } => {
@@ -152,6 +161,15 @@ fn end_with(owner: i32) -> Result<(), Failure> {
         return Err(Failure::new("the experiment that started this is over"));
     }
     Ok(())
+}
+
+/// This process, and what it becomes, stays on `cpu`: in its partition, or with the CPUs outside partitions, where its threads can
+/// have reservations.
+fn keep_to(cpu: u32) -> Result<(), Failure> {
+    if Partition::of(cpu).is_none() {
+        partition::join_rest(Tid::current())?;
+    }
+    load::enter(cpu)
 }
 
 /// Goes on as another program, which still ends with the experiment (prctl(2), PR_SET_PDEATHSIG: kept over execve(2)).

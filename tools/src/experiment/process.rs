@@ -106,10 +106,20 @@ impl Part {
 
     /// Waits until the part has ended well; what it printed. `glance` is called meanwhile.
     pub fn finish(
+        self,
+        patience: Duration,
+        glance: impl FnMut(),
+    ) -> Result<String, ExperimentError> {
+        let (output, ended) = self.end(patience, glance)?;
+        ended.map(|()| output)
+    }
+
+    /// Waits until the part has ended; what it printed, and why it failed if it did. `glance` is called meanwhile.
+    pub fn end(
         mut self,
         patience: Duration,
         mut glance: impl FnMut(),
-    ) -> Result<String, ExperimentError> {
+    ) -> Result<(String, Result<(), ExperimentError>), ExperimentError> {
         let started = Instant::now();
         let mut output = String::new();
         loop {
@@ -127,10 +137,11 @@ impl Part {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        match self.child.wait() {
-            Ok(status) if status.success() => Ok(output),
+        let ended = match self.child.wait() {
+            Ok(status) if status.success() => Ok(()),
             _ => Err(self.failed()),
-        }
+        };
+        Ok((output, ended))
     }
 
     fn silent(&self, patience: Duration) -> ExperimentError {
