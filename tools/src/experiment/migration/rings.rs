@@ -70,7 +70,8 @@ impl Ring {
 
     /// Adds to `life` what was recorded from number `from` on; the number of the next one.
     pub fn follow(&self, from: u64, life: &mut Life) -> io::Result<u64> {
-        let head = self.head()?;
+        // Before it has arrived as a whole it may be one of earlier.
+        let head = self.head()?.max(from);
         let first = from.max(head.saturating_sub(self.capacity));
         let mut records = Vec::new();
         for number in first..head {
@@ -204,6 +205,14 @@ mod tests {
         assert_eq!((life.latest(), life.lost), (9, 0));
         assert_eq!(ring.follow(10, &mut life).unwrap(), 10);
         assert_eq!(life.lost, 0);
+    }
+
+    #[test]
+    fn a_ring_of_earlier_brings_nothing_and_is_not_gone_back_to() {
+        let words = ring(10, 16);
+        let mut life = Life::default();
+        assert_eq!(own(&words).follow(12, &mut life).unwrap(), 12);
+        assert_eq!((life.latest(), life.lost), (0, 0));
     }
 
     #[test]

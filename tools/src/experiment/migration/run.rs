@@ -118,8 +118,7 @@ fn measure(
 ) -> Result<Ended, ExperimentError> {
     let mut watch = Watch::begin(&pair)?;
     let first = watch.life.latest();
-    interrupt::sleep(settle, || {})?;
-    watch.look();
+    watch.on_for(settle)?;
     let (begun, lost, sent) = (watch.life.latest(), watch.life.lost, setting.hosts.sent()?);
     let begin = Instant::now();
     let end = pair.migrate(case.link.patience(), &mut || watch.look())?;
@@ -128,6 +127,8 @@ fn measure(
         End::Moved(told) => told,
         End::Stayed(why) => return Ok(Ended::Stayed(why)),
     };
+    // Where the process is still there, this was the last it saw of the guest.
+    watch.look();
     let left = watch.life.latest();
     watch.follow_to(&pair)?;
     let bytes = setting.hosts.sent()? - sent;
@@ -197,8 +198,12 @@ impl Watch {
             "the guest that arrived",
             pair.serial(),
         )?;
+        self.on_for(AFTER)
+    }
+
+    fn on_for(&mut self, span: Duration) -> Result<(), ExperimentError> {
         let begin = Instant::now();
-        while begin.elapsed() < AFTER {
+        while begin.elapsed() < span {
             self.look();
             interrupt::sleep(GLANCE, || {})?;
         }
