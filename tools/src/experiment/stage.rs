@@ -99,8 +99,18 @@ pub fn choose_cpu(wanted: Option<u32>) -> Result<u32, ExperimentError> {
 impl Stage {
     /// Sets the stage on `cpu`.
     pub fn set(context: &Context, cpu: u32) -> Result<Self, ExperimentError> {
+        Self::set_with(context, cpu, None)
+    }
+
+    /// Sets the stage on `cpu`, beside which `other` is a partition too if there is one.
+    pub fn set_with(
+        context: &Context,
+        cpu: u32,
+        other: Option<u32>,
+    ) -> Result<Self, ExperimentError> {
+        let cpus: Vec<u32> = std::iter::once(cpu).chain(other).collect();
         let mut undo = begin(context)?;
-        let promise = match promise(&mut undo, cpu) {
+        let promise = match promise(&mut undo, &cpus) {
             Ok(promise) => promise,
             Err(error) => {
                 undo.carry_out()?;
@@ -108,7 +118,7 @@ impl Stage {
             }
         };
         if matches!(promise, Promise::Partition { .. }) {
-            keep_off(cpu);
+            keep_off(&cpus);
         }
         Ok(Self {
             cpu,
@@ -121,7 +131,7 @@ impl Stage {
     /// The stage on a `cpu` that is left as it is: what is measured needs no reservation.
     pub fn without_partition(context: &Context, cpu: u32) -> Result<Self, ExperimentError> {
         let undo = begin(context)?;
-        keep_off(cpu);
+        keep_off(&[cpu]);
         Ok(Self {
             cpu,
             promise: Promise::Global {
@@ -174,16 +184,20 @@ fn forget() {
     }
 }
 
-fn promise(undo: &mut Undo, cpu: u32) -> Result<Promise, ExperimentError> {
-    if let Some(partition) = Partition::of(cpu) {
+fn promise(undo: &mut Undo, cpus: &[u32]) -> Result<Promise, ExperimentError> {
+    let partitions: Vec<_> = cpus.iter().filter_map(|&cpu| Partition::of(cpu)).collect();
+    for partition in &partitions {
         if let Some(&tid) = partition.threads().first() {
+            let cpu = partition.cpu;
             return Err(ExperimentError::InUse { cpu, tid });
         }
+    }
+    if partitions.len() == cpus.len() {
         return Ok(Promise::Partition { made_here: false });
     }
     let marker = undo.folder.join(MARKER);
     fs::write(&marker, "").map_err(ExperimentError::io(format!("write {}", marker.display())))?;
-    match prepare::prepare(&undo.run_dir, &[cpu]) {
+    match prepare::prepare(&undo.run_dir, cpus) {
         Ok(_) => {
             undo.prepared = true;
             undo_on_panic(undo);
@@ -265,10 +279,13 @@ fn clear_up_after_crashes(run_dir: &Path) {
     }
 }
 
-/// Keeps this thread, and all threads and processes it starts, off `cpu`.
-fn keep_off(cpu: u32) {
+/// Keeps this thread, and all threads and processes it starts, off `taken`.
+fn keep_off(taken: &[u32]) {
     let mut others = CpuSet::new();
-    for other in cpus::online().into_iter().filter(|other| *other != cpu) {
+    for other in cpus::online()
+        .into_iter()
+        .filter(|cpu| !taken.contains(cpu))
+    {
         let _ = others.set(other as usize);
     }
     // Fails only if the process's own cpuset has no other CPU: then there is nowhere else to go.
