@@ -419,3 +419,60 @@ fn a_fifth_stream_arrives_whole_where_monitors_move_cpu_time_and_bandwidth_and_n
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn guests_move_by_this_program_and_by_qemu_and_the_report_says_what_they_saw_of_it() {
+    requires!(
+        Need::Kvm,
+        Need::Root,
+        Need::Capability(Capability::SysNice),
+        Need::Capability(Capability::NetAdmin),
+        Need::Capability(Capability::SysAdmin),
+        Need::Cpus(2),
+        Need::Program("qemu-system-x86_64")
+    );
+    let user = User::new();
+    let result = experiment(&user, "migration");
+    let runs = result["runs"].as_array().unwrap();
+    let moved = |run: &&Value| run["outcome"] == "moved";
+    let by = |mover: &str| {
+        runs.iter()
+            .filter(|run| run["mover"] == mover)
+            .collect::<Vec<_>>()
+    };
+    for mover in ["own", "plain", "multifd"] {
+        let runs = by(mover);
+        assert_eq!(runs.len(), 3, "{result}");
+        // On a host that others use too one of them may not end in time, or be refused.
+        assert!(runs.iter().any(|run| moved(run)), "{mover}: {result}");
+    }
+    for run in runs.iter().filter(moved) {
+        let number = |key: &str| run[key].as_f64().unwrap();
+        // All of a guest's 32 MiB of random numbers, and no two copies of them.
+        let bytes = number("bytes");
+        assert!((33e6..90e6).contains(&bytes), "{run}");
+        assert!(
+            number("total_s") > 0.02 && number("waited_s") + 0.01 >= number("total_s"),
+            "{run}"
+        );
+        let writes = run["writes_per_s"][0].as_f64().unwrap();
+        let wanted = if run["guest"] == "10k" {
+            10_000.0
+        } else {
+            1_000.0
+        };
+        assert!((writes / wanted - 1.0).abs() < 0.2, "{run}");
+        // The guest cannot have seen less of it than the time between two signs of its life.
+        if let Some(silence) = run["silence_s"].as_f64() {
+            assert!((0.000_1..5.0).contains(&silence), "{run}");
+        }
+    }
+    let namespaces = fs::read_dir("/run/netns").into_iter().flatten();
+    let names = namespaces.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names
+        .filter(|name| {
+            name.starts_with("chronovisor-experiment-") && name.ends_with("-destination")
+        })
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -185,16 +185,15 @@ fn forget() {
 }
 
 fn promise(undo: &mut Undo, cpus: &[u32]) -> Result<Promise, ExperimentError> {
-    let partitions: Option<Vec<_>> = cpus.iter().map(|&cpu| Partition::of(cpu)).collect();
-    if let Some(partitions) = partitions {
-        let used = partitions.iter().find_map(|partition| {
-            let tid = *partition.threads().first()?;
-            Some((partition.cpu, tid))
-        });
-        return match used {
-            Some((cpu, tid)) => Err(ExperimentError::InUse { cpu, tid }),
-            None => Ok(Promise::Partition { made_here: false }),
-        };
+    let partitions: Vec<_> = cpus.iter().filter_map(|&cpu| Partition::of(cpu)).collect();
+    for partition in &partitions {
+        if let Some(&tid) = partition.threads().first() {
+            let cpu = partition.cpu;
+            return Err(ExperimentError::InUse { cpu, tid });
+        }
+    }
+    if partitions.len() == cpus.len() {
+        return Ok(Promise::Partition { made_here: false });
     }
     let marker = undo.folder.join(MARKER);
     fs::write(&marker, "").map_err(ExperimentError::io(format!("write {}", marker.display())))?;

@@ -169,10 +169,12 @@ impl Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mover {
-    /// This program, over TLS.
+    /// This program, over TLS, as fast as it goes: what is compared with QEMU.
     Own,
     /// The same with compression.
     OwnCompressed,
+    /// The same with what the migration itself needs reserved beforehand, so that there is a promise.
+    OwnReserved,
     /// QEMU over one connection.
     Plain,
     /// QEMU over several.
@@ -185,8 +187,9 @@ impl Mover {
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Own => "Chronovisor, TLS",
-            Self::OwnCompressed => "Chronovisor, TLS, compressed",
+            Self::Own => "Chronovisor",
+            Self::OwnCompressed => "Chronovisor, compressed",
+            Self::OwnReserved => "Chronovisor, reserved",
             Self::Plain => "QEMU",
             Self::Multifd => "QEMU, multifd",
             Self::MultifdPrepared => "QEMU, multifd, memory preallocated",
@@ -195,7 +198,7 @@ impl Mover {
 
     /// Whether it is this program.
     pub fn is_own(self) -> bool {
-        matches!(self, Self::Own | Self::OwnCompressed)
+        matches!(self, Self::Own | Self::OwnCompressed | Self::OwnReserved)
     }
 
     /// Whether it is QEMU as targets compare with.
@@ -265,11 +268,12 @@ impl Case {
 
     /// Who moves it.
     pub fn movers(&self) -> Vec<Mover> {
-        let mut movers = vec![Mover::Own, Mover::Plain, Mover::Multifd];
+        let mut movers = vec![Mover::Own, Mover::OwnReserved, Mover::Plain, Mover::Multifd];
         if self.guest.content == "half" {
             movers.insert(1, Mover::OwnCompressed);
         }
-        if self.link == Link::UNLIMITED {
+        let is_target = [Guest::SLOW, Guest::SMALL, Guest::LARGE].contains(&self.guest);
+        if self.link == Link::UNLIMITED && is_target {
             movers.push(Mover::MultifdPrepared);
         }
         movers

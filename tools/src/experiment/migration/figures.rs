@@ -248,12 +248,12 @@ mod tests {
     #[test]
     fn a_promise_holds_if_both_bounds_do() {
         let runs = vec![
-            moved(Mover::Own, 120, Ok(2)),
-            moved(Mover::Own, 160, Ok(2)),
+            moved(Mover::OwnReserved, 120, Ok(2)),
+            moved(Mover::OwnReserved, 160, Ok(2)),
             moved(Mover::Plain, 1, Ok(1)),
         ];
         let results = results(runs);
-        let promised = promises(&results, &CASE, Mover::Own).unwrap();
+        let promised = promises(&results, &CASE, Mover::OwnReserved).unwrap();
         assert_eq!((promised.held, promised.count), (1, 2));
         assert!((promised.total[1] - 0.14).abs() < 1e-9);
         assert!(promises(&results, &CASE, Mover::Plain).is_none());

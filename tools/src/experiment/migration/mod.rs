@@ -26,6 +26,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sched::cpus;
+
 use super::host::HostBefore;
 use super::progress::Progress;
 use super::stage::{Promise, Stage, choose_cpu};
@@ -82,7 +84,10 @@ pub fn run(context: &Context, args: &ExperimentArgs) -> Result<Report, Experimen
     progress.step("listening to the CPU", listen);
     let host = HostBefore::look(cpu, listen);
     namespaces::sweep();
-    let stage = Stage::set(context, cpu)?;
+    // The last CPU outside partitions is one of its own without being made one.
+    let is_alone = cpus::online().len() == 2;
+    let other = hosts::other_cpu(cpu)?;
+    let stage = Stage::set_on(context, cpu, (!is_alone).then_some(other))?;
     let results = on(&stage, cases, (settle, &mut progress));
     let promise = stage.promise.to_string();
     stage.clear()?;

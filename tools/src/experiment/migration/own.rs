@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::case::{DOWNTIME, Guest, MEMORY, Mover, RESERVATION};
+use vmm::units::BitRate;
+
+use super::case::{Case, DOWNTIME, Guest, Link, MEMORY, Mover, RESERVATION};
 use super::hosts::{Host, Hosts};
 use super::qemu::Setting;
 use super::run::{End, Pair, Promise, Told};
@@ -22,6 +24,8 @@ const NAME: &str = "guest";
 const SLACK: Duration = Duration::from_secs(8);
 /// A command that makes certificates is done by then.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How much of a link's capacity is paced to, in hundredths: the rest is headers.
+const PAYLOAD: u64 = 94;
 /// Where certificates are, in the stage's folder.
 const CERTIFICATES: &str = "certificates";
 
@@ -32,6 +36,7 @@ pub struct OwnPair<'a> {
     hosts: &'a Hosts,
     folder: &'a Path,
     mover: Mover,
+    link: Link,
     serial: PathBuf,
 }
 
@@ -50,12 +55,12 @@ impl<'a> OwnPair<'a> {
     /// Starts the guest, and who waits for it.
     pub fn start(
         setting: &Setting<'a>,
-        guest: &Guest,
+        case: &Case,
         mover: Mover,
     ) -> Result<Self, ExperimentError> {
         let (hosts, folder) = (setting.hosts, setting.folder);
         let spec = folder.join("own.toml");
-        let text = specification(setting, guest);
+        let text = specification(setting, &case.guest);
         fs::write(&spec, text).map_err(ExperimentError::io(format!("write {}", spec.display())))?;
         let mut words = hosts.source.program();
         words.extend(["run".to_owned(), path(&spec)]);
@@ -75,6 +80,7 @@ impl<'a> OwnPair<'a> {
             hosts,
             folder,
             mover,
+            link: case.link,
         })
     }
 
@@ -92,6 +98,14 @@ impl<'a> OwnPair<'a> {
         ]);
         words.extend(["--finish".to_owned(), format!("{}s", patience.as_secs())]);
         words.extend(certificates(self.folder, &self.hosts.source));
+        match (self.mover, self.link.0) {
+            (Mover::OwnReserved, Some(bits)) => {
+                let payload = BitRate::new(bits / 100 * PAYLOAD);
+                words.extend(["--rate".to_owned(), payload.to_string()]);
+            }
+            (Mover::OwnReserved, None) => {}
+            _ => words.push("--best-effort".to_owned()),
+        }
         if self.mover == Mover::OwnCompressed {
             words.push("--compress".to_owned());
         }

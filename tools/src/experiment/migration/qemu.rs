@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use sched::kernel::{Policy, Tid, set_policy};
 use serde_json::json;
 
@@ -22,6 +23,8 @@ const PORT: u16 = 7421;
 const BANDWIDTH: u64 = 100_000_000_000;
 /// Connections of `multifd`, beside the first one.
 const CHANNELS: u32 = 2;
+/// The kernel has freed by then what a thread had that has ended (its 0-lag time).
+const FREED: Duration = Duration::from_secs(2);
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// One QEMU.
@@ -186,13 +189,22 @@ fn reserve(tid: i32, cpu: u32) -> Result<(), MigrationError> {
         deadline: period,
         period,
     };
-    set_policy(Tid(tid), policy).map_err(|source| MigrationError::Reservation {
-        tid,
-        runtime,
-        period,
-        cpu,
-        source,
-    })
+    let begin = Instant::now();
+    loop {
+        match set_policy(Tid(tid), policy) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EBUSY) if begin.elapsed() < FREED => std::thread::sleep(GLANCE),
+            Err(source) => {
+                return Err(MigrationError::Reservation {
+                    tid,
+                    runtime,
+                    period,
+                    cpu,
+                    source,
+                });
+            }
+        }
+    }
 }
 
 fn socket(folder: &Path, name: &str) -> PathBuf {

@@ -292,7 +292,7 @@ mod tests {
             "{}",
             "[1]",
             "{\"error\": 3}",
-            "{\"return\": ",
+            "{\"return\":",
         ] {
             let error = parse(line).unwrap_err().to_string();
             assert!(

@@ -103,7 +103,7 @@ pub fn migrate(
     settle: Duration,
 ) -> Result<Ended, ExperimentError> {
     if mover.is_own() {
-        let pair = OwnPair::start(setting, &case.guest, mover)?;
+        let pair = OwnPair::start(setting, case, mover)?;
         measure(pair, case, (setting, settle))
     } else {
         let pair = QemuPair::start(setting, &case.guest, mover)?;

@@ -102,7 +102,7 @@ fn predictions(results: &Results) -> Vec<Target> {
         .iter()
         .filter(|case| case.guest.phase.is_none());
     let promised: Vec<_> = stationary
-        .filter_map(|case| figures::promises(results, case, Mover::Own))
+        .filter_map(|case| figures::promises(results, case, Mover::OwnReserved))
         .collect();
     let worst = |pick: fn(&Promised) -> [f64; 2]| {
         let off = promised.iter().map(|promised| {
