@@ -375,7 +375,7 @@ fn a_slower_destination_gives_more_or_says_that_it_has_not_enough() {
     let mut half = admitted(Some(60), held.plan().clone());
     let refusal = half.as_mut().err().unwrap().to_string();
     assert!(
-        refusal.contains("would need Q = 59.95ms at the destination"),
+        refusal.contains("would need Q = 59.95 ms at the destination"),
         "{refusal}"
     );
     let mut other = held.plan().clone();

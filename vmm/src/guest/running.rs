@@ -201,6 +201,12 @@ impl RunningVm {
         self.paused
     }
 
+    /// Its hold on the ledger. One process has one, and shares it: each remembers what its process has there.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// What it was planned to be. Its reservations may have been changed since.
     #[must_use]
     pub fn plan(&self) -> &VmPlan {

@@ -181,6 +181,12 @@ impl AdmittedVm {
         &self.admitted
     }
 
+    /// Its hold on the ledger. One process has one, and shares it: each remembers what its process has there.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     fn machine(&self) -> Result<Built, MachineError> {
         let vcpus = u32::try_from(self.plan.requests.len()).unwrap_or(u32::MAX);
         let plan = MachinePlan {

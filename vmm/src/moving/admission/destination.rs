@@ -10,7 +10,7 @@ use sched::backend::BackendError;
 use sched::feedback::Envelope;
 use sched::ledger::Ledger;
 use sched::request::VcpuRequest;
-use sched::reservation::Reservation;
+use sched::reservation::{Reservation, human};
 
 use super::super::contract::{self, Breach, VcpuTerms, judge, works};
 use super::super::facts::{Answer, HostBasis, HostFacts, Terms, split};
@@ -20,7 +20,7 @@ use super::threads::{SwitchBudget, Threads};
 use crate::guest::{AdmittedVm, Vms};
 use crate::memory;
 use crate::spec::VmPlan;
-use crate::units::{ByteSize, Span};
+use crate::units::ByteSize;
 
 /// What a guest's process takes beside the guest's memory.
 const MONITOR: ByteSize = ByteSize::mebibytes(16);
@@ -86,7 +86,7 @@ impl DestinationSide {
         }
         .make_for_arrival(plan)
         .map_err(|error| Refusal::because(format!("at the destination: {error}")))?;
-        let threads = self.threads(&name, &terms)?;
+        let threads = threads(vm.ledger(), &name, &terms)?;
         let granted = vm.admitted().vcpus()[..vcpus].iter();
         let answer = Answer {
             destination: self.facts.clone(),
@@ -101,19 +101,6 @@ impl DestinationSide {
             downtime,
             finish: Duration::from_nanos(offer.finish_ns),
         })
-    }
-
-    fn threads(&self, vm: &str, terms: &Terms) -> Result<Threads, Refusal> {
-        let ledger = Ledger::open(&self.run_dir);
-        let ledger = ledger.map_err(|error| Refusal::because(error.to_string()))?;
-        match Threads::reserve(&ledger, vm, &terms.threads) {
-            Ok(threads) => Ok(threads),
-            Err(_) if terms.best_effort => Ok(Threads::unreserved()),
-            Err(refusal) => Err(Refusal::because(format!(
-                "the threads of the migration get no CPU time at the destination: {refusal}"
-            ))
-            .unless("a later end, a lower rate, or another guest's budget lowered there")),
-        }
     }
 
     /// Makes the reservations those that the guest needs here; what could not be checked.
@@ -191,10 +178,21 @@ impl DestinationSide {
     }
 }
 
+fn threads(ledger: &Ledger, vm: &str, terms: &Terms) -> Result<Threads, Refusal> {
+    match Threads::reserve(ledger, vm, &terms.threads) {
+        Ok(threads) => Ok(threads),
+        Err(_) if terms.best_effort => Ok(Threads::unreserved()),
+        Err(refusal) => Err(Refusal::because(format!(
+            "the threads of the migration get no CPU time at the destination: {refusal}"
+        ))
+        .unless("a later end, a lower rate, or another guest's budget lowered there")),
+    }
+}
+
 fn broken(breach: &Breach) -> Refusal {
     let mut refusal = Refusal::because(format!("at the destination: {breach}"));
     if let Some(pause) = breach.longest() {
-        refusal = refusal.unless(format!("a downtime of {}", Span::from(pause)));
+        refusal = refusal.unless(format!("a downtime of {}", human(pause)));
     }
     refusal
 }
@@ -252,7 +250,7 @@ impl Change {
         if here > there.deadline() {
             let why = format!(
                 "{whose} has {there}, and would need Q = {} at the destination, which is slower",
-                Span::from(here)
+                human(here)
             );
             return Err(Refusal::because(why).unless("a faster destination, or a longer period"));
         }

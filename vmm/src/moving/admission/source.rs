@@ -30,6 +30,7 @@ const ROUNDING: Duration = Duration::from_micros(5);
 /// A running guest that is to be moved, as far as admission needs it; the guest itself stays with its owner.
 pub struct Subject {
     plan: VmPlan,
+    ledger: Ledger,
     pages: GuestPages,
     log: DirtyPages,
 }
@@ -44,6 +45,7 @@ impl Subject {
         }
         Self {
             plan,
+            ledger: vm.ledger().clone(),
             pages: vm.pages(),
             log: vm.dirty_pages(Beginning::Clean),
         }
@@ -84,7 +86,6 @@ impl Subject {
 pub struct SourceSide {
     facts: HostFacts,
     class: MigrationClass,
-    ledger: Ledger,
 }
 
 /// What would be promised. Nothing is held.
@@ -99,14 +100,12 @@ impl SourceSide {
     /// This host, of which `basis` was measured.
     ///
     /// # Errors
-    /// [`Refusal`] when ledger, network or KVM do not answer.
+    /// [`Refusal`] when network or KVM do not answer.
     pub fn new(basis: HostBasis, run_dir: &Path) -> Result<Self, Refusal> {
         let class = MigrationClass::of(run_dir)?;
-        let ledger = Ledger::open(run_dir).map_err(|error| Refusal::because(error.to_string()))?;
         Ok(Self {
             facts: HostFacts::of_this_host(basis, class.rate).map_err(Refusal::because)?,
             class,
-            ledger,
         })
     }
 
@@ -182,7 +181,7 @@ impl SourceSide {
         let mut tries = 0;
         let threads = loop {
             let wanted = &proposal.promise.threads;
-            match Threads::reserve(&self.ledger, &subject.plan.name, wanted) {
+            match Threads::reserve(&subject.ledger, &subject.plan.name, wanted) {
                 Ok(threads) => break threads,
                 Err(refusal) => {
                     tries += 1;

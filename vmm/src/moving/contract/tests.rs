@@ -229,8 +229,6 @@ fn tasks() -> impl Strategy<Value = Vec<(u64, u64, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 128 } else { 1024 }))]
-
     /// Deadlines hold in the simulator wherever the pause comes and however the server places its budgets.
     #[test]
     fn where_the_contract_says_yes_no_pause_of_that_length_makes_a_job_late(
