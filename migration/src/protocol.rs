@@ -84,6 +84,8 @@
 //! - A process holds the lock of its session's file from `Claim` (destination) or `Journal` (source) to its end, and answers inquiries about its session
 //!   itself, by handing them in as `Peer` and answering with `standing()` afterwards. A desk answers only where nobody holds that lock.
 //! - A timer of `patience()` begins anew with every event and every page; it is there in every state.
+//! - From the order to pause to the decision no more than [`Patience::pause`] passes, whatever comes: then the driver hands in `Failed`, and sees to it
+//!   that nothing it waits for keeps it from doing so.
 //! - With `End` the machine is done; a destination's guest runs on while its session still waits for `Done`.
 
 pub mod desk;

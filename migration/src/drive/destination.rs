@@ -29,6 +29,9 @@ use crate::wire::{
 
 pub use remote::DestinationRemote;
 
+/// Rounds that some streams have ended and others not. A source waits for every round to be taken before it begins the next.
+const MOST_OPEN_ROUNDS: usize = 1;
+
 /// The destination takes a guest and holds what it needs.
 pub struct Admitted {
     /// What it answers.
@@ -127,7 +130,7 @@ impl Arrival {
         framed: Framed,
         hello: &Hello,
     ) -> Result<DestinationDrive<'a, H>, TransportError> {
-        let tell = locked(&door.tell).clone();
+        let tell = door.tell.clone();
         let heard = tell.clone();
         let control = Control::start(framed, move |message| {
             let event = match message {
@@ -348,6 +351,10 @@ impl<H: DestinationHost> DestinationDrive<'_, H> {
 
     fn round(&mut self, received: RoundReceived, next: &mut Vec<DestinationEvent>) {
         let round = received.end.round;
+        if self.ends.len() >= MOST_OPEN_ROUNDS && !self.ends.contains_key(&round) {
+            let reason = format!("a stream is in round {round}, which the others have not begun");
+            return next.push(DestinationEvent::Failed { reason });
+        }
         let ends = self.ends.entry(round).or_default();
         ends.insert(received.stream, received.end.digest);
         let all = ends.len() == self.streams();

@@ -28,7 +28,7 @@ pub(super) enum Incoming {
 
 /// What the threads that speak with callers know.
 pub(super) struct Door {
-    pub(super) tell: Mutex<Sender<Incoming>>,
+    pub(super) tell: Sender<Incoming>,
     pub(super) reception: Arc<Reception>,
     pub(super) desk: Desk,
     /// The one session that there is.
@@ -70,7 +70,7 @@ impl Door {
         idle: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
-            tell: Mutex::new(tell),
+            tell,
             reception,
             desk,
             session: Mutex::new(None),
@@ -159,7 +159,7 @@ impl Door {
 
     fn tell(&self, incoming: Incoming) {
         // After the session's end nobody listens.
-        let _ = locked(&self.tell).send(incoming);
+        let _ = self.tell.send(incoming);
     }
 
     /// Ends the streams; no more are taken.

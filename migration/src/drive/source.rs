@@ -1,31 +1,27 @@
 //! The source's session, driven: sockets, journal, rounds.
 
+mod desk;
 mod guard;
 mod rounds;
+mod session;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Scope;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::control::Control;
-use super::inquiry::{Asked, Asker, await_answer};
-use super::journal::{self, JournalFile};
-use super::measure::{Measured, Stopwatch};
-use super::reception::{ATTENTION, Host, Reception};
+use super::inquiry::{Asked, Asker};
+use super::measure::Measured;
+use super::reception::Reception;
 use super::{Failure, failure};
-use crate::precopy::{Canceller, Precopy, PrecopySettings, Progress, RoundSent};
-use crate::protocol::desk::Peer;
-use crate::protocol::{Notice, Outcome, Patience, Source, SourceAction, SourceEvent, SourceSetup};
-use crate::ram::{DirtyLog, GuestRam, Machine, PageSet, Part};
+use crate::precopy::{PrecopySettings, Progress, RoundSent};
+use crate::protocol::{Notice, Outcome, SourceEvent, SourceSetup};
+use crate::ram::{DirtyLog, GuestRam, Machine, PageSet};
 use crate::transport::{Connection, Framed, Listener, Security, Settings, TransportError};
-use crate::wire::{
-    Accept, Answer, Boot, Inquire, Message, Prepare, Session, Side, Standing, StateDigest, Stream,
-    Tally,
-};
-use guard::Guard;
-use rounds::Go;
+use crate::wire::Accept;
+use desk::SourceDesk;
+use session::SourceDrive;
 
 /// The guest that is to go.
 pub struct Departing<'a, M> {
@@ -177,7 +173,7 @@ impl Departure {
                 let desk = SourceDesk {
                     session: setup.session,
                     boot: setup.offer.boot,
-                    tell: Mutex::new(tell.clone()),
+                    tell: tell.clone(),
                     reception: reception.clone(),
                 };
                 reception.keep(scope, listener, Arc::new(desk));
@@ -221,337 +217,5 @@ struct Closing<'a>(&'a Reception);
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
         self.0.close();
-    }
-}
-
-/// Answers for the session while it lives. For others it has no answer: whoever asks goes on to the host's desk.
-struct SourceDesk {
-    session: Session,
-    boot: Boot,
-    tell: Mutex<Sender<Incoming>>,
-    reception: Arc<Reception>,
-}
-
-impl Host for SourceDesk {
-    fn introduce(&self, mut framed: Framed, message: Message) {
-        let Message::Inquire(question) = message else {
-            return;
-        };
-        if question.session != self.session || question.from != Side::Destination {
-            return;
-        }
-        let (asked, answer) = Asked::new(&question);
-        let tell = self.tell.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = tell.send(Incoming::Asked(asked));
-        drop(tell);
-        if let Some(standing) = told
-            .ok()
-            .and_then(|()| await_answer(&answer, ATTENTION, || self.reception.is_over()))
-        {
-            let boot = self.boot;
-            let _ = framed.say(&Message::Answer(Answer { standing, boot }));
-        }
-    }
-}
-
-struct Rounds {
-    go: Sender<Go>,
-    canceller: Canceller,
-}
-
-struct SourceDrive<'scope, 'env, 'a, M> {
-    scope: &'scope Scope<'scope, 'env>,
-    machine: &'a mut M,
-    ram: Arc<dyn GuestRam>,
-    log: Option<&'scope mut dyn DirtyLog>,
-    route: &'a Route,
-    host: &'a mut dyn SourceHost,
-    session: Session,
-    boot: Boot,
-    patience: Patience,
-    control: Option<Control>,
-    rounds: Option<Rounds>,
-    journal: Option<JournalFile>,
-    asker: Asker,
-    inquiries: Option<String>,
-    parts: Vec<Part>,
-    /// From the record to the decision.
-    guard: Option<Guard>,
-    /// Since the order to pause; the guest may go on since.
-    paused: Option<Stopwatch>,
-    last: Option<Progress>,
-    tell: Sender<Incoming>,
-}
-
-impl<M: Machine> SourceDrive<'_, '_, '_, M> {
-    fn run(mut self, setup: SourceSetup, events: &Receiver<Incoming>) -> Outcome {
-        let (mut source, mut actions) = Source::start(setup);
-        loop {
-            if source.standing() == Standing::Committed {
-                self.guard = None;
-            }
-            match self.act_all(std::mem::take(&mut actions)) {
-                Ok(Some(outcome)) => return outcome,
-                Ok(None) => {}
-                Err(reason) => {
-                    let overdue = self.guard.as_ref().and_then(Guard::struck);
-                    let reason = overdue.unwrap_or(reason);
-                    actions = source.handle(SourceEvent::Failed { reason });
-                    continue;
-                }
-            }
-            let mut asked = None;
-            let event = match events.recv_timeout(source.patience()) {
-                Ok(Incoming::Event(event)) => event,
-                Ok(Incoming::Asked(question)) => SourceEvent::Peer(asked.insert(question).peer),
-                Ok(Incoming::Last(sent)) => SourceEvent::LastSent(self.prepare(&sent)),
-                Ok(Incoming::Round(progress)) => {
-                    self.host.measured(&Measured::Round(progress));
-                    SourceEvent::RoundSent {
-                        round: progress.round,
-                    }
-                }
-                Ok(Incoming::Alive(progress)) => {
-                    self.host.measured(&Measured::Sending(progress));
-                    continue;
-                }
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    SourceEvent::Timeout
-                }
-            };
-            self.take_time(&event);
-            actions = source.handle(event);
-            if let Some(asked) = asked.take() {
-                asked.answer(source.standing());
-            }
-        }
-    }
-
-    fn take_time(&mut self, event: &SourceEvent) {
-        let Some(watch) = &mut self.paused else {
-            return;
-        };
-        match event {
-            SourceEvent::LastSent(_) => watch.done(|times| &mut times.last_sent),
-            SourceEvent::Received(Message::Prepared) => watch.done(|times| &mut times.prepared),
-            SourceEvent::Received(Message::Running)
-            | SourceEvent::Peer(Peer {
-                standing: Standing::Running,
-                ..
-            }) => watch.done(|times| &mut times.running),
-            _ => {}
-        }
-    }
-
-    /// All is over: what it took is told, and the record's file goes, unless something is in it that the host's desk needs.
-    fn end(&mut self) {
-        if let Some(last) = self.last {
-            self.host.measured(&Measured::Round(last));
-        }
-        if let Some(watch) = self.paused {
-            self.host.measured(&Measured::SwitchOver(watch.so_far));
-        }
-        let journal = self.journal.take();
-        let empty = journal.filter(|journal| matches!(journal.read(), Ok(None)));
-        // Without it the folder is tidier, and nothing else.
-        let _ = empty.map(JournalFile::remove);
-    }
-
-    fn act_all(&mut self, actions: Vec<SourceAction>) -> Result<Option<Outcome>, String> {
-        for action in actions {
-            if let SourceAction::End(outcome) = action {
-                self.end();
-                return Ok(Some(outcome));
-            }
-            self.act(action)?;
-        }
-        Ok(None)
-    }
-
-    fn act(&mut self, action: SourceAction) -> Result<(), String> {
-        match action {
-            SourceAction::Send(message) => {
-                // Where it is gone, its listener says so.
-                let _ = self.control.as_ref().map(|control| control.say(&message));
-                Ok(())
-            }
-            SourceAction::Agree(version) => {
-                self.control
-                    .iter()
-                    .for_each(|control| control.agree(version));
-                Ok(())
-            }
-            SourceAction::Copy(accept) => self.copy(&accept),
-            SourceAction::RoundDone { .. } => self.go(Go::Next),
-            SourceAction::Journal(record) => {
-                self.guard = Some(self.stand_by()?);
-                let path = journal::path(&self.route.folder, self.session, Side::Source);
-                let file = JournalFile::claim(&path).map_err(|error| failure(&error))?;
-                let file = self.journal.insert(file);
-                let written = file.write(&record).and_then(|()| file.persist());
-                written.map_err(|error| failure(&error))
-            }
-            SourceAction::Erase => {
-                self.guard = None;
-                let erased = self.journal.as_ref().map_or(Ok(()), JournalFile::erase);
-                erased.map_err(|error| failure(&error))
-            }
-            SourceAction::Pause => self.pause(),
-            SourceAction::SendLast => self.send_last(),
-            SourceAction::Resume => self.resume(),
-            SourceAction::LetGo => self.host.let_go().map_err(|error| failure(&*error)),
-            SourceAction::Close => {
-                self.rounds
-                    .take()
-                    .into_iter()
-                    .for_each(|rounds| rounds.canceller.cancel());
-                self.control = None;
-                Ok(())
-            }
-            SourceAction::Inquire(standing) => {
-                self.inquire(standing);
-                Ok(())
-            }
-            SourceAction::Report(notice) => {
-                self.host.report(&notice);
-                Ok(())
-            }
-            SourceAction::End(_) => Ok(()),
-        }
-    }
-
-    /// Watches over the time that the guest stands, from the order to pause on.
-    fn stand_by(&self) -> Result<Guard, String> {
-        let control = self.control.as_ref().map(Control::breaker);
-        let canceller = self.rounds.as_ref().map(|rounds| rounds.canceller.clone());
-        let cut = move || {
-            control.iter().for_each(|control| control.cut());
-            canceller.iter().for_each(Canceller::cancel);
-        };
-        let tell = self.tell.clone();
-        let strike = move |reason| {
-            // After the session's end nobody listens.
-            let _ = tell.send(Incoming::Event(SourceEvent::Failed { reason }));
-        };
-        Guard::stand_by(self.scope, self.patience.pause, strike, cut)
-            .map_err(|error| format!("cannot watch over the guest's pause: {error}"))
-    }
-
-    fn pause(&mut self) -> Result<(), String> {
-        let watch = self.paused.insert(Stopwatch::start());
-        self.guard.iter().for_each(Guard::begin);
-        self.machine.pause().map_err(|error| failure(&error))?;
-        watch.done(|times| &mut times.stands);
-        Ok(())
-    }
-
-    fn resume(&mut self) -> Result<(), String> {
-        self.guard = None;
-        match &mut self.paused {
-            Some(watch) if watch.so_far.resumed.is_none() => {
-                self.machine.resume().map_err(|error| failure(&error))?;
-                watch.done(|times| &mut times.resumed);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn go(&self, go: Go) -> Result<(), String> {
-        let rounds = self.rounds.as_ref().ok_or("no rounds are being sent")?;
-        rounds
-            .go
-            .send(go)
-            .map_err(|_| "the rounds have ended".to_owned())
-    }
-
-    fn copy(&mut self, accept: &Accept) -> Result<(), String> {
-        self.inquiries = Some(accept.inquiries.clone());
-        let (settings, planner) = self.host.copy(accept).map_err(|error| failure(&*error))?;
-        let streams: Result<Vec<_>, _> = (0..accept.streams)
-            .map(|index| self.stream(accept, index))
-            .collect();
-        let streams = streams.map_err(|error| failure(&error))?;
-        let log = self.log.take().ok_or("the rounds have begun before")?;
-        let precopy =
-            Precopy::start(&self.ram, log, streams, &settings).map_err(|error| failure(&error))?;
-        let (go, orders) = channel();
-        self.rounds = Some(Rounds {
-            go,
-            canceller: precopy.canceller(),
-        });
-        let tell = self.tell.clone();
-        self.scope
-            .spawn(move || rounds::send(precopy, planner, &orders, &tell));
-        Ok(())
-    }
-
-    fn stream(&self, accept: &Accept, index: u16) -> Result<Framed, TransportError> {
-        let Route {
-            address,
-            name,
-            security,
-            transport,
-            ..
-        } = self.route;
-        let mut framed = Framed::new(Connection::connect(*address, name, security, transport)?);
-        framed.say(&Message::Stream(Stream {
-            session: self.session,
-            token: accept.token,
-            index,
-        }))?;
-        Ok(framed)
-    }
-
-    /// The state goes over the control connection while the last pages go over the streams.
-    fn send_last(&mut self) -> Result<(), String> {
-        self.go(Go::Last)?;
-        self.parts = self.machine.save().map_err(|error| failure(&error))?;
-        let mut tally = Tally::default();
-        for part in &self.parts {
-            tally.add(part).map_err(|error| failure(&error))?;
-        }
-        self.paused
-            .iter_mut()
-            .for_each(|watch| watch.done(|times| &mut times.saved));
-        let control = self
-            .control
-            .as_ref()
-            .ok_or("the control connection is gone")?;
-        for part in &self.parts {
-            control
-                .say(&Message::Part(part.clone()))
-                .map_err(|error| failure(&error))?;
-        }
-        Ok(())
-    }
-
-    fn prepare(&mut self, sent: &RoundSent) -> Prepare {
-        self.last = Some(sent.progress);
-        let mut digest = StateDigest::default();
-        sent.streams
-            .iter()
-            .for_each(|end| digest.stream(end.digest));
-        self.parts.iter().for_each(|part| digest.part(part));
-        Prepare {
-            round: sent.progress.round,
-            parts: u32::try_from(self.parts.len()).unwrap_or(u32::MAX),
-            digest: digest.finish(),
-        }
-    }
-
-    fn inquire(&self, standing: Standing) {
-        let question = Inquire {
-            session: self.session,
-            from: Side::Source,
-            standing,
-            boot: self.boot,
-        };
-        let tell = self.tell.clone();
-        if let Some(addresses) = &self.inquiries {
-            self.asker.ask(addresses, question, move |peer| {
-                let _ = tell.send(Incoming::Event(SourceEvent::Peer(peer)));
-            });
-        }
     }
 }

@@ -30,7 +30,7 @@ pub struct Record {
     pub side: Side,
     /// The guest's name.
     pub name: String,
-    /// Where the other side's host answers inquiries.
+    /// Where the other side's host answers inquiries ([`crate::wire::Offer::inquiries`]).
     pub peer: String,
     /// The life of the other side's host when the session began.
     pub peer_boot: Boot,

@@ -1,15 +1,16 @@
 //! A lossy middle between two hosts, for tests: it carries bytes both ways and, at the byte it is told, cuts, stalls or corrupts. Like a cable it knows
 //! nothing of what it carries.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
     /// From the one who called.
     FromCaller,
@@ -26,6 +27,8 @@ pub enum Fault {
     Stall,
     /// One bit of this byte changes.
     Corrupt,
+    /// From here on one byte passes at a time, a hundred in a second: always alive, and never done.
+    Trickle,
 }
 
 /// Where it goes wrong.
@@ -46,8 +49,12 @@ pub struct Relay {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     carried: Arc<AtomicU64>,
+    tapes: Tapes,
     thread: Option<JoinHandle<()>>,
 }
+
+/// What passed on each connection in each direction.
+type Tapes = Arc<Mutex<BTreeMap<(usize, Direction), Vec<u8>>>>;
 
 const PATIENCE: Duration = Duration::from_millis(10);
 
@@ -64,15 +71,18 @@ impl Relay {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
+        let tapes = Tapes::default();
         let middle = Middle {
             stop: stop.clone(),
             carried: carried.clone(),
+            tapes: tapes.clone(),
         };
         let thread = thread::spawn(move || middle.accept(&listener, target, plan));
         Ok(Self {
             address,
             stop,
             carried,
+            tapes,
             thread: Some(thread),
         })
     }
@@ -87,6 +97,16 @@ impl Relay {
     #[must_use]
     pub fn carried(&self) -> u64 {
         self.carried.load(Ordering::Relaxed)
+    }
+
+    /// What has passed on a connection in one direction.
+    #[must_use]
+    pub fn tape(&self, connection: usize, direction: Direction) -> Vec<u8> {
+        let tapes = self.tapes.lock().unwrap_or_else(PoisonError::into_inner);
+        tapes
+            .get(&(connection, direction))
+            .cloned()
+            .unwrap_or_default()
     }
 }
 
@@ -104,6 +124,7 @@ impl Drop for Relay {
 struct Middle {
     stop: Arc<AtomicBool>,
     carried: Arc<AtomicU64>,
+    tapes: Tapes,
 }
 
 impl Middle {
@@ -120,10 +141,10 @@ impl Middle {
                 continue;
             };
             let here = plan.filter(|plan| plan.connection == number);
-            number += 1;
-            if let Ok(both) = self.connect(caller, target, here) {
+            if let Ok(both) = self.connect(caller, target, number, here) {
                 carriers.extend(both);
             }
+            number += 1;
         }
         carriers.into_iter().for_each(|carrier| {
             let _ = carrier.join();
@@ -134,6 +155,7 @@ impl Middle {
         &self,
         caller: TcpStream,
         target: SocketAddr,
+        number: usize,
         plan: Option<Plan>,
     ) -> io::Result<[JoinHandle<()>; 2]> {
         let called = TcpStream::connect(target)?;
@@ -148,6 +170,7 @@ impl Middle {
                 middle: self.clone(),
                 from: from.try_clone()?,
                 to: to.try_clone()?,
+                tape: (number, direction),
                 plan,
             };
             io::Result::Ok(thread::spawn(move || carrier.run()))
@@ -163,6 +186,7 @@ struct Carrier {
     middle: Middle,
     from: TcpStream,
     to: TcpStream,
+    tape: (usize, Direction),
     plan: Option<Plan>,
 }
 
@@ -181,7 +205,7 @@ impl Carrier {
                         return;
                     }
                     passed += got as u64;
-                    self.middle.carried.fetch_add(got as u64, Ordering::Relaxed);
+                    self.count(&bytes[..got]);
                 }
                 Err(error)
                     if matches!(
@@ -194,8 +218,20 @@ impl Carrier {
         let _ = self.to.shutdown(Shutdown::Write);
     }
 
+    fn count(&self, bytes: &[u8]) {
+        let Middle { carried, tapes, .. } = &self.middle;
+        carried.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let mut tapes = tapes.lock().unwrap_or_else(PoisonError::into_inner);
+        tapes.entry(self.tape).or_default().extend(bytes);
+    }
+
     /// So many bytes until the one where it goes wrong; that one alone.
     fn room(&self, passed: u64) -> usize {
+        let trickles = |plan: &Plan| plan.fault == Fault::Trickle && plan.after < passed;
+        if self.plan.as_ref().is_some_and(trickles) {
+            thread::sleep(PATIENCE);
+            return 1;
+        }
         match self.plan.map(|plan| plan.after) {
             Some(after) if after > passed => usize::try_from(after - passed).unwrap_or(usize::MAX),
             Some(after) if after == passed => 1,
@@ -210,7 +246,7 @@ impl Carrier {
             .filter(|plan| plan.after == passed)
             .map(|plan| plan.fault)
         {
-            None => true,
+            None | Some(Fault::Trickle) => true,
             Some(Fault::Corrupt) => {
                 bytes[0] ^= 0x10;
                 true

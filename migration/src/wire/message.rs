@@ -92,7 +92,8 @@ pub struct Offer {
     pub features: u64,
     /// The source host's life.
     pub boot: Boot,
-    /// Where the source's host answers inquiries about the session.
+    /// Where the source's host answers inquiries about the session: one address or several, divided by commas, to be asked in this order until one
+    /// answers anything. The session's own process comes first, the host's desk, which answers for the dead, last.
     pub inquiries: String,
 }
 
@@ -107,7 +108,7 @@ pub struct Accept {
     pub features: u64,
     /// The destination host's life.
     pub boot: Boot,
-    /// Where the destination's host answers inquiries about the session.
+    /// Where the destination's host answers inquiries about the session, as [`Offer::inquiries`].
     pub inquiries: String,
     /// Speed and facts of the host, as its owner wrote them down.
     pub facts: Vec<u8>,
