@@ -407,3 +407,29 @@ fn a_disk_that_does_not_write_keeps_the_guest_standing_until_it_does() {
     let again = source.handle(SourceEvent::Timeout);
     assert_eq!(again[..2], [SourceAction::Erase, SourceAction::Resume]);
 }
+
+#[test]
+fn a_round_may_be_acknowledged_before_its_sender_has_said_that_it_is_sent() {
+    let mut source = source_after(2);
+    let done = |round| SourceEvent::Received(Message::RoundDone { round });
+    assert_eq!(source.handle(done(0)), []);
+    assert_eq!(
+        source.handle(SourceEvent::RoundSent { round: 0 }),
+        [SourceAction::RoundDone { round: 0 }]
+    );
+    assert_eq!(source.handle(SourceEvent::RoundSent { round: 1 }), []);
+    assert_eq!(
+        source.handle(done(1)),
+        [SourceAction::RoundDone { round: 1 }]
+    );
+    // But not twice, and not another round's.
+    assert_eq!(source.handle(done(2)), []);
+    for round in [2, 3] {
+        let mut source = source.clone();
+        let actions = source.handle(done(round));
+        assert!(
+            actions.contains(&SourceAction::End(Outcome::Stayed)),
+            "{actions:?}"
+        );
+    }
+}

@@ -18,8 +18,13 @@ enum State {
     Greeting,
     /// Waits for `Accept` or `Refuse`.
     Offering,
-    /// Rounds go out; `sent` is not yet acknowledged.
-    Copying { sent: Option<u32>, next: u32 },
+    /// Rounds go out; `sent` is not yet acknowledged. The acknowledgement of round `next` may come `early`: before the streams' threads have said here
+    /// that they have sent it.
+    Copying {
+        sent: Option<u32>,
+        next: u32,
+        early: bool,
+    },
     /// Waits for `SwitchReady`.
     Arranging,
     /// Journalled; the guest stands; the last round and the state go out.
@@ -137,12 +142,21 @@ impl Source {
                     sent: Some(sent), ..
                 },
                 Message::RoundDone { round },
-            ) if round == sent => {
+            ) if round == sent => self.round_done(round),
+            (
+                State::Copying {
+                    sent: None,
+                    next,
+                    early: false,
+                },
+                Message::RoundDone { round },
+            ) if round == next => {
                 self.state = State::Copying {
                     sent: None,
-                    next: sent.saturating_add(1),
+                    next,
+                    early: true,
                 };
-                vec![SourceAction::RoundDone { round }]
+                Vec::new()
             }
             (State::Arranging, Message::SwitchReady) => self.pause(),
             (State::Preparing, Message::Prepared) => {
@@ -199,16 +213,25 @@ impl Source {
         self.state = State::Copying {
             sent: None,
             next: 0,
+            early: false,
         };
         vec![SourceAction::Copy(accept)]
     }
 
     fn round_sent(&mut self, round: u32) -> Actions {
         match self.state {
-            State::Copying { sent: None, next } if next == round => {
+            State::Copying {
+                sent: None,
+                next,
+                early: true,
+            } if next == round => self.round_done(round),
+            State::Copying {
+                sent: None, next, ..
+            } if next == round => {
                 self.state = State::Copying {
                     sent: Some(round),
                     next,
+                    early: false,
                 };
                 Vec::new()
             }
@@ -216,8 +239,24 @@ impl Source {
         }
     }
 
+    fn round_done(&mut self, round: u32) -> Actions {
+        self.state = State::Copying {
+            sent: None,
+            next: round.saturating_add(1),
+            early: false,
+        };
+        vec![SourceAction::RoundDone { round }]
+    }
+
     fn switch(&mut self) -> Actions {
-        if !matches!(self.state, State::Copying { sent: None, .. }) {
+        if !matches!(
+            self.state,
+            State::Copying {
+                sent: None,
+                early: false,
+                ..
+            }
+        ) {
             return self.misused("it is to switch over");
         }
         self.state = State::Arranging;
