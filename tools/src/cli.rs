@@ -267,6 +267,12 @@ pub struct MigrateArgs {
     /// Compress pages, and send differences of those sent before.
     #[arg(long)]
     pub compress: bool,
+    /// Only say what would be promised; the other host is not asked.
+    #[arg(long)]
+    pub predict: bool,
+    /// Reserve nothing for the migration itself, send as fast as it goes, and say which deadlines may break instead of refusing.
+    #[arg(long)]
+    pub best_effort: bool,
     /// Send no faster than this.
     #[arg(long, value_name = "RATE")]
     pub rate: Option<BitRate>,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sched::analysis::overhead::Overheads;
 use serde::{Deserialize, Serialize};
 use vmm::design::Basis;
+use vmm::moving::facts::HostBasis;
 use vmm::speed::SpeedFigures;
 use vmm::units::Span;
 
@@ -235,6 +236,11 @@ impl HostCosts {
             overheads: figures.map_or(ASSUMED, HostFigures::overheads),
             speed: figures.map(|figures| figures.speed),
         }
+    }
+
+    /// What another host is told before a guest moves.
+    pub fn for_moving(&self) -> HostBasis {
+        HostBasis::new(&self.basis(), cpu_model())
     }
 
     /// Where [`HostCosts::basis`] comes from.

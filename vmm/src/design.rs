@@ -323,7 +323,7 @@ fn tasks_of(guest: &GuestTasks, vcpu: u16) -> Result<Option<Vec<Task>>, SpecErro
 }
 
 /// How a guest with this policy schedules tasks that come in the order of their ranks.
-fn scheduler_of(policy: Policy, ranked: &TaskSet) -> Scheduler {
+pub(crate) fn scheduler_of(policy: Policy, ranked: &TaskSet) -> Scheduler {
     if policy == Policy::Edf {
         return Scheduler::EarliestDeadlineFirst;
     }

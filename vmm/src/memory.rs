@@ -229,7 +229,7 @@ fn hint(hugepages: bool) -> &'static str {
 const CHECKED_FROM: ByteSize = ByteSize::mebibytes(64);
 
 /// Bytes the host has left, from `MemAvailable` (proc_meminfo(5)).
-fn available() -> Option<u64> {
+pub(crate) fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()

@@ -16,7 +16,7 @@ use super::inquiry::{Asked, Asker};
 use super::journal::{self, JournalFile};
 use super::reception::Reception;
 use super::{Failure, failure};
-use crate::precopy::RoundReceived;
+use crate::precopy::{RoundReceived, ThreadSetup};
 use crate::protocol::{
     Destination, DestinationAction, DestinationEvent, DestinationSetup, Notice, Outcome,
 };
@@ -59,6 +59,11 @@ pub trait DestinationHost {
 
     /// Gives up memory and reservations.
     fn free(&mut self);
+
+    /// Done first in the thread of each stream, once the guest was admitted.
+    fn thread_setup(&self) -> Option<ThreadSetup> {
+        None
+    }
 
     /// Hears what happens.
     fn report(&mut self, notice: &Notice);
@@ -326,6 +331,7 @@ impl<H: DestinationHost> DestinationDrive<'_, H> {
                 *locked(&self.door.taking) = Some(Taking {
                     accept: accept.clone(),
                     ram,
+                    thread: self.host.thread_setup(),
                     taken: std::collections::BTreeSet::new(),
                 });
                 DestinationEvent::Admitted(accept)

@@ -10,7 +10,7 @@ use super::desk::Desk;
 use super::failure;
 use super::inquiry::{Asked, await_answer};
 use super::reception::{ATTENTION, Host, Reception};
-use crate::precopy::{RoundReceived, StreamReceiver};
+use crate::precopy::{RoundReceived, StreamReceiver, ThreadSetup};
 use crate::protocol::DestinationEvent;
 use crate::ram::GuestRam;
 use crate::transport::{Breaker, Framed};
@@ -43,6 +43,7 @@ pub(super) struct Door {
 pub(super) struct Taking {
     pub(super) accept: Accept,
     pub(super) ram: Arc<dyn GuestRam>,
+    pub(super) thread: Option<ThreadSetup>,
     pub(super) taken: BTreeSet<u16>,
 }
 
@@ -122,7 +123,7 @@ impl Door {
 
     fn stream(&self, framed: Framed, stream: Stream) {
         let ours = *locked(&self.session) == Some(stream.session);
-        let ram = {
+        let (ram, thread) = {
             let mut taking = locked(&self.taking);
             let Some(taking) = taking.as_mut().filter(|_| ours) else {
                 return;
@@ -136,8 +137,15 @@ impl Door {
             };
             // Under the lock: once it is closed no stream comes any more.
             locked(&self.breakers).push(breaker);
-            taking.ram.clone()
+            (taking.ram.clone(), taking.thread.clone())
         };
+        if let Some(Err(error)) = thread.map(|setup| setup(stream.index)) {
+            let reason = failure(&*error);
+            return self.tell(Incoming::StreamLost(format!(
+                "stream {} cannot begin in its reservation: {reason}",
+                stream.index
+            )));
+        }
         let outcome = StreamReceiver::new(framed, stream.index, ram).and_then(|receiver| {
             let receiver = receiver.counting(self.arrived.clone());
             receiver.run(self.idle, &mut |round| self.tell(Incoming::Round(round)))

@@ -28,7 +28,7 @@ pub enum PathError {
 /// What one end's CPU does for each page, and the share of it that is reserved for that.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CpuCost {
-    /// CPU time per page sent, whatever its content.
+    /// CPU time per page sent, whatever its content: all that a page of zeroes takes.
     pub per_page: Duration,
     /// CPU time per MiB of page content (reading, compressing, encrypting).
     pub per_mebibyte: Duration,
@@ -115,20 +115,23 @@ impl Path {
     /// Times and bytes per page, at `speed` times the path's rate and CPU speed.
     pub(crate) fn pace(&self, speed: f64) -> Pace {
         let per_byte = 8.0 / self.rate.bits_per_second() as f64;
-        let cpu = |cpu: &CpuCost| cpu.of_page() / cpu.share;
-        let slowest = cpu(&self.source).max(cpu(&self.destination)) / speed;
+        let slowest = |of: fn(&CpuCost) -> f64| {
+            let cpu = |cpu: &CpuCost| of(cpu) / cpu.share;
+            cpu(&self.source).max(cpu(&self.destination)) / speed
+        };
         let overhead = self.page_overhead.bytes() as f64;
-        let kind = |compression: f64| {
+        let kind = |compression: f64, slowest: f64| {
             let bytes = PAGE_SIZE as f64 * compression + overhead;
             Slot {
                 bytes,
                 seconds: (bytes * per_byte / speed).max(slowest),
             }
         };
+        let with_content = slowest(CpuCost::of_page);
         Pace {
-            first: kind(self.compression),
-            again: kind(self.compression_again),
-            zero: kind(0.0),
+            first: kind(self.compression, with_content),
+            again: kind(self.compression_again, with_content),
+            zero: kind(0.0, slowest(|cpu| cpu.per_page.as_secs_f64())),
             round: self.round_cost.as_secs_f64(),
             chunk: f64::from(self.pages_per_clear.max(1)),
             delay: self.switch_delay.as_secs_f64(),

@@ -57,6 +57,14 @@ pub enum NetworkError {
     },
 }
 
+impl NetworkError {
+    /// Whether no network was applied here at all.
+    #[must_use]
+    pub fn is_not_applied(&self) -> bool {
+        matches!(self, Self::State(StateError::NotApplied { .. }))
+    }
+}
+
 /// What may differ from what the state says. The greater includes the less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Doubt {

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 use vmm::control::{ControlError, Reply, Request, client};
 use vmm::moving::{
     Measured, MigrationOutcome, MigrationRequest, MigrationStatus, PORT, Phase, RoundStatus,
@@ -16,6 +17,7 @@ use super::Context;
 use super::signals::Signals;
 use crate::cli::MigrateArgs;
 use crate::failure::Failure;
+use crate::host_figures::HostCosts;
 
 /// How often it is asked how it goes.
 const POLL: Duration = Duration::from_millis(100);
@@ -28,7 +30,11 @@ struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    nearest: Option<String>,
+    nearest: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promise: Option<Value>,
+    #[serde(skip)]
+    said: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     measured: Option<Measured>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,7 +61,7 @@ async fn cancel(context: &Context, name: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn request(args: &MigrateArgs) -> Result<MigrationRequest, Failure> {
+fn request(context: &Context, args: &MigrateArgs) -> Result<MigrationRequest, Failure> {
     let (Some(host), Some(downtime), Some(finish)) = (&args.host, args.downtime, args.finish)
     else {
         return Err(Failure::new("name a host, a downtime and a finish"));
@@ -72,6 +78,9 @@ fn request(args: &MigrateArgs) -> Result<MigrationRequest, Failure> {
         compress: args.compress,
         rate: args.rate,
         desk: args.desk.clone(),
+        predict: args.predict,
+        best_effort: args.best_effort,
+        basis: HostCosts::of(&context.run_dir).for_moving(),
     })
 }
 
@@ -93,7 +102,7 @@ fn with_port(host: &str) -> String {
 async fn moved(context: &Context, args: &MigrateArgs) -> Result<MigrationStatus, Failure> {
     let ask = |request| client::call(&context.run_dir, &args.name, request);
     let mut signals = Signals::catch()?;
-    ask(Request::Migrate(request(args)?)).await?;
+    ask(Request::Migrate(request(context, args)?)).await?;
     let mut progress = Progress::new(context.json);
     loop {
         tokio::select! {
@@ -127,6 +136,8 @@ fn answer(context: &Context, status: MigrationStatus) -> Result<u8, Failure> {
         outcome,
         reason: status.reason,
         nearest: status.nearest,
+        promise: status.promise,
+        said: status.said,
         measured: status.measured,
         switch_over: status.switch_over,
         rounds: status.rounds,
@@ -145,20 +156,22 @@ fn answer(context: &Context, status: MigrationStatus) -> Result<u8, Failure> {
 fn failure(answer: &Answer) -> Option<Failure> {
     let Answer { name, to, .. } = answer;
     let reason = answer.reason.as_deref().unwrap_or("no reason is known");
-    let nearest = answer.nearest.as_ref();
-    let nearest = nearest.map_or_else(String::new, |nearest| format!("; {nearest}"));
     match answer.outcome {
-        MigrationOutcome::Moved => None,
+        MigrationOutcome::Moved | MigrationOutcome::Predicted => None,
         MigrationOutcome::Stayed => Some(Failure::new(format!(
-            "{name} was not moved to {to} and goes on here: {reason}{nearest}"
+            "{name} was not moved to {to} and goes on here: {reason}"
         ))),
-        MigrationOutcome::Refused => Some(
-            Failure::new(format!("{name} cannot be moved to {to}: {reason}{nearest}")).refused(),
-        ),
+        MigrationOutcome::Refused => {
+            let said = answer.said.as_deref().unwrap_or(reason);
+            Some(Failure::new(format!("{name} is not moved to {to}: {said}")).refused())
+        }
     }
 }
 
 fn text(answer: &Answer) -> String {
+    if answer.outcome == MigrationOutcome::Predicted {
+        return answer.said.clone().unwrap_or_default();
+    }
     let mut text = format!("{} runs at {}\n", answer.name, answer.to);
     if let Some(measured) = &answer.measured {
         let _ = writeln!(
@@ -185,16 +198,26 @@ fn size(bytes: u64) -> String {
 /// One line on standard error that says how far it is, where somebody looks.
 struct Progress {
     is_shown: bool,
+    /// What has been promised, once that was said.
+    said: Option<String>,
+    json: bool,
 }
 
 impl Progress {
     fn new(json: bool) -> Self {
         Self {
             is_shown: !json && std::io::stderr().is_terminal(),
+            said: None,
+            json,
         }
     }
 
     fn show(&mut self, status: &MigrationStatus) {
+        if !self.json && status.said.is_some() && status.said != self.said {
+            self.said.clone_from(&status.said);
+            self.end();
+            eprintln!("{}", status.said.as_deref().unwrap_or_default());
+        }
         if self.is_shown {
             // Nobody looks any more.
             let _ = write!(std::io::stderr(), "\r\x1b[K{}", line(status));

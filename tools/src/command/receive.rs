@@ -16,6 +16,7 @@ use super::Context;
 use super::run::{Show, supervise_here, tell};
 use crate::cli::ReceiveArgs;
 use crate::failure::Failure;
+use crate::host_figures::HostCosts;
 
 /// How long one wait for somebody lasts; then the next begins.
 const WAIT: Duration = Duration::from_secs(3600);
@@ -86,6 +87,7 @@ fn session(
     };
     let mut host = Host {
         run_dir: &context.run_dir,
+        basis: HostCosts::of(&context.run_dir).for_moving(),
         listening: listener.address(),
         objection: &objection,
         running,

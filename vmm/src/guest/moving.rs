@@ -9,7 +9,6 @@ use std::time::SystemTime;
 
 use kvm_ioctls::VcpuFd;
 use migration::ram::{Machine as Moved, Part};
-use sched::framework::Job;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -47,12 +46,7 @@ impl RunningVm {
         if self.paused {
             return Err(MigrationError::Paused(self.name().to_owned()));
         }
-        let mut plan = self.plan.clone();
-        // As they are by now.
-        for (request, reservation) in plan.requests.iter_mut().zip(self.sched_param()) {
-            request.reservation = reservation;
-        }
-        let leaving = Leaving::of(self, plan, self.run_dir.clone());
+        let leaving = Leaving::of(self, self.run_dir.clone());
         self.migration = Some(Migration::begin(request, leaving)?);
         Ok(())
     }
@@ -202,6 +196,11 @@ impl MovingVm {
     #[must_use]
     pub fn vm(&self) -> &RunningVm {
         &self.vm
+    }
+
+    /// The guest, to be changed.
+    pub fn vm_mut(&mut self) -> &mut RunningVm {
+        &mut self.vm
     }
 
     /// Gives the guest back to its owner, with what a vCPU said meanwhile.

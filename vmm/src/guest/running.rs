@@ -199,6 +199,12 @@ impl RunningVm {
         self.paused
     }
 
+    /// What it was planned to be. Its reservations may have been changed since.
+    #[must_use]
+    pub fn plan(&self) -> &VmPlan {
+        &self.plan
+    }
+
     /// Its status now.
     #[must_use]
     pub fn status(&self) -> GuestStatus {

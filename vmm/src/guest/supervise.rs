@@ -117,6 +117,10 @@ pub async fn supervise(
                 }
             }
             Some(borrower) = vm.borrowers.recv() => {
+                if fate.is_sealed() {
+                    // There is nothing left to lend.
+                    continue;
+                }
                 let lent = Instant::now();
                 vm = lend(vm, borrower, &mut fate, &mut calls).await;
                 alive += lent.elapsed();

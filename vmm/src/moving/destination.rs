@@ -7,14 +7,17 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use migration::drive::{Admitted, DestinationHost, Failure, boot};
+use migration::precopy::ThreadSetup;
 use migration::protocol::Notice;
 use migration::ram::{GuestRam, Machine, Part};
 use migration::wire::{Accept, MOST_STREAMS, Offer, Refuse, Session, Token};
-use sched::framework::Factory;
 
+use super::admission::{DestinationSide, HeldAtDestination, SwitchBudget};
+use super::facts::{self, HostBasis};
+use super::promise::Refusal;
 use super::stretch::Stretch;
 use super::{in_full, own_address, random_bits, travel};
-use crate::guest::{AdmittedVm, MoveError, MovingVm, Reception, RunningVm, StartError, Vms};
+use crate::guest::{AdmittedVm, MoveError, MovingVm, Reception, RunningVm, StartError};
 
 /// A guest that runs here now, and its control socket.
 pub struct Arrived {
@@ -31,6 +34,8 @@ pub type Objection<'a> = dyn Fn(&AdmittedVm) -> Option<String> + 'a;
 pub struct Host<'a> {
     /// Where the ledger is, and control sockets.
     pub run_dir: &'a Path,
+    /// What was measured of this host.
+    pub basis: HostBasis,
     /// Where this host listens.
     pub listening: SocketAddr,
     /// What it would not take for another reason than its ledger's.
@@ -47,55 +52,59 @@ pub struct Host<'a> {
 
 /// A guest that comes: its threads stand in their reservations, its memory is being filled.
 pub struct Arriving {
-    held: Option<(MovingVm, Reception)>,
+    here: Option<(MovingVm, Reception)>,
+    /// In which the session's thread takes it up.
+    budget: Option<SwitchBudget>,
+    // After the threads that are in it.
+    held: HeldAtDestination,
     running: Sender<Arrived>,
     stretch: Stretch,
 }
 
 fn refuse(reason: impl Into<String>) -> Refuse {
-    Refuse {
-        reason: reason.into(),
-        nearest: Vec::new(),
-    }
+    Refusal::because(reason).wire()
 }
 
 fn refused(error: StartError) -> Refuse {
-    match error {
-        StartError::Refused(refusal) | StartError::NetworkThread(refusal) => {
-            refuse(format!("not admitted there: {refusal}"))
-        }
-        other => refuse(format!("not to be had there: {}", in_full(&other))),
-    }
+    refuse(format!(
+        "not to be had at the destination: {}",
+        in_full(&error)
+    ))
 }
 
 impl Host<'_> {
-    fn take(&mut self, offer: &Offer) -> Result<Arc<dyn GuestRam>, Refuse> {
-        let plan = travel::decode(&offer.spec).map_err(|error| refuse(in_full(&error)))?;
-        let run_dir = self.run_dir;
-        let admitted = Vms { run_dir }.make(plan).map_err(refused)?;
+    /// Admits the guest, and lets its threads stand where they will run.
+    fn take(&mut self, offer: &Offer) -> Result<(Arc<dyn GuestRam>, Vec<u8>), Refuse> {
+        let (plan, _) = facts::split(&offer.spec).map_err(|error| refuse(in_full(&error)))?;
+        let plan = travel::decode(plan).map_err(|error| refuse(in_full(&error)))?;
+        let side = DestinationSide::new(self.basis.clone(), self.run_dir);
+        let side = side.map_err(|refusal| refusal.wire())?;
+        let mut held = side.admit(offer, plan).map_err(|refusal| refusal.wire())?;
+        let admitted = held
+            .take_vm()
+            .ok_or_else(|| refuse("the guest was admitted without a place"))?;
         if let Some(objection) = (self.objection)(&admitted) {
             return Err(refuse(objection));
         }
         let built = admitted.prepare().map_err(refused)?;
         let reception =
-            Reception::open(&built, run_dir).map_err(|error| refuse(in_full(&error)))?;
+            Reception::open(&built, self.run_dir).map_err(|error| refuse(in_full(&error)))?;
         let vm = built.stand().map_err(refused)?;
         let pages = vm.pages();
-        let here = pages.pages() * crate::memory::PAGE;
-        if here != offer.memory_bytes {
-            return Err(refuse(format!(
-                "the guest has {} bytes of memory, and its description says {here}",
-                offer.memory_bytes
-            )));
-        }
-        let vm = MovingVm::new(vm)
-            .map_err(|error| refuse(format!("no descriptors are left there: {error}")))?;
+        let vm = MovingVm::new(vm).map_err(|error| {
+            refuse(format!(
+                "no descriptors are left at the destination: {error}"
+            ))
+        })?;
+        let answer = held.facts();
         self.guest = Some(Arriving {
-            held: Some((vm, reception)),
+            here: Some((vm, reception)),
+            budget: None,
+            held,
             running: self.running.clone(),
             stretch: Stretch::new(self.stretched),
         });
-        Ok(Arc::new(pages))
+        Ok((Arc::new(pages), answer))
     }
 
     /// Where this host answers: as the source's host sees it.
@@ -109,7 +118,7 @@ impl Host<'_> {
         seen.unwrap_or(self.listening).to_string()
     }
 
-    fn accept(&self, offer: &Offer) -> Result<Accept, Refuse> {
+    fn accept(&self, offer: &Offer, answer: Vec<u8>) -> Result<Accept, Refuse> {
         let failed = |error: std::io::Error| refuse(format!("no session can begin there: {error}"));
         Ok(Accept {
             token: Token(random_bits().map_err(failed)?),
@@ -117,7 +126,7 @@ impl Host<'_> {
             features: 0,
             boot: boot().map_err(failed)?,
             inquiries: self.inquiries(offer),
-            facts: Vec::new(),
+            facts: answer,
         })
     }
 }
@@ -126,14 +135,16 @@ impl DestinationHost for Host<'_> {
     type Machine = Arriving;
 
     fn admit(&mut self, _session: Session, offer: &Offer) -> Result<Admitted, Refuse> {
-        let admitted = self.accept(offer).and_then(|accept| {
-            let ram = self.take(offer)?;
+        let admitted = self.take(offer).and_then(|(ram, answer)| {
+            let accept = self.accept(offer, answer)?;
             Ok(Admitted { accept, ram })
         });
         admitted.inspect_err(|refuse| self.reason = Some(format!("refused: {}", refuse.reason)))
     }
 
     fn hold(&mut self) -> Result<(), Failure> {
+        let guest = self.machine();
+        guest.budget = Some(guest.held.enter_switch_over()?);
         Ok(())
     }
 
@@ -141,6 +152,11 @@ impl DestinationHost for Host<'_> {
         self.guest
             .as_mut()
             .expect("the drive asks for the guest only once it was admitted")
+    }
+
+    fn thread_setup(&self) -> Option<ThreadSetup> {
+        let guest = self.guest.as_ref()?;
+        Some(guest.held.thread_setup())
     }
 
     fn free(&mut self) {
@@ -172,22 +188,23 @@ impl Machine for Arriving {
     }
 
     fn resume(&mut self) -> Result<(), MoveError> {
-        let (mut vm, reception) = self.held.take().ok_or(MoveError::Ended)?;
+        let (mut vm, reception) = self.here.take().ok_or(MoveError::Ended)?;
         self.stretch.wait();
         vm.resume()?;
         let (vm, _) = vm.give_back();
         // Whoever supervises waits for it as long as the session lasts.
         let _ = self.running.send(Arrived { vm, reception });
+        self.budget = None;
         Ok(())
     }
 
     fn save(&mut self) -> Result<Vec<Part>, MoveError> {
-        let (vm, _) = self.held.as_mut().ok_or(MoveError::Ended)?;
+        let (vm, _) = self.here.as_mut().ok_or(MoveError::Ended)?;
         vm.save()
     }
 
     fn restore(&mut self, parts: &[Part]) -> Result<(), MoveError> {
-        let (vm, _) = self.held.as_mut().ok_or(MoveError::Ended)?;
+        let (vm, _) = self.here.as_mut().ok_or(MoveError::Ended)?;
         self.stretch.saved(parts)?;
         vm.restore(parts)
     }

@@ -11,8 +11,12 @@
 //!
 //! The parts are the crate `migration`'s: its drive, with the machine, the memory and the log of this crate.
 
+pub mod admission;
+pub mod contract;
 pub mod destination;
+pub mod facts;
 mod planner;
+pub mod promise;
 pub mod source;
 mod stretch;
 pub mod travel;
@@ -26,7 +30,9 @@ use std::time::Duration;
 use migration::transport::{Identity, Security, TransportError};
 use migration::wire::Session;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use self::facts::HostBasis;
 use crate::units::BitRate;
 
 /// Where hosts receive guests unless something else is said.
@@ -56,6 +62,12 @@ pub struct MigrationRequest {
     pub rate: Option<BitRate>,
     /// Where this host answers for sessions whose process is dead.
     pub desk: Option<String>,
+    /// Only say what would be promised.
+    pub predict: bool,
+    /// Reserve nothing for the migration itself, and break the guest's deadlines rather than refuse.
+    pub best_effort: bool,
+    /// What was measured of this host.
+    pub basis: HostBasis,
 }
 
 /// Where a migration stands.
@@ -85,6 +97,8 @@ pub enum MigrationOutcome {
     Stayed,
     /// It was not tried; the guest goes on here.
     Refused,
+    /// It was only asked what would be promised.
+    Predicted,
 }
 
 /// A round that was sent.
@@ -143,8 +157,12 @@ pub struct MigrationStatus {
     pub outcome: Option<MigrationOutcome>,
     /// Why the guest is here still, or what went wrong on the way.
     pub reason: Option<String>,
-    /// What would be possible instead.
-    pub nearest: Option<String>,
+    /// What would be possible instead, as [`promise::Refusal::json`] has it.
+    pub nearest: Option<Value>,
+    /// What is promised, as [`promise::Promise::json`] has it.
+    pub promise: Option<Value>,
+    /// The promise or the refusal in words.
+    pub said: Option<String>,
     /// Rounds that were sent.
     pub rounds: Vec<RoundStatus>,
     /// The one that is being sent.

@@ -1,50 +1,16 @@
 //! What the source sends next: the model's decision after each round, made into sets of pages.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use migration::drive::{Planner, SourceRemote, Step};
-use migration::model::{
-    CpuCost, Decision, Path, PathError, Precopy, Requirement, RoundPlan, Skewed, Writes,
-};
+use migration::model::{Decision, PathError, Precopy, RoundPlan, Writes};
 use migration::precopy::RoundSent;
 use migration::protocol::SourceEvent;
 use migration::ram::{PageRange, PageSet};
 
+use super::promise::Promise;
 use super::source::Shared;
-use crate::units::{BitRate, ByteSize};
-
-/// What is taken to be the rate where none is reserved: the first round tells.
-const UNKNOWN_RATE: BitRate = BitRate::new(10_000_000_000);
-/// Pages whose dirty bits are cleared at once, just before they are read.
-const PAGES_PER_CLEAR: u32 = 4096;
-
-/// What pages travel on, as far as it is known before anything was measured.
-pub(super) fn path(rate: Option<BitRate>) -> Path {
-    let cpu = CpuCost {
-        per_page: Duration::from_micros(1),
-        per_mebibyte: Duration::from_micros(500),
-        share: 1.0,
-    };
-    Path {
-        rate: rate.unwrap_or(UNKNOWN_RATE),
-        rate_spread: 0.1,
-        page_overhead: ByteSize::new(220),
-        zero_pages: 0,
-        compression: 1.0,
-        compression_again: 1.0,
-        round_cost: Duration::from_millis(1),
-        pages_per_clear: PAGES_PER_CLEAR,
-        switch_delay: Duration::from_millis(2),
-        switch_over: Skewed {
-            median: Duration::from_millis(2),
-            p95: Duration::from_millis(5),
-        },
-        source: cpu,
-        destination: cpu,
-        tracked_write: Duration::from_micros(26),
-    }
-}
 
 /// Decides as the model does, and writes the rounds down.
 pub(super) struct ModelPlanner {
@@ -52,6 +18,8 @@ pub(super) struct ModelPlanner {
     precopy: Precopy,
     begun: Option<Instant>,
     plan: Option<RoundPlan>,
+    /// Pages whose dirty bits are cleared at once, just before they are read.
+    pages_per_clear: u64,
     shared: Arc<Shared>,
     remote: SourceRemote,
 }
@@ -59,12 +27,12 @@ pub(super) struct ModelPlanner {
 impl ModelPlanner {
     pub(super) fn new(
         writes: Writes,
-        path: &Path,
-        requirement: Requirement,
+        promise: &Promise,
         (shared, remote): (Arc<Shared>, SourceRemote),
     ) -> Result<Self, PathError> {
         Ok(Self {
-            precopy: Precopy::new(&writes, path, requirement)?,
+            precopy: Precopy::new(&writes, &promise.path, promise.wish.requirement())?,
+            pages_per_clear: promise.path.pages_per_clear.max(1).into(),
             writes,
             begun: None,
             plan: None,
@@ -78,7 +46,7 @@ impl ModelPlanner {
         let split = self.writes.split(dirty).into_iter();
         split
             .filter(|(class, _)| plan.send.contains(class))
-            .flat_map(|(_, pages)| pieces(&pages, PAGES_PER_CLEAR.into()))
+            .flat_map(|(_, pages)| pieces(&pages, self.pages_per_clear))
             .collect()
     }
 }

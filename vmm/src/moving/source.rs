@@ -10,31 +10,27 @@ use std::time::{Duration, Instant};
 use migration::drive::{
     self, Departing, Departure, Failure, Planner, Route, SourceHost, SourceRemote, boot,
 };
-use migration::model::{Estimator, Requirement, Sampling, Writes};
 use migration::page::EncoderSettings;
 use migration::precopy::{PrecopySettings, Progress};
 use migration::protocol::{Notice, Outcome, Patience, SourceEvent, SourceSetup};
-use migration::ram::{DirtyLog, GuestRam, Machine, Part};
+use migration::ram::{GuestRam, Machine, Part};
 use migration::transport::{Listener, Settings};
 use migration::wire::{Accept, MOST_STREAMS, Offer, SPOKEN};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use serde_json::Value;
 
-use super::planner::{self, ModelPlanner};
+use super::admission::{HeldAtSource, SourceSide, Subject, SwitchBudget, Watch};
+use super::facts;
+use super::planner::ModelPlanner;
+use super::promise::{Promise, Refusal, Wish};
 use super::{
     Measured, MigrationError, MigrationOutcome, MigrationRequest, MigrationStatus, PORT, Phase,
     RoundStatus, SwitchOverStatus, in_full, new_session, own_address, security, travel,
 };
 use crate::dirty::{Beginning, DirtyPages, GuestPages};
 use crate::guest::{Lender, Loan, MoveError, RunningVm};
-use crate::spec::VmPlan;
 use crate::units::ByteSize;
 
-/// How long what the guest writes is watched before it is offered.
-const WATCH: Duration = Duration::from_millis(1200);
-/// A window that is so old counts 1/e of a new one.
-const MEMORY: Duration = Duration::from_secs(30);
-/// Share of the guest's time that watching may take.
-const WATCH_SHARE: f64 = 0.1;
 /// Memory that keeps what was sent, where pages are compressed.
 const REMEMBERED: ByteSize = ByteSize::mebibytes(64);
 /// Status is asked for so often, at least, by who wants to know the end.
@@ -48,24 +44,45 @@ pub struct Migration {
 
 /// What is needed of a guest to move it.
 pub(crate) struct Leaving {
-    pub(crate) plan: VmPlan,
-    pub(crate) run_dir: PathBuf,
-    pub(crate) pages: GuestPages,
-    /// For watching, and for sending.
-    pub(crate) logs: [DirtyPages; 2],
-    pub(crate) lender: Lender,
+    subject: Subject,
+    run_dir: PathBuf,
+    pages: GuestPages,
+    log: DirtyPages,
+    lender: Lender,
 }
 
 impl Leaving {
     /// Of a running guest.
-    pub(crate) fn of(vm: &RunningVm, plan: VmPlan, run_dir: PathBuf) -> Self {
+    pub(crate) fn of(vm: &RunningVm, run_dir: PathBuf) -> Self {
         Self {
-            plan,
+            subject: Subject::of(vm),
             run_dir,
             pages: vm.pages(),
-            logs: [Beginning::Clean, Beginning::Dirty].map(|beginning| vm.dirty_pages(beginning)),
+            log: vm.dirty_pages(Beginning::Dirty),
             lender: vm.lender(),
         }
+    }
+}
+
+/// Why a guest stays.
+enum Stay {
+    /// It was not tried.
+    Refused(Refusal),
+    /// It was only asked.
+    Asked,
+    /// It went wrong.
+    Failed(String),
+}
+
+impl From<Refusal> for Stay {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<String> for Stay {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
     }
 }
 
@@ -117,18 +134,43 @@ impl Shared {
         });
     }
 
-    fn over(&self, outcome: MigrationOutcome, reason: Option<String>) {
+    fn promised(&self, promise: &Promise) {
         let mut told = self.told();
-        told.status.phase = Phase::Over;
-        told.status.outcome = Some(outcome);
-        told.status.round = None;
-        if reason.is_some() {
-            told.status.reason = reason;
-        }
-        let MigrationStatus {
-            measured, rounds, ..
-        } = &mut told.status;
-        if let Some(measured) = measured {
+        told.status.promise = Some(promise.json());
+        told.status.said = Some(promise.to_string());
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        let mut told = self.told();
+        told.status.outcome = Some(MigrationOutcome::Refused);
+        told.status.reason = Some(refusal.reason.clone());
+        told.status.nearest = refusal.json().get_mut("nearest").map(Value::take);
+        told.status.said = Some(refusal.to_string());
+    }
+
+    /// It is over, this way.
+    fn over(&self, ended: Result<Outcome, Stay>) {
+        let outcome = match ended {
+            Ok(Outcome::Moved) => MigrationOutcome::Moved,
+            Ok(Outcome::Stayed) => MigrationOutcome::Stayed,
+            Err(Stay::Asked) => MigrationOutcome::Predicted,
+            Err(Stay::Refused(refusal)) => {
+                self.refused(&refusal);
+                MigrationOutcome::Refused
+            }
+            Err(Stay::Failed(reason)) => {
+                self.told().status.reason = Some(reason);
+                MigrationOutcome::Stayed
+            }
+        };
+        let mut told = self.told();
+        let status = &mut told.status;
+        status.phase = Phase::Over;
+        // The destination may have refused it.
+        status.outcome.get_or_insert(outcome);
+        status.round = None;
+        if let Some(measured) = &mut status.measured {
+            let rounds = &status.rounds;
             measured.bytes = rounds.iter().map(|round| round.bytes).sum();
             measured.pages = rounds.iter().map(|round| round.pages).sum();
             measured.rounds = rounds.len();
@@ -189,7 +231,7 @@ impl Migration {
         check(&request)?;
         let departure = Departure::default();
         let status = MigrationStatus {
-            name: leaving.plan.name.clone(),
+            name: leaving.subject.plan().name.clone(),
             to: request.to.clone(),
             ..MigrationStatus::default()
         };
@@ -207,14 +249,7 @@ impl Migration {
         let run = move || {
             // Signals are for others.
             let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-            match migrate(&request, leaving, departure, &own) {
-                Ok(Outcome::Moved) => own.over(MigrationOutcome::Moved, None),
-                Ok(Outcome::Stayed) if own.told().status.outcome.is_some() => {
-                    own.over(MigrationOutcome::Refused, None);
-                }
-                Ok(Outcome::Stayed) => own.over(MigrationOutcome::Stayed, None),
-                Err(reason) => own.over(MigrationOutcome::Stayed, Some(reason)),
-            }
+            own.over(migrate(&request, leaving, departure, &own));
         };
         let thread = std::thread::Builder::new()
             .name("migrate".to_owned())
@@ -275,30 +310,46 @@ fn migrate(
     leaving: Leaving,
     departure: Departure,
     shared: &Arc<Shared>,
-) -> Result<Outcome, String> {
+) -> Result<Outcome, Stay> {
     let Leaving {
-        plan,
+        mut subject,
         run_dir,
         pages,
-        logs: [mut watched, mut log],
+        mut log,
         lender,
     } = leaving;
-    // What cannot be had is told before the guest is disturbed.
-    let route = route(request, run_dir)?;
-    let listener = listener(&route)?;
-    let setup = setup(request, &plan, &pages, listener.address())?;
-    let writes = watch(&mut watched, pages.pages(), shared)?;
-    drop(watched);
+    let wish = wish(request);
+    let side = SourceSide::new(request.basis.clone(), &run_dir)?;
+    let seen = subject.observe(&Watch {
+        compress: request.compress,
+        ..Watch::default()
+    })?;
+    let proposal = side.propose(&subject, &seen, &wish)?;
+    shared.promised(&proposal.promise);
+    if request.predict {
+        return Err(Stay::Asked);
+    }
+    // What cannot be had is told before anything is held.
+    let mut route = route(request, run_dir)?;
+    if shared.is_cancelled() {
+        return Err(Stay::Failed("cancelled".to_owned()));
+    }
     shared.phase(Phase::Offering);
+    let held = side.hold((subject, seen), proposal, &lender)?;
+    route.transport.priority = held.priority();
+    let listener = listener(&route)?;
+    let setup = setup(request, &held, (&pages, listener.address()))?;
+    let held = Arc::new(Mutex::new(held));
     let loan = Arc::new(Mutex::new(None));
     let mut machine = Borrowed {
         lender,
         loan: Arc::clone(&loan),
+        held: Arc::clone(&held),
         shared: Arc::clone(shared),
     };
     let mut host = Host {
         request,
-        writes: Some(writes),
+        held,
         loan,
         shared,
     };
@@ -307,10 +358,22 @@ fn migrate(
         ram: Arc::new(pages),
         log: &mut log,
     };
-    departure
-        .answering(listener)
-        .migrate(guest, &route, setup, &mut host)
-        .map_err(|error| in_full(&error))
+    let departure = departure.answering(listener);
+    let outcome = departure.migrate(guest, &route, setup, &mut host);
+    outcome.map_err(|error| Stay::Failed(in_full(&error)))
+}
+
+fn wish(request: &MigrationRequest) -> Wish {
+    Wish {
+        downtime: request.downtime,
+        finish: request.finish,
+        confidence: request.confidence,
+        rate: request.rate,
+        streams: request.streams,
+        compress: request.compress,
+        protected: request.certificates.is_some(),
+        best_effort: request.best_effort,
+    }
 }
 
 fn route(request: &MigrationRequest, run_dir: PathBuf) -> Result<Route, String> {
@@ -356,9 +419,8 @@ fn nanos(time: Duration) -> u64 {
 
 fn setup(
     request: &MigrationRequest,
-    plan: &VmPlan,
-    pages: &GuestPages,
-    here: SocketAddr,
+    held: &HeldAtSource,
+    (pages, here): (&GuestPages, SocketAddr),
 ) -> Result<SourceSetup, String> {
     // First the session itself, then whoever answers for the dead.
     let desk = request.desk.clone();
@@ -372,10 +434,10 @@ fn setup(
     let confidence_ppm = (request.confidence * 1e6).round() as u32;
     Ok(SourceSetup {
         session: new_session().map_err(failed)?,
-        name: plan.name.clone(),
+        name: held.plan().name.clone(),
         versions: SPOKEN,
         offer: Offer {
-            spec: travel::encode(plan),
+            spec: facts::join(&travel::encode(held.plan()), &held.terms()),
             memory_bytes: pages.pages() * crate::memory::PAGE,
             downtime_ns: nanos(request.downtime),
             finish_ns: nanos(request.finish),
@@ -389,41 +451,22 @@ fn setup(
     })
 }
 
-/// Watches what the guest writes for a while.
-fn watch(log: &mut DirtyPages, pages: u64, shared: &Shared) -> Result<Writes, String> {
-    let failed =
-        |error: &dyn std::error::Error| format!("cannot watch what it writes: {}", in_full(error));
-    let tracked_write = planner::path(None).tracked_write;
-    let mut sampling = Sampling::new(WATCH_SHARE, tracked_write);
-    let mut estimator = Estimator::new(pages, MEMORY);
-    let begun = Instant::now();
-    log.start().map_err(|error| failed(&error))?;
-    let mut step = sampling.next(Duration::ZERO, 0);
-    while begun.elapsed() + step.pause + step.window < WATCH && !shared.is_cancelled() {
-        std::thread::sleep(step.pause);
-        let dirty = log.look().map_err(|error| failed(&error))?;
-        log.clear(&dirty).map_err(|error| failed(&error))?;
-        let from = begun.elapsed();
-        std::thread::sleep(step.window);
-        let dirty = log.look().map_err(|error| failed(&error))?;
-        let at = begun.elapsed();
-        let seen = estimator.sample(&dirty, at, at - from);
-        let seen = seen.map_err(|error| failed(&error))?;
-        step = sampling.next(at - from, seen.dirty);
-    }
-    log.stop().map_err(|error| failed(&error))?;
-    Ok(estimator.writes())
-}
-
 /// The guest, borrowed from its owner for the switch-over.
 struct Borrowed {
     lender: Lender,
-    loan: Arc<Mutex<Option<Loan>>>,
+    loan: Arc<Mutex<Option<OnLoan>>>,
+    held: Arc<Mutex<HeldAtSource>>,
     shared: Arc<Shared>,
 }
 
-fn locked(loan: &Mutex<Option<Loan>>) -> MutexGuard<'_, Option<Loan>> {
-    loan.lock().unwrap_or_else(PoisonError::into_inner)
+/// The guest, and the session's thread in the reservation in which it switches over.
+struct OnLoan {
+    guest: Loan,
+    _budget: SwitchBudget,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Borrowed {
@@ -433,7 +476,7 @@ impl Borrowed {
     ) -> Result<T, MoveError> {
         locked(&self.loan)
             .as_mut()
-            .map_or(Err(MoveError::Ended), work)
+            .map_or(Err(MoveError::Ended), |loan| work(&mut loan.guest))
     }
 }
 
@@ -441,26 +484,32 @@ impl Machine for Borrowed {
     type Error = MoveError;
 
     fn pause(&mut self) -> Result<(), MoveError> {
-        let mut loan = self.lender.borrow()?;
-        if loan.guest().vm().is_paused() {
+        let mut guest = self.lender.borrow()?;
+        if guest.guest().vm().is_paused() {
             return Err(MoveError::Pause("it has been paused meanwhile".to_owned()));
         }
+        // The destination holds its own: from here on both do.
+        let budget = locked(&self.held).enter_switch_over();
+        let budget = budget.map_err(|error| MoveError::Pause(in_full(&error)))?;
         {
             let mut told = self.shared.told();
             told.status.phase = Phase::Switching;
             told.paused = Some(Instant::now());
         }
-        let paused = loan.guest().pause();
-        *locked(&self.loan) = Some(loan);
+        let paused = guest.guest().pause();
+        *locked(&self.loan) = Some(OnLoan {
+            guest,
+            _budget: budget,
+        });
         paused
     }
 
     fn resume(&mut self) -> Result<(), MoveError> {
-        let Some(mut loan) = locked(&self.loan).take() else {
+        match locked(&self.loan).take() {
+            Some(mut loan) => loan.guest.guest().resume(),
             // It never came to the pause.
-            return Ok(());
-        };
-        loan.guest().resume()
+            None => Ok(()),
+        }
     }
 
     fn save(&mut self) -> Result<Vec<Part>, MoveError> {
@@ -475,32 +524,20 @@ impl Machine for Borrowed {
 /// What this host does for the session.
 struct Host<'a> {
     request: &'a MigrationRequest,
-    writes: Option<Writes>,
-    loan: Arc<Mutex<Option<Loan>>>,
+    held: Arc<Mutex<HeldAtSource>>,
+    loan: Arc<Mutex<Option<OnLoan>>>,
     shared: &'a Arc<Shared>,
 }
 
 impl SourceHost for Host<'_> {
-    fn copy(&mut self, _accept: &Accept) -> Result<(PrecopySettings, Box<dyn Planner>), Failure> {
+    fn copy(&mut self, accept: &Accept) -> Result<(PrecopySettings, Box<dyn Planner>), Failure> {
+        let mut held = locked(&self.held);
+        held.agree(&accept.facts)
+            .map_err(|refusal| refusal.to_string())?;
+        self.shared.promised(held.promise());
         self.shared.phase(Phase::Copying);
-        let MigrationRequest {
-            downtime,
-            finish,
-            confidence,
-            ..
-        } = *self.request;
-        let requirement = Requirement {
-            downtime,
-            finish,
-            confidence,
-        };
-        let writes = self.writes.take().ok_or("rounds have begun before")?;
-        let planner = ModelPlanner::new(
-            writes,
-            &planner::path(self.request.rate),
-            requirement,
-            (Arc::clone(self.shared), self.shared.remote.clone()),
-        )?;
+        let reached = (Arc::clone(self.shared), self.shared.remote.clone());
+        let planner = ModelPlanner::new(held.seen().writes.clone(), held.promise(), reached)?;
         let encoder = match self.request.compress {
             true => EncoderSettings {
                 compress: true,
@@ -510,30 +547,29 @@ impl SourceHost for Host<'_> {
         };
         let settings = PrecopySettings {
             encoder,
-            rate: self.request.rate,
-            ..PrecopySettings::default()
+            rate: held.rate(),
+            period: held.pace(),
+            thread: Some(held.thread_setup()),
         };
         Ok((settings, Box::new(planner)))
     }
 
     fn let_go(&mut self) -> Result<(), Failure> {
         self.shared.arrived();
-        if let Some(loan) = locked(&self.loan).take() {
-            loan.moved();
+        if let Some(OnLoan { guest, _budget }) = locked(&self.loan).take() {
+            guest.moved();
         }
         Ok(())
     }
 
     fn report(&mut self, notice: &Notice) {
+        if let Notice::Refused(refuse) = notice {
+            self.shared.refused(&Refusal::heard(refuse));
+        }
         let mut told = self.shared.told();
         let status = &mut told.status;
         match notice {
-            Notice::Refused(refuse) => {
-                status.outcome = Some(MigrationOutcome::Refused);
-                status.reason = Some(refuse.reason.clone());
-                let nearest = String::from_utf8_lossy(&refuse.nearest);
-                status.nearest = Some(nearest.into_owned()).filter(|text| !text.is_empty());
-            }
+            Notice::Refused(_) => {}
             Notice::Aborted { reason } => status.reason = Some(reason.clone()),
             Notice::TooLate => {
                 status.reason =
