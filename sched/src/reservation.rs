@@ -263,7 +263,7 @@ pub(crate) fn signed_nanos(duration: Duration) -> i64 {
 }
 
 /// A duration as people write it: `28 ms`, `2.5 ms`, `100 us`, `1024 ns`.
-pub(crate) fn human(duration: Duration) -> String {
+pub fn human(duration: Duration) -> String {
     let ns = nanos(duration);
     let (unit, scale) = if ns < 10_000 && !ns.is_multiple_of(1_000) {
         ("ns", 1)

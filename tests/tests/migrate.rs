@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail tests")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -33,7 +34,7 @@ struct Hosts {
     user: User,
     address: String,
     /// How connections are protected, at each.
-    security: [Vec<String>; 2],
+    security: RefCell<[Vec<String>; 2]>,
 }
 
 impl Hosts {
@@ -42,7 +43,22 @@ impl Hosts {
         Self {
             user: User::new(),
             address: format!("127.0.0.1:{}", free_port()),
-            security: [plain(), plain()],
+            security: RefCell::new([plain(), plain()]),
+        }
+    }
+
+    /// With certificates of one authority, or of an authority each.
+    fn protected(authorities: [&str; 2]) -> Self {
+        let hosts = Self::plain();
+        let security = authorities.map(|authority| {
+            let made = hosts.user.run(&["certificates", authority, "127.0.0.1"]);
+            made.expect(0);
+            let own = hosts.user.path(authority).join("127.0.0.1");
+            vec!["--certificates".to_owned(), own.display().to_string()]
+        });
+        Self {
+            security: RefCell::new(security),
+            ..hosts
         }
     }
 
@@ -56,9 +72,18 @@ impl Hosts {
         command
     }
 
+    /// Moves the guest, and says what came of it.
+    fn moved(&self, more: &[&str], code: i32) -> Value {
+        self.user
+            .finish(self.migrate("cv-moved", more))
+            .expect(code)
+            .json()
+    }
+
     fn receive(&self, more: &[&str]) -> system_tests::user::Guest<'_> {
-        let mut arguments = vec!["receive", &self.address, "--once"];
-        arguments.extend(self.security[1].iter().map(String::as_str));
+        let security = self.security.borrow()[1].clone();
+        let mut arguments = vec!["receive", &self.address];
+        arguments.extend(security.iter().map(String::as_str));
         arguments.extend(more);
         let mut receiving = self.user.start(self.command_there(&arguments), "receiving");
         receiving.until("waiting", |receiving| {
@@ -69,7 +94,8 @@ impl Hosts {
 
     fn migrate(&self, name: &str, more: &[&str]) -> Command {
         let mut arguments = vec!["--json", "migrate", name, &self.address];
-        arguments.extend(self.security[0].iter().map(String::as_str));
+        let security = self.security.borrow()[0].clone();
+        arguments.extend(security.iter().map(String::as_str));
         let limits = ["--downtime", "1s", "--finish", "30s"];
         arguments.extend(limits.iter().filter(|_| !more.contains(&"--downtime")));
         arguments.extend(more);
@@ -130,11 +156,11 @@ fn a_guest_that_writes_moves_to_another_process_with_every_page_and_job() {
     let hosts = Hosts::plain();
     let user = &hosts.user;
     let [here, there] = ["here.json", "there.json"].map(|name| user.path(name));
-    let receiving = hosts.receive(&["--records", there.to_str().unwrap()]);
+    let receiving = hosts.receive(&["--once", "--records", there.to_str().unwrap()]);
     let arguments = ["--records", here.to_str().unwrap()];
     let source = user.launch("cv-moved", &format!("{WRITER}{CPU}"), &arguments);
     hosts.work(false, 50);
-    let answer = user.finish(hosts.migrate("cv-moved", &[])).expect(0).json();
+    let answer = hosts.moved(&[], 0);
     assert_eq!(answer["outcome"], "moved", "{answer}");
     let measured = &answer["measured"];
     let (total, downtime) = (
@@ -168,4 +194,133 @@ fn a_guest_that_writes_moves_to_another_process_with_every_page_and_job() {
         (least..=least + 50).contains(&found.writes),
         "{found:?} of {last}"
     );
+}
+
+/// Whether the guest does its work at the first host, as if nothing had been.
+fn assert_unharmed(hosts: &Hosts) {
+    hosts.work(false, 20);
+    let ledger = fs::read_to_string(hosts.user.run_dir().join("ledger.json")).unwrap();
+    assert!(!ledger.contains("cv-moved.migration"), "{ledger}");
+    let left = fs::read_dir(hosts.user.run_dir()).unwrap();
+    let left = left.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let records: Vec<_> = left.filter(|name| name.starts_with("migration-")).collect();
+    assert!(records.is_empty(), "{records:?}");
+}
+
+#[test]
+fn a_guest_moves_between_hosts_that_know_each_other_and_stays_with_others() {
+    requires!(Need::Kvm);
+    let hosts = Hosts::protected(["ours", "theirs"]);
+    let receiving = hosts.receive(&["--once"]);
+    let spec = format!("{WRITER}{CPU}");
+    let file = hosts.user.spec("cv-moved", &spec);
+    let mut source = hosts.user.command(&["run", &file]).spawn().unwrap();
+    hosts.work(false, 20);
+    let answer = hosts.moved(&[], 1);
+    assert_eq!(answer["outcome"], "stayed", "{answer}");
+    let reason = answer["reason"].as_str().unwrap();
+    assert!(reason.contains("certificates of one authority"), "{reason}");
+    assert_unharmed(&hosts);
+    hosts.security.borrow_mut()[0] = vec!["--plain".to_owned()];
+    assert_eq!(hosts.moved(&[], 1)["outcome"], "stayed");
+    // Whoever could not show a certificate kept nobody else out.
+    let theirs = hosts.security.borrow()[1].clone();
+    hosts.security.borrow_mut()[0] = theirs;
+    assert_eq!(hosts.moved(&[], 0)["outcome"], "moved");
+    assert!(source.wait().unwrap().success());
+    hosts.work(true, 20);
+    hosts
+        .user
+        .finish(hosts.command_there(&["stop", "cv-moved"]))
+        .expect(0);
+    receiving.wait(MINUTE).expect(0);
+}
+
+#[test]
+fn a_guest_that_cannot_be_moved_is_told_so_and_goes_on() {
+    requires!(Need::Kvm);
+    let hosts = Hosts::plain();
+    let user = &hosts.user;
+    let spec = format!("{WRITER}{CPU}");
+    let source = user.launch("cv-moved", &spec, &[]);
+    hosts.work(false, 20);
+    let answer = hosts.moved(&["--predict"], 0);
+    assert_eq!(answer["outcome"], "predicted", "{answer}");
+    assert!(
+        answer["promise"]["total_s"]["median"].as_f64() > Some(0.0),
+        "{answer}"
+    );
+    let answer = hosts.moved(&[], 1);
+    let reason = answer["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("does `chronovisor receive` run there"),
+        "{reason}"
+    );
+    let answer = hosts.moved(&["--rate", "100kbit/s"], 3);
+    assert_eq!(answer["outcome"], "refused", "{answer}");
+    assert!(!answer["nearest"].is_null(), "{answer}");
+    // One of its name is there.
+    let mut command = hosts.command_there(&["run"]);
+    command.arg(user.spec("cv-moved", &spec));
+    let taken = user.start(command, "cv-moved");
+    hosts.work(true, 5);
+    let receiving = hosts.receive(&["--once"]);
+    let answer = hosts.moved(&[], 3);
+    let reason = answer["reason"].as_str().unwrap();
+    assert!(reason.contains("cv-moved"), "{reason}");
+    let ended = receiving.wait(MINUTE).expect(1);
+    assert!(ended.stderr.contains("refused"), "{ended:?}");
+    drop(taken);
+    user.run(&["pause", "cv-moved"]).expect(0);
+    let paused = user.finish(hosts.migrate("cv-moved", &[])).expect(1);
+    assert!(paused.stderr.contains("resume it first"), "{paused:?}");
+    user.run(&["resume", "cv-moved"]).expect(0);
+    let nothing = user.run(&["migrate", "cv-moved", "--cancel"]);
+    assert!(
+        nothing.code() == 0 || nothing.stderr.contains("not being moved"),
+        "{nothing:?}"
+    );
+    assert_unharmed(&hosts);
+    source.stop().expect(0);
+}
+
+#[test]
+fn a_migration_that_is_cancelled_leaves_the_guest_and_the_next_one_is_right() {
+    requires!(Need::Kvm);
+    let hosts = Hosts::plain();
+    let user = &hosts.user;
+    let receiving = hosts.receive(&[]);
+    let source = user.launch("cv-moved", &format!("{WRITER}{CPU}"), &[]);
+    hosts.work(false, 50);
+    let slow = hosts.migrate("cv-moved", &["--rate", "20Mbit/s"]);
+    let moving = user.start(slow, "moving");
+    system_tests::process::until("being moved", || {
+        let again = user.finish(hosts.migrate("cv-moved", &[]));
+        again.stderr.contains("is being moved already")
+    });
+    let busy = user.run(&["save", "cv-moved", "saved-here"]).expect(1);
+    assert!(busy.stderr.contains("is being moved"), "{busy:?}");
+    std::thread::sleep(Duration::from_millis(1500));
+    user.run(&["migrate", "cv-moved", "--cancel"]).expect(0);
+    let answer = moving.wait(MINUTE).expect(1).json();
+    assert_eq!(answer["outcome"], "stayed", "{answer}");
+    assert_eq!(answer["reason"], "cancelled", "{answer}");
+    assert_unharmed(&hosts);
+    let answer = hosts.moved(&["--compress", "--streams", "2"], 0);
+    assert_eq!(answer["outcome"], "moved", "{answer}");
+    source.wait(MINUTE).expect(0);
+    hosts.work(true, 20);
+    user.finish(hosts.command_there(&["save", "cv-moved", "saved"]))
+        .expect(0);
+    assert!(check_memory(&user.path("saved")).writes > 0);
+    // Whoever receives is there for the next guest.
+    let other = user.launch("cv-other", &format!("{WRITER}{CPU}"), &[]);
+    system_tests::process::until("moved", || {
+        user.finish(hosts.migrate("cv-other", &[])).code() == 0
+    });
+    other.wait(MINUTE).expect(0);
+    user.finish(hosts.command_there(&["stop", "cv-other"]))
+        .expect(0);
+    receiving.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(receiving.wait(MINUTE).code(), 128 + 15);
 }

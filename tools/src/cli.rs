@@ -220,6 +220,9 @@ pub struct ReceiveArgs {
     /// A fault, for experiments: the guest stands until so much time has passed since it was saved.
     #[arg(long, hide = true, value_name = "T")]
     pub stretch_pause: Option<Span>,
+    /// Descriptors of the socket to wait at, and of a pipe that is closed when the next process may wait there.
+    #[arg(long, hide = true, requires = "once", value_delimiter = ',')]
+    pub inherited: Vec<i32>,
     /// Where and how to show it.
     #[command(flatten)]
     pub show: ShowArgs,

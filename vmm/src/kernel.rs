@@ -3,7 +3,7 @@
 //! Nothing is decided here. Each function is the smallest safe wrapper of one call.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{Ordering, compiler_fence};
 use std::thread::JoinHandle;
@@ -49,6 +49,22 @@ pub enum DirtyLogging {
     Off,
     /// It does.
     On,
+}
+
+/// Takes the descriptor that this process was started with under a number, which is said once; programs that this one starts do not get it.
+///
+/// # Errors
+/// When it was started with none of that number.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: changes a flag of a descriptor of this process, if there is one, and reads no memory.
+    let set = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if set == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY:
+    // - it is open: its flag was just set;
+    // - nobody else in this process owns it: it was there before the program began, and its number was given to this call alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Registers every region of `ram` with the VM, one memory slot each, in order. Once more to switch logging: vCPUs may run

@@ -18,10 +18,9 @@ use sched::analysis::pause::{Paused, Resumption};
 use sched::analysis::task::Speed;
 use sched::analysis::{Scheduler, Supply, Task, TaskSet, TaskSetError, Verdict, least_budget};
 use sched::request::{BackendKind, Enforcement, VcpuRequest};
-use sched::reservation::Reservation;
+use sched::reservation::{Reservation, human};
 
 use crate::design::scheduler_of;
-use crate::units::Span;
 
 /// Shortest execution time per page that a job writes, for the writes to be within it: filling a page with random numbers takes less.
 const TOUCH: Duration = Duration::from_micros(10);
@@ -103,7 +102,7 @@ pub enum Breach {
     /// A larger budget is needed.
     #[error(
         "vCPU {vcpu} has {now}, and with a pause of {} its tasks need at least Q = {}{}",
-        Span::from(*.pause), Span::from(*.least), already(*.without, .now)
+        human(*.pause), human(*.least), already(*.without, .now)
     )]
     Budget {
         /// Which vCPU.
@@ -120,7 +119,7 @@ pub enum Breach {
     /// No budget is enough.
     #[error(
         "vCPU {vcpu} has {now}, and with a pause of {} not even all of its period is enough: {verdict}{}",
-        Span::from(*.pause), shorter(*.longest)
+        human(*.pause), shorter(*.longest)
     )]
     Never {
         /// Which vCPU.
@@ -137,7 +136,7 @@ pub enum Breach {
     /// What tracking takes has no room in the period.
     #[error(
         "tracking its writes takes {:.1} % of the guest's time, for which vCPU {vcpu} would have to have Q = {} instead of {now}, and its deadline leaves {}",
-        .tracking * 100.0, Span::from(*.wanted), Span::from(*.most)
+        .tracking * 100.0, human(*.wanted), human(*.most)
     )]
     NoRoom {
         /// Which vCPU.
@@ -154,7 +153,7 @@ pub enum Breach {
     /// Not even all of the period is enough while writes are tracked.
     #[error(
         "vCPU {vcpu} has {now}, and while writes are tracked not even all of its period is enough: every page that a job writes costs it {}",
-        Span::from(*.tracked_write)
+        human(*.tracked_write)
     )]
     Tracked {
         /// Which vCPU.
@@ -177,7 +176,7 @@ pub enum Breach {
 fn already(without: Option<Duration>, now: &Reservation) -> String {
     match without {
         Some(without) if without > now.runtime() => {
-            format!(" ({} without any pause)", Span::from(without))
+            format!(" ({} without any pause)", human(without))
         }
         _ => String::new(),
     }
@@ -185,7 +184,7 @@ fn already(without: Option<Duration>, now: &Reservation) -> String {
 
 fn shorter(longest: Option<Duration>) -> String {
     match longest {
-        Some(longest) => format!("; a pause of {} would be possible", Span::from(longest)),
+        Some(longest) => format!("; a pause of {} would be possible", human(longest)),
         None => String::new(),
     }
 }

@@ -11,8 +11,8 @@ mod text;
 use std::time::Duration;
 
 use migration::model::{
-    CpuCost, Impossible, Limits, Path, PathError, Prediction, Random, Requirement, Skewed, WhyNot,
-    Writes, least, predict,
+    CpuCost, Impossible, Limits, Need, Path, PathError, Prediction, Random, Requirement, Skewed,
+    WhyNot, Writes, least, predict,
 };
 use migration::ram::PAGE_SIZE;
 use sched::request::{BackendKind, Enforcement, VcpuRequest};
@@ -216,7 +216,10 @@ fn content(rate: BitRate) -> BitRate {
 
 /// The rate on the link for so many bits of content per second.
 fn on_the_link(content: BitRate) -> BitRate {
-    BitRate::new(scaled(content.bits_per_second(), 1.0 / CONTENT))
+    let exact = scaled(content.bits_per_second(), 1.0 / CONTENT);
+    // Three digits are kept: what is computed is no more exact than that.
+    let step = 10u64.pow(exact.max(1).ilog10().saturating_sub(2));
+    BitRate::new(exact.div_ceil(step).saturating_mul(step))
 }
 
 #[expect(
@@ -256,23 +259,38 @@ pub fn promise(
         (true, Some(rate)) => reached(&path, content(rate), &limits).max(need.rate),
         (false, rate) => content(rate.unwrap_or(UNLIMITED)),
     };
-    let path = taking(&path, taken, &limits, means.reserved);
-    let prediction = predict(guest.writes, &path, &requirement, &RANDOM)
-        .map_err(|error| refused(Impossible::Path(error), wish))?;
-    if let Err(why) = &prediction.converges {
-        return Err(not_kept(why, wish));
-    }
+    let (taken, path, prediction) = predicted((guest, wish), &path, (taken, &limits), need.clone());
     let tracking = prediction.tracking.peak.quantile(wish.confidence) as f64 / 1e5;
     let contract = contract(tracking).map_err(|breach| Refusal::of(&breach, wish))?;
     let paced = means.reserved || wish.rate.or(means.assured).is_some();
     let mut promise = promised((wish, path), &prediction, (tracking, contract));
-    promise.need = on_the_link(need.rate);
-    promise.rate = paced.then(|| on_the_link(taken));
+    promise.need = on_the_link(need.rate).min(most);
+    promise.rate = paced.then(|| on_the_link(taken).min(most));
     promise.assured = means.assured.is_some();
     if means.reserved {
         promise.threads = threads(wish, &promise.path)?;
     }
     Ok(promise)
+}
+
+/// What is expected at a rate that is no less than the least; at the least where that does better.
+fn predicted(
+    (guest, wish): (&Guest<'_>, &Wish),
+    path: &Path,
+    (taken, limits): (BitRate, &Limits),
+    need: Need,
+) -> (BitRate, Path, Prediction) {
+    if taken > need.rate {
+        let path = taking(path, taken, limits);
+        let found = predict(guest.writes, &path, &wish.requirement(), &RANDOM);
+        if let Ok(found) = found
+            && found.converges.is_ok()
+        {
+            return (taken, path, found);
+        }
+    }
+    let path = taking(path, need.rate, limits);
+    (need.rate, path, need.prediction)
 }
 
 /// The largest rate on the link.
@@ -318,15 +336,10 @@ fn reached(path: &Path, rate: BitRate, limits: &Limits) -> BitRate {
 }
 
 /// The path at this rate, with the CPU shares that keep up with it.
-fn taking(path: &Path, rate: BitRate, limits: &Limits, reserved: bool) -> Path {
-    let share = |cost: &CpuCost, most: f64| {
-        let needed = pages(path, rate) * of_page(cost);
-        let share = if reserved { needed * HEADROOM } else { most };
-        let most = if reserved { most * HEADROOM } else { most };
-        CpuCost {
-            share: share.clamp(f64::MIN_POSITIVE, most),
-            ..*cost
-        }
+fn taking(path: &Path, rate: BitRate, limits: &Limits) -> Path {
+    let share = |cost: &CpuCost, most: f64| CpuCost {
+        share: (pages(path, rate) * of_page(cost)).clamp(f64::MIN_POSITIVE, most),
+        ..*cost
     };
     Path {
         rate,
@@ -368,7 +381,8 @@ fn promised(
 fn threads(wish: &Wish, path: &Path) -> Result<Vec<Reservation>, Refusal> {
     let ms = Duration::from_millis;
     let period = (wish.downtime / 5).clamp(ms(1), ms(4));
-    let share = path.source.share.max(path.destination.share) / f64::from(wish.streams);
+    let share = path.source.share.max(path.destination.share) * HEADROOM;
+    let share = share / f64::from(wish.streams);
     let runtime = period.mul_f64(share.min(1.0)).max(LEAST_RUNTIME);
     let switch_period = (wish.downtime / 2).clamp(ms(2), ms(10));
     let one = |runtime, period| {

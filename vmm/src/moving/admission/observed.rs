@@ -123,6 +123,8 @@ struct Windows {
     next: usize,
     /// Written pages and seconds so far.
     seen: (f64, f64),
+    /// Length and written pages of each window.
+    most: Vec<(Duration, f64)>,
 }
 
 impl Windows {
@@ -132,6 +134,7 @@ impl Windows {
             budget: watch.share * watch.limit.as_secs_f64() / TRACKED_WRITE.as_secs_f64(),
             next: 0,
             seen: (0.0, 0.0),
+            most: Vec::new(),
         }
     }
 
@@ -139,8 +142,12 @@ impl Windows {
     fn next(&mut self) -> Option<Duration> {
         let first = self.seen.1 <= 0.0;
         let rate = self.seen.0 / self.seen.1.max(1e-9);
-        let affordable =
-            |window: &Duration| first || rate * window.as_secs_f64() * EXPECTED <= self.budget;
+        let affordable = |window: &Duration| {
+            // A guest that writes few pages over and over has written all of them in a short window already.
+            let shorter = self.most.iter().filter(|(length, _)| length <= window);
+            let most = shorter.map(|(_, most)| *most).fold(0.0, f64::max);
+            first || most.max(rate * window.as_secs_f64()) * EXPECTED <= self.budget
+        };
         let wanted = &WINDOWS[..=self.next];
         // What is left is a window, too, unless it is shorter than the shortest one.
         let fits = wanted.iter().rev().find(|window| affordable(window))?;
@@ -154,6 +161,7 @@ impl Windows {
 
     fn had(&mut self, length: Duration, written: u64) {
         self.budget -= written as f64;
+        self.most.push((length, written as f64));
         self.seen.0 += written as f64;
         self.seen.1 += length.as_secs_f64();
         self.left = self.left.saturating_sub(length);

@@ -53,7 +53,7 @@ fn an_assured_rate_is_taken_and_so_is_the_cpu_time_for_it() {
     };
     let promise = promised(&writes(100, 5.0), &WISH, &means).unwrap();
     let rate = promise.rate.unwrap().bits_per_second() as f64;
-    assert!((rate - 4e8).abs() < 1e3, "{rate}");
+    assert!((rate - 4e8).abs() < 2e6, "{rate}");
     // 32 MiB at 400 Mbit/s, headers included.
     let total = promise.total.median.as_secs_f64();
     assert!((0.68..0.80).contains(&total), "{total}");
@@ -65,9 +65,8 @@ fn an_assured_rate_is_taken_and_so_is_the_cpu_time_for_it() {
     let text = promise.to_string();
     for part in [
         "yes: total 7",
-        "(95 %: ",
-        "needs 400",
-        "assured",
+        " ms (95 %: ",
+        "needs 400 Mbit/s, assured, and (",
         "on both hosts, reserved",
     ] {
         assert!(text.contains(part), "{text}");
@@ -278,7 +277,7 @@ fn a_refusal_arrives_as_it_was_said() {
     assert_eq!(heard.reason.len(), 1024);
     assert_eq!(heard.nearest, refusal.nearest);
     assert!(heard.to_string().ends_with(
-        "possible with a downtime of 3ms and 7Mbit/s and Q = 9ms on vCPU 1 and a smaller guest"
+        "possible with a downtime of 3 ms and 7 Mbit/s and Q = 9 ms on vCPU 1 and a smaller guest"
     ));
     let plain = Refusal::because("no");
     assert_eq!(Refusal::heard(&plain.wire()), plain);
@@ -308,7 +307,7 @@ proptest! {
                 prop_assert_eq!(promise.threads.is_empty(), !reserved);
                 prop_assert!(promise.path.source.share <= cpu * 1.000_001);
                 if let (Some(assured), Some(rate)) = (means.assured, promise.rate) {
-                    prop_assert!(rate.bits_per_second() <= assured.bits_per_second() + 10);
+                    prop_assert!(rate <= assured);
                 }
             }
             Err(refusal) => {

@@ -4,14 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use migration::wire::Refuse;
-use sched::reservation::Reservation;
+use sched::reservation::{Reservation, human};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Bounded, Promise, Wish};
 use crate::moving::contract::Breach;
 use crate::moving::facts;
-use crate::units::{BitRate, Span};
+use crate::units::BitRate;
 
 /// Most budgets that a refusal names.
 const MOST_BUDGETS: usize = crate::spec::MAX_VCPUS as usize;
@@ -68,22 +68,39 @@ impl fmt::Display for Nearest {
             self.finish
                 .map(|time| format!("an end within {}", rounded(time))),
         );
-        parts.extend(self.rate.map(|rate| format!("{rate}")));
+        parts.extend(self.rate.map(rate));
         let budgets = self.budgets.iter();
-        parts.extend(
-            budgets.map(|(vcpu, budget)| format!("Q = {} on vCPU {vcpu}", Span::from(*budget))),
-        );
+        parts
+            .extend(budgets.map(|(vcpu, budget)| format!("Q = {} on vCPU {vcpu}", human(*budget))));
         parts.extend(self.otherwise.clone());
         f.write_str(&parts.join(" and "))
     }
 }
 
 /// Three digits of a time, rounded up.
-fn rounded(time: Duration) -> Span {
+fn rounded(time: Duration) -> String {
     let ns = time.as_nanos().max(1);
     let step = 10u128.pow(ns.ilog10().saturating_sub(2));
-    let ns = ns.div_ceil(step).saturating_mul(step);
-    Span::from(Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX)))
+    let ns = ns.div_ceil(step).saturating_mul(step) as f64;
+    let units = [(1e9, "s"), (1e6, "ms"), (1e3, "us")];
+    let fits = units.into_iter().find(|(scale, _)| ns >= *scale);
+    let (scale, unit) = fits.unwrap_or((1.0, "ns"));
+    format!("{} {unit}", digits(ns / scale))
+}
+
+/// Three digits of a rate.
+fn rate(rate: BitRate) -> String {
+    let bits = rate.bits_per_second() as f64;
+    let units = [(1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s")];
+    let fits = units.into_iter().find(|(scale, _)| bits >= *scale);
+    let (scale, unit) = fits.unwrap_or((1.0, "bit/s"));
+    format!("{} {unit}", digits(bits / scale))
+}
+
+/// Without zeroes at the end.
+fn digits(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// As it is sent: nanoseconds and bits per second.
@@ -256,9 +273,9 @@ impl fmt::Display for Promise {
             rounded(self.downtime.bound)
         )?;
         match (self.rate, self.assured) {
-            (Some(rate), true) => write!(f, "needs {rate}, assured")?,
-            (Some(rate), false) => write!(f, "needs {rate}, which no queue assures")?,
-            (None, _) => write!(f, "needs {}, and takes what there is", self.need)?,
+            (Some(taken), true) => write!(f, "needs {}, assured", rate(taken))?,
+            (Some(taken), false) => write!(f, "needs {}, which no queue assures", rate(taken))?,
+            (None, _) => write!(f, "needs {}, and takes what there is", rate(self.need))?,
         }
         match self.cpu() {
             Some(cpu) => write!(f, ", and {cpu} of CPU on both hosts, reserved")?,

@@ -1,5 +1,9 @@
 //! `receive`: takes guests that other hosts move here.
 
+mod daemon;
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -8,8 +12,10 @@ use migration::drive::{Arrival, DestinationRemote, boot};
 use migration::protocol::{DestinationSetup, Outcome as Session, Patience};
 use migration::transport::{Listener, Settings};
 use migration::wire::SPOKEN;
+use nix::sys::signal::Signal;
 use serde::Serialize;
 use vmm::guest::Outcome;
+use vmm::kernel::inherited;
 use vmm::moving::destination::{Arrived, Host};
 
 use super::Context;
@@ -26,35 +32,43 @@ struct Listening {
     listening: String,
 }
 
-/// Takes a guest, and supervises it as `run` does.
+/// Takes guests: one in this process, or any number in processes of their own.
 pub fn receive(context: &Context, args: &ReceiveArgs) -> Result<u8, Failure> {
+    std::fs::create_dir_all(&context.run_dir)?;
+    // Whatever is wrong with it is told before anybody calls.
     let security = vmm::moving::security(args.security.certificates.as_deref())?;
-    let transport = Settings::default();
-    let listener = Listener::bind(args.address, security.clone(), transport)?;
+    if !args.once {
+        if args.show.records.is_some() {
+            return Err(Failure::new(
+                "the records of several guests do not go into one file: write --once, too",
+            ));
+        }
+        return daemon::serve(context, args);
+    }
+    let place = Place::of(args)?;
+    let listener = Listener::over(place.socket, security.clone(), Settings::default())?;
+    if place.turn.is_none() {
+        announce(context, listener.address())?;
+    }
     let arrival = Arrival {
         setup: DestinationSetup {
             versions: SPOKEN,
             patience: Patience::default(),
         },
         security,
-        transport,
+        transport: Settings::default(),
         folder: context.run_dir.clone(),
         boot: boot()?,
         remote: DestinationRemote::default(),
     };
-    std::fs::create_dir_all(&context.run_dir)?;
-    let listening = listener.address().to_string();
-    if context.json {
-        super::say(&serde_json::to_string(&Listening { listening })?)?;
-    } else {
-        eprintln!("waiting for a guest at {listening}");
-    }
     let show = Show::new(context, &args.show)?;
     let (running, arrived) = channel();
     let supervising = thread::Builder::new()
         .name("supervise".to_owned())
         .spawn(move || supervise(&arrived, show))?;
     let stayed = session(context, args, &arrival, (&listener, running))?;
+    // The next one may wait.
+    drop((listener, place.turn));
     let supervised = supervising
         .join()
         .map_err(|_| Failure::new("the guest's supervisor has panicked"))?;
@@ -69,6 +83,48 @@ pub fn receive(context: &Context, args: &ReceiveArgs) -> Result<u8, Failure> {
             })))
         }
     }
+}
+
+/// Says where guests are waited for.
+fn announce(context: &Context, address: SocketAddr) -> Result<(), Failure> {
+    let listening = address.to_string();
+    if context.json {
+        return super::say(&serde_json::to_string(&Listening { listening })?);
+    }
+    eprintln!("waiting for a guest at {listening}");
+    Ok(())
+}
+
+/// Where this process waits.
+struct Place {
+    socket: TcpListener,
+    /// Closed when the next one may wait there.
+    turn: Option<OwnedFd>,
+}
+
+impl Place {
+    fn of(args: &ReceiveArgs) -> Result<Self, Failure> {
+        match args.inherited.as_slice() {
+            [socket, turn] => {
+                // Without the process that started this one nobody waits for a guest here.
+                nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+                Ok(Self {
+                    socket: inherited(*socket)?.into(),
+                    turn: Some(inherited(*turn)?),
+                })
+            }
+            _ => Ok(Self {
+                socket: bind(args.address)?,
+                turn: None,
+            }),
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|error| {
+        Failure::from(error).while_doing(&format!("cannot accept connections at {address}"))
+    })
 }
 
 /// Takes part in one session; why no guest is here, if none is.
@@ -97,7 +153,11 @@ fn session(
     };
     loop {
         match arrival.receive(listener, &mut host, WAIT) {
-            Ok(Some(Session::Moved)) => return Ok(None),
+            Ok(Some(Session::Moved)) => {
+                // It is on its own now. Fails only for a signal that is none.
+                let _ = nix::sys::prctl::set_pdeathsig(None);
+                return Ok(None);
+            }
             Ok(Some(Session::Stayed)) => return Ok(host.reason),
             // Who came had no guest to give.
             Ok(None) => {}
