@@ -80,7 +80,7 @@ pub fn paper_tasks(duration: Duration) -> Result<TaskSet, ExperimentError> {
 }
 
 /// The host load of the paper: periodic real-time tasks (50 ms, 120 ms) and (20 ms, 80 ms).
-fn paper_load() -> Result<TaskSet, ExperimentError> {
+pub fn paper_load() -> Result<TaskSet, ExperimentError> {
     built(
         Builder::new(Policy::RateMonotonic, Duration::from_secs(1))
             .periodic("load1", ms(50), ms(120))
@@ -176,12 +176,16 @@ impl Scenario {
 
 /// Starts the load on the stage's CPU.
 pub fn start_load(stage: &Stage) -> Result<Part, ExperimentError> {
-    start_load_on(stage, stage.cpu, "the load")
+    start_load_on(stage, stage.cpu, ("the load", &paper_load()?))
 }
 
-/// Starts the load on a CPU, under this name.
-pub fn start_load_on(stage: &Stage, cpu: u32, name: &str) -> Result<Part, ExperimentError> {
-    let arguments = tasks_arguments((stage, cpu), &paper_load()?, LOAD_PRIORITY);
+/// Starts these tasks on a CPU as a load, under this name.
+pub fn start_load_on(
+    stage: &Stage,
+    cpu: u32,
+    (name, set): (&str, &TaskSet),
+) -> Result<Part, ExperimentError> {
+    let arguments = tasks_arguments((stage, cpu), set, LOAD_PRIORITY);
     let mut part = Part::spawn(name, &stage.folder, &arguments)?;
     part.ready()?;
     Ok(part)

@@ -9,9 +9,6 @@ use migration::ram::Part;
 use crate::guest::MoveError;
 use crate::snapshot;
 
-/// A thread that sleeps wakes up later than it asked for, by less than this; the rest is waited for awake.
-const AWAKE: Duration = Duration::from_millis(1);
-
 /// How long a guest is to stand, and since when it does.
 #[derive(Debug, Default)]
 pub(super) struct Stretch {
@@ -42,11 +39,9 @@ impl Stretch {
 
     /// Waits until the guest may go on. The hosts' wall clocks are taken to agree.
     pub(super) fn wait(&self) {
-        while let Some(rest) = self.rest(SystemTime::now()) {
-            match rest.checked_sub(AWAKE) {
-                Some(asleep) => thread::sleep(asleep),
-                None => std::hint::spin_loop(),
-            }
+        // Not awake: that would use up the budget in which the guest is let go.
+        if let Some(rest) = self.rest(SystemTime::now()) {
+            thread::sleep(rest);
         }
     }
 

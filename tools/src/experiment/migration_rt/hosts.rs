@@ -34,7 +34,7 @@ const HEADROOM: BitRate = BitRate::new(10_000_000);
 /// Assured for migrations.
 pub const MIGRATION: BitRate = BitRate::new(500_000_000);
 /// Assured for another VM on host A.
-pub const NEIGHBOUR: BitRate = BitRate::new(100_000_000);
+pub const NEIGHBOUR: BitRate = BitRate::new(50_000_000);
 /// The share's name.
 const NEIGHBOUR_SHARE: &str = "neighbour";
 /// The end of the link in both namespaces.

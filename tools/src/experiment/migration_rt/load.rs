@@ -1,23 +1,36 @@
 //! What runs beside the guest on both hosts: busy processes, periodic real-time tasks, and traffic on the link.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use guest_images::taskset::Builder;
+use rt_abi::taskset::{Policy, TaskSet};
 use units::BitRate;
 
 use super::hosts::{Host, Hosts, NEIGHBOUR, NEIGHBOUR_TARGET};
 use crate::experiment::namespaces::open_inside;
 use crate::experiment::process::Part;
-use crate::experiment::scenario::start_load_on;
+use crate::experiment::scenario::{built, paper_load, start_load_on};
 use crate::experiment::{ExperimentError, spin};
 use crate::traffic::Worker;
 use crate::traffic::echo::sink;
 use crate::traffic::flood::Flood;
 
 /// What nobody promised anything sends, in each direction.
-pub const FLOOD: BitRate = BitRate::new(300_000_000);
+pub const FLOOD: BitRate = BitRate::new(100_000_000);
 /// Where floods go (discard).
 const SINK: u16 = 9;
+
+/// A tenth of the paper's load. Where the processes of both hosts that are in no reservation share one CPU, as on a machine with two, the
+/// whole of it above the guest's budget would leave them nothing.
+fn light_load() -> Result<TaskSet, ExperimentError> {
+    let ms = Duration::from_millis;
+    built(
+        Builder::new(Policy::RateMonotonic, Duration::from_secs(1))
+            .periodic("load1", ms(5), ms(120))
+            .periodic("load2", ms(2), ms(80)),
+    )
+}
 
 /// The load. Dropping it ends all of it.
 pub struct Load {
@@ -39,15 +52,21 @@ impl Load {
         // More than its share, so that it always has something to send.
         let offered = BitRate::new(NEIGHBOUR.bits_per_second() * 5 / 4);
         load.flood((&hosts.a, &hosts.b), NEIGHBOUR_TARGET, offered)?;
-        for (name, host) in [("a", &hosts.a), ("b", &hosts.b)] {
-            let busy = format!("the busy process on {name}");
-            let part = spin::start_on(hosts.stage, host.cpu, &busy, None)?;
-            load.parts.push(part);
-            let tasks = format!("the load on {name}");
-            let part = start_load_on(hosts.stage, host.cpu, &tasks)?;
-            load.parts.push(part);
-        }
+        load.processors(hosts)?;
         Ok(load)
+    }
+
+    fn processors(&mut self, hosts: &Hosts) -> Result<(), ExperimentError> {
+        let sets = [light_load()?, paper_load()?];
+        for ((name, host), set) in [("a", &hosts.a), ("b", &hosts.b)].into_iter().zip(sets) {
+            let busy = format!("the busy process on {name}");
+            self.parts
+                .push(spin::start_on(hosts.stage, host.cpu, &busy, None)?);
+            let tasks = format!("the load on {name}");
+            self.parts
+                .push(start_load_on(hosts.stage, host.cpu, (&tasks, &set))?);
+        }
+        Ok(())
     }
 
     fn flood(

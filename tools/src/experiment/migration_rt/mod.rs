@@ -141,15 +141,15 @@ impl Plan {
         match quick {
             true => Self {
                 listen: Duration::from_millis(500),
-                before: Duration::from_millis(2_400),
-                whole: Duration::from_secs(10),
+                before: Duration::from_millis(1_800),
+                whole: Duration::from_secs(15),
                 repeats: [1, 1, 1],
             },
             false => Self {
                 listen: Duration::from_secs(2),
                 before: Duration::from_millis(4_800),
-                whole: Duration::from_secs(15),
-                repeats: [8, 8, 3],
+                whole: Duration::from_secs(20),
+                repeats: [6, 6, 3],
             },
         }
     }

@@ -309,8 +309,9 @@ fn method(results: &Results) -> Section {
         prose: vec![
             refused,
             format!(
-                "Both hosts run a busy process and the periodic real-time tasks (50 ms, 120 ms) and (20 ms, 80 ms) under SCHED_FIFO. \
-                 The link carries 1 Gbit/s between two network namespaces; floods of 300 Mbit/s cross it in both directions, and \
+                "Both hosts run a busy process; host B also the periodic real-time tasks (50 ms, 120 ms) and (20 ms, 80 ms) under \
+                 SCHED_FIFO, and host A a tenth of these: its CPU also serves what is in no reservation. \
+                 The link carries 1 Gbit/s between two network namespaces; floods of 100 Mbit/s cross it in both directions, and \
                  another VM's traffic fills its share of {} Mbit/s.",
                 NEIGHBOUR.bits_per_second() / 1_000_000
             ),
