@@ -43,7 +43,7 @@ fn places(undisturbed: &Ended, fault: Fault) -> Vec<Plan> {
 }
 
 /// Tries at once: they mostly wait.
-const TOGETHER: usize = 6;
+const TOGETHER: usize = 8;
 
 /// How many moved, stayed, and stayed after they had been paused.
 type Count = [usize; 3];
@@ -74,7 +74,7 @@ fn one(plan: Plan) -> usize {
     let tried = Try {
         plan: Some(plan),
         patience: hasty(),
-        limit: Duration::from_secs(1),
+        limit: Duration::from_secs(2),
         ..Try::default()
     };
     let ended = run(&mut guest, &tried);

@@ -356,13 +356,14 @@ pub(super) fn patience() -> Patience {
 
 /// For tries in which something does not come. Where it only comes late the try ends as well as any.
 pub(super) fn hasty() -> Patience {
+    let short = Duration::from_millis(1200);
     Patience {
-        greeting: Duration::from_millis(600),
-        admission: Duration::from_millis(600),
-        round: Duration::from_millis(600),
-        switching: Duration::from_millis(600),
-        pause: Duration::from_millis(400),
-        decision: Duration::from_millis(300),
+        greeting: short,
+        admission: short,
+        round: short,
+        switching: short,
+        pause: Duration::from_millis(800),
+        decision: Duration::from_millis(500),
         inquiry: Duration::from_millis(50),
     }
 }
