@@ -337,7 +337,7 @@ mod tests {
     fn progress_counts_jobs_and_the_loop_below_them_and_not_what_they_were_away() {
         let (first, second) = moved();
         let events: Vec<Event> = first.iter().chain(&second).copied().collect();
-        // The loop ran from 90 to 100, jobs in all the rest but the blackout; the model takes a job's work as spread evenly.
+        // The loop ran from 90 to 100 and jobs in all the rest: what a job executed is what it says.
         let worked = worked(&set(), &events, (0, 100 * MS)).unwrap();
         assert!((worked - 1.0).abs() < 1e-9, "{worked}");
         let mut idle = events.clone();

@@ -23,8 +23,8 @@ use crate::experiment::{ExperimentError, interrupt};
 pub const DOWNTIME: Duration = Duration::from_millis(20);
 /// What of a pause lies before the guest is saved, and after it is let go on.
 const AROUND: Duration = Duration::from_micros(500);
-/// What is promised for the whole move.
-const FINISH: &str = "20s";
+/// What is promised for the whole move. No more bandwidth is taken than this needs.
+const FINISH: &str = "5s";
 /// The command has given an answer by then.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Between two tries to reach a guest that starts.

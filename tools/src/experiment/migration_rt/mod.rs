@@ -226,15 +226,18 @@ fn ask(hosts: &Hosts, set: &TaskSet, progress: &Progress) -> Result<Answer, Expe
     journey.ask(hosts, progress)
 }
 
-/// The budget in an answer's words: `at least Q = 41.3ms`.
+/// The budget in an answer's words: `at least Q = 41.3 ms`.
 fn named(answer: &Answer) -> Option<Duration> {
     if answer.is_moved() {
         return None;
     }
     let why = answer.why();
     let (_, rest) = why.split_once("at least Q = ")?;
-    let word: &str = rest.split([' ', ';', ',', '(', ')']).next()?;
-    let span: Span = word.trim_end_matches('.').parse().ok()?;
+    let mut words = rest.split([' ', ';', ',', '(', ')']);
+    let number = words.next()?;
+    let parsed = |text: String| text.parse::<Span>().ok();
+    let span =
+        parsed(number.to_owned()).or_else(|| parsed(format!("{number}{}", words.next()?)))?;
     Some(span.duration())
 }
 
@@ -309,7 +312,7 @@ mod tests {
             Answer {
             outcome: outcome.to_owned(),
             reason: Some(
-                "vCPU 0 has (28ms, 50ms), and with a pause of 20ms its tasks need at least Q = 39.417ms (32ms without any pause)"
+                "vCPU 0 has (28ms, 50ms), and with a pause of 20ms its tasks need at least Q = 39.417 ms (32.39 ms without any pause)"
                     .to_owned(),
             ),
             ..Answer::default()
