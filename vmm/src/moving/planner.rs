@@ -114,7 +114,9 @@ mod tests {
             most in 1..60u64,
         ) {
             let mut set = PageSet::empty(500);
-            pages.iter().for_each(|&page| set.insert(PageNumber(page)));
+            for page in pages {
+                set.insert(PageNumber(page));
+            }
             let pieces = pieces(&set, most);
             let together: Vec<u64> = pieces.iter().flat_map(|piece| piece.iter().map(|page| page.0)).collect();
             prop_assert!(together.iter().eq(pages.iter()));
