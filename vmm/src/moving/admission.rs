@@ -54,6 +54,3 @@ impl MigrationClass {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -231,7 +231,8 @@ fn no_cpu(refusal: &ledger::Refusal) -> Refusal {
 
 /// The raised budgets of a guest. Dropping it lowers them again, if they still are those that were set.
 struct Raise {
-    lender: Lender,
+    /// None once the guest is gone, which has given everything back.
+    lender: Option<Lender>,
     before: Vec<Option<Reservation>>,
     after: Vec<Option<Reservation>>,
 }
@@ -261,7 +262,7 @@ fn raise(lender: &Lender, promise: &mut Promise) -> Result<Option<Raise>, Refusa
     }
     match vm.set_sched_param(after.clone()) {
         Ok(()) => Ok(Some(Raise {
-            lender: lender.clone(),
+            lender: Some(lender.clone()),
             before,
             after,
         })),
@@ -282,10 +283,9 @@ fn raise(lender: &Lender, promise: &mut Promise) -> Result<Option<Raise>, Refusa
 
 impl Drop for Raise {
     fn drop(&mut self) {
-        // A guest that is gone has given everything back.
-        let Ok(mut loan) = self.lender.borrow() else {
-            return;
-        };
+        let loan = self.lender.as_ref().map(Lender::borrow);
+        // One that has come to its end cannot be borrowed.
+        let Some(Ok(mut loan)) = loan else { return };
         let vm = loan.guest().vm_mut();
         // What somebody has set since is theirs.
         if vm.sched_param() == self.after
@@ -324,6 +324,11 @@ impl HeldAtSource {
     #[must_use]
     pub fn plan(&self) -> &VmPlan {
         &self.subject.plan
+    }
+
+    /// The guest lives somewhere else: its budgets here are not lowered again.
+    pub fn guest_is_gone(&mut self) {
+        self.raise.iter_mut().for_each(|raise| raise.lender = None);
     }
 
     /// Whether budgets are raised.

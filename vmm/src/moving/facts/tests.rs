@@ -1,6 +1,8 @@
+use migration::wire::message::MOST_OPAQUE;
 use proptest::prelude::*;
 
 use super::*;
+use crate::units::Span;
 
 fn basis(model: &str, speed: Option<u64>) -> HostBasis {
     let figure = |ns| Span::from(Duration::from_nanos(ns));
