@@ -65,10 +65,12 @@ fn world(what: &str, capacity: &str, shares: &[Share]) -> World {
     uplink.set_offloads(offloads).unwrap();
     let link = device::get(&mut netlink, "uplink").unwrap();
     let bridge = device::get(&mut netlink, "b").unwrap();
+    let [add, floods] = device::open_port(&link, Mac::new(UPLINK).unwrap());
     let requests = [
         device::without_ipv6_address(&link),
         device::set_bridge(&link, Some(&bridge)),
-        device::add_neighbour(&link, Mac::new(UPLINK).unwrap()),
+        add,
+        floods,
         device::set_up(&link, true),
     ];
     netlink.apply(&requests).unwrap();

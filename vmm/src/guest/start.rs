@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime};
 
+use kvm_ioctls::VcpuFd;
 use net::passage::PassageError;
 use net::{Network, NetworkError, Port};
 use sched::alignment::{Alignment, CommonInstant};
@@ -12,7 +13,7 @@ use sched::framework::{Factory, Kind, Manager, Resource};
 use sched::ledger::Refusal;
 use sched::ledger::{Admitted, Ledger, LedgerError};
 use sched::request::Granted;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::moving::Lender;
 use super::network::{self, Attach};
@@ -22,7 +23,7 @@ use super::running::{RunningVm, VcpuHandle};
 use crate::clock::{Clock, ClockError};
 use crate::desk::{Desk, Order};
 use crate::device::virtio::net::{Desk as NetDesk, Worker, WorkerError};
-use crate::machine::{self, Built, MachineError, MachinePlan};
+use crate::machine::{self, Built, Machine, MachineError, MachinePlan};
 use crate::snapshot::{GuestState, SnapshotError};
 use crate::spec::VmPlan;
 use crate::telemetry::Reader;
@@ -336,32 +337,15 @@ impl BuiltVm {
             .map(|desk| vm.start_worker(desk, vcpus.len()))
             .transpose()?
             .flatten();
-        let mut alignments = alignments(&vm.plan).into_iter();
         let resources = vm.introduce_threads();
-        let mut handles = Vec::new();
-        for (index, (fd, recruit)) in vcpus.into_iter().zip(vm.recruits).enumerate() {
-            let desk = Arc::new(Desk::new(order));
-            let (commands, inbox) = mpsc::channel();
-            let thread = recruit.assign(Assignment {
-                index,
-                is_sole: grants.len() == 1,
-                fd,
-                machine: Arc::clone(&machine),
-                granted: grants[index].clone(),
-                envelope: vm.plan.feedback,
-                alignment: alignments.next(),
-                desk: Arc::clone(&desk),
-                events: events_out.clone(),
-                commands: inbox,
-            });
-            handles.push(VcpuHandle::new(
-                desk,
-                commands,
-                thread,
-                grants[index].clone(),
-            ));
-        }
-        drop(events_out);
+        let seats = Seats {
+            plan: &vm.plan,
+            machine: &machine,
+            grants,
+            events: events_out,
+            order,
+        };
+        let mut handles = seats.take(vcpus, vm.recruits);
         collect_reservations(&mut events, &mut handles)?;
         if order == Order::Run {
             network.iter().for_each(Worker::run);
@@ -397,6 +381,46 @@ impl BuiltVm {
             vm.arrive();
         }
         Ok(vm)
+    }
+}
+
+/// What the threads of vCPUs get to work with.
+struct Seats<'a> {
+    plan: &'a VmPlan,
+    machine: &'a Arc<Machine>,
+    grants: &'a [Granted],
+    events: UnboundedSender<VcpuEvent>,
+    order: Order,
+}
+
+impl Seats<'_> {
+    /// Gives each thread its vCPU.
+    fn take(self, vcpus: Vec<VcpuFd>, recruits: Vec<Recruit>) -> Vec<VcpuHandle> {
+        let mut alignments = alignments(self.plan).into_iter();
+        let seat = |(index, (fd, recruit)): (usize, (VcpuFd, Recruit))| {
+            let desk = Arc::new(Desk::new(self.order));
+            let (commands, inbox) = mpsc::channel();
+            let granted = &self.grants[index];
+            let thread = recruit.assign(Assignment {
+                index,
+                is_sole: self.grants.len() == 1,
+                fd,
+                machine: Arc::clone(self.machine),
+                granted: granted.clone(),
+                envelope: self.plan.feedback,
+                alignment: alignments.next(),
+                desk: Arc::clone(&desk),
+                events: self.events.clone(),
+                commands: inbox,
+            });
+            VcpuHandle::new(desk, commands, thread, granted.clone())
+        };
+        vcpus
+            .into_iter()
+            .zip(recruits)
+            .enumerate()
+            .map(seat)
+            .collect()
     }
 }
 

@@ -86,16 +86,12 @@ pub async fn supervise(
     // Those that have come are handled now.
     drop(held);
     let mut announced = Announcements::of(&mut vm).map_err(ControlError::Signals)?;
-    let mut pace = POLL;
     let poll = sleep(Duration::ZERO);
     tokio::pin!(poll);
     let mut fate = Fate::default();
     let mut waiting = None;
-    let mut alive = Instant::now();
-    let mut online = sched::cpus::online();
+    let mut watch = Watch::new();
     show_output(&mut vm, observer);
-    let mut polls = 0_u32;
-    let mut promised = Instant::now();
     loop {
         let announcement = vm.next_announcement();
         tokio::select! {
@@ -110,7 +106,7 @@ pub async fn supervise(
                     fate.take(&mut vm, event);
                 }
                 // Serving may have taken seconds in which nobody looked.
-                alive += called.elapsed();
+                watch.alive += called.elapsed();
             }
             said = transfer::said(&mut waiting) => {
                 if let Some(transfer) = waiting.take() {
@@ -124,35 +120,17 @@ pub async fn supervise(
                 }
                 let lent = Instant::now();
                 vm = lend(vm, borrower, &mut fate, &mut calls).await;
-                alive += lent.elapsed();
+                watch.alive += lent.elapsed();
             }
             () = signals.arrived() => fate.stop(&mut vm, End::Stopped),
             () = is_due(announcement) => vm.announce(),
             () = announced.arrived() => {
                 if show_output(&mut vm, observer) {
-                    alive = Instant::now();
+                    watch.alive = Instant::now();
                 }
             }
             () = &mut poll => {
-                observer.idle();
-                vm.say_network_fault();
-                let is_heard = show_output(&mut vm, observer) | show_records(&mut vm, observer);
-                if is_heard || vm.paused {
-                    alive = Instant::now();
-                }
-                if vm.plan.watchdog.is_some_and(|limit| alive.elapsed() > limit) {
-                    fate.stop(&mut vm, End::Hung);
-                }
-                if promised.elapsed() >= PROMISE {
-                    promised = Instant::now();
-                    fate.look_at_promises(&mut vm, &mut online);
-                }
-                polls = polls.wrapping_add(1);
-                if polls == STARTED {
-                    kernel::forget_start_up();
-                }
-                // The second comes 20 ms after the first in any case.
-                pace = if is_heard || polls < STARTED { POLL } else { (pace * 2).min(SILENT_POLL) };
+                let pace = watch.look(&mut vm, observer, &mut fate);
                 poll.as_mut().reset(tokio::time::Instant::now() + pace);
             }
         }
@@ -172,6 +150,62 @@ pub async fn supervise(
     }
     server.close(calls).await;
     Ok(outcome)
+}
+
+/// What is looked at regularly while a guest runs.
+struct Watch {
+    /// When the guest was heard last.
+    alive: Instant,
+    online: Vec<u32>,
+    looks: u32,
+    promised: Instant,
+    pace: Duration,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            alive: Instant::now(),
+            online: sched::cpus::online(),
+            looks: 0,
+            promised: Instant::now(),
+            pace: POLL,
+        }
+    }
+
+    /// Shows what there is, and ends a guest that hangs or whose promises are broken; when to look next.
+    fn look(
+        &mut self,
+        vm: &mut RunningVm,
+        observer: &mut dyn Observer,
+        fate: &mut Fate,
+    ) -> Duration {
+        observer.idle();
+        vm.say_network_fault();
+        let is_heard = show_output(vm, observer) | show_records(vm, observer);
+        if is_heard || vm.paused {
+            self.alive = Instant::now();
+        }
+        let is_over = |limit| self.alive.elapsed() > limit;
+        if vm.plan.watchdog.is_some_and(is_over) {
+            fate.stop(vm, End::Hung);
+        }
+        if self.promised.elapsed() >= PROMISE {
+            self.promised = Instant::now();
+            fate.look_at_promises(vm, &mut self.online);
+        }
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks == STARTED {
+            kernel::forget_start_up();
+        }
+        // The second comes 20 ms after the first in any case.
+        self.pace = if is_heard || self.looks < STARTED {
+            POLL
+        } else {
+            (self.pace * 2).min(SILENT_POLL)
+        };
+        self.pace
+    }
 }
 
 /// Shows what a guest that has ended has left.

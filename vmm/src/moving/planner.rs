@@ -54,11 +54,11 @@ impl ModelPlanner {
 impl Planner for ModelPlanner {
     fn next(&mut self, dirty: &PageSet, last: Option<&RoundSent>) -> Step {
         let begun = *self.begun.get_or_insert_with(|| self.shared.first_byte());
-        if let Some(last) = last {
-            if let Some(plan) = self.plan.take() {
-                let left = self.writes.count(dirty);
-                self.precopy.done(&plan, last.progress.elapsed, &left);
-            }
+        if let Some(last) = last
+            && let Some(plan) = self.plan.take()
+        {
+            let left = self.writes.count(dirty);
+            self.precopy.done(&plan, last.progress.elapsed, &left);
         }
         match self.precopy.decide(begun.elapsed()) {
             Decision::Another(plan) => {
@@ -114,7 +114,7 @@ mod tests {
             most in 1..60u64,
         ) {
             let mut set = PageSet::empty(500);
-            for page in pages {
+            for &page in &pages {
                 set.insert(PageNumber(page));
             }
             let pieces = pieces(&set, most);
