@@ -433,3 +433,14 @@ fn a_round_may_be_acknowledged_before_its_sender_has_said_that_it_is_sent() {
         );
     }
 }
+
+#[test]
+fn a_destination_keeps_no_more_parts_than_a_state_has() {
+    let mut destination = destination();
+    for event in destination_path().into_iter().take(6) {
+        let _ = destination.handle(event);
+    }
+    let mut part = || destination.handle(DestinationEvent::Received(Message::Part(part())));
+    let kept = (0..).take_while(|_| matches!(part()[..], [DestinationAction::Keep(_)]));
+    assert_eq!(kept.count(), 1024);
+}
