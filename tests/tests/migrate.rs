@@ -110,13 +110,13 @@ impl Hosts {
                 true => self.command_there(&status),
                 false => self.user.command(&status),
             };
-            let status = self.user.finish(command).expect(0).json();
-            status["records"]["tasks"]["0"]["jobs"]
-                .as_u64()
-                .unwrap_or(0)
+            let status = self.user.finish(command);
+            let jobs = (status.code() == 0).then(|| status.json());
+            jobs?["records"]["tasks"]["0"]["jobs"].as_u64()
         };
-        let before = done();
-        system_tests::process::until("at work", || done() >= before + jobs);
+        system_tests::process::until("there", || done().is_some());
+        let before = done().unwrap_or(0);
+        system_tests::process::until("at work", || done() >= Some(before + jobs));
     }
 }
 
