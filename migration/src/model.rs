@@ -12,9 +12,8 @@
 //!    Sampling (when to look, at what cost)    └─> Precopy ──> Decision each round: another (with its order), switch, or never
 //! ```
 //!
-//! Pages that a task writes in turn are told apart from those written at random, and come back in their turn. Pages that become dirty
-//! together, as in the bursts of jobs, are told by how much their number differs from window to window: they widen what may come. What the
-//! model does not know: when the next burst is due; a guest that changes faster than it was observed is described by its average.
+//! Pages that a task writes in turn are told apart from those written at random, and come back in their turn. What the model does not know:
+//! bursts, whose pages it takes to be written independently; a guest that changes faster than it was observed is described by its average.
 
 mod class;
 mod convergence;

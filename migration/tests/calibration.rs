@@ -113,7 +113,7 @@ fn stationary_guests_take_what_was_predicted() {
 }
 
 #[test]
-fn periodic_jobs_take_what_was_predicted() {
+fn periodic_jobs_take_no_longer_than_was_predicted() {
     let jobs = |set, every, sweep| Habit::Jobs { set, every, sweep };
     let guests = [
         (
@@ -146,8 +146,8 @@ fn periodic_jobs_take_what_was_predicted() {
                 seed,
             };
             let (total, downtime) = compare(name, guest, rate, share);
-            // Between two jobs a switch-over finds fewer pages than independent writes would leave.
-            assert!(total.abs() <= 10.0 && downtime.abs() <= 20.0);
+            // Between two jobs a switch-over finds fewer pages than independent writes would leave: the downtime is less than predicted.
+            assert!(total.abs() <= 10.0 && downtime >= -20.0);
         }
     }
 }

@@ -141,7 +141,7 @@ impl Estimator {
         window: Duration,
     ) -> Result<Seen, EstimatorError> {
         self.check(dirty, at, window)?;
-        let length = kind_of(window);
+        let length = BOUNDS.iter().filter(|&&bound| window >= bound).count();
         let weight = self.weight(at);
         let (mut count, mut novel) = (0, 0);
         for page in dirty.iter() {
@@ -258,7 +258,6 @@ impl Estimator {
             spread,
             super::distribution::duration(watched),
         )
-        .with_bunches(self.regime.bunches())
     }
 
     fn class_bytes(&self, patterns: &Patterns, classes: &BTreeMap<Key, Class>) -> Vec<u8> {
@@ -392,11 +391,6 @@ fn groups(patterns: &[Pattern], posteriors: &[Posterior]) -> Vec<Group> {
         .filter(|class| pages[class.index()] > 0.0)
         .map(group)
         .collect()
-}
-
-/// Which of the kinds of length a window is of.
-pub(crate) fn kind_of(window: Duration) -> usize {
-    BOUNDS.iter().filter(|&&bound| window >= bound).count()
 }
 
 fn index(page: u64) -> usize {

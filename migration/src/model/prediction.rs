@@ -2,7 +2,7 @@
 //!
 //! A hundred migrations, each with its own luck: the guest's activity, the path's speed and the switch-over's length drawn evenly over
 //! their distributions (Latin hypercube: McKay, Beckman and Conover, 1979), the dirty set of each round around its closed form
-//! with the variance of a sum of independent pages, or of bursts of pages that were seen to come together. They decide as a real migration does.
+//! with the variance of a sum of independent pages. They decide as a real migration does.
 
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ pub fn predict(
             requirement,
             vigour: (writes.spread() * luck.vigour).exp(),
         };
-        outcomes.push(migrate(&chooser, writes, &luck, &mut random));
+        outcomes.push(migrate(&chooser, &luck, &mut random));
     }
     Ok(summary(&outcomes, path, requirement))
 }
@@ -135,7 +135,7 @@ fn draws(random: &mut Random) -> Vec<Luck> {
         .collect()
 }
 
-fn migrate(chooser: &Chooser, writes: &Writes, luck: &Luck, random: &mut Random) -> Outcome {
+fn migrate(chooser: &Chooser, luck: &Luck, random: &mut Random) -> Outcome {
     let mut stand = Stand::start(chooser.cells, chooser.path);
     let mut outcome = Outcome::default();
     loop {
@@ -144,8 +144,7 @@ fn migrate(chooser: &Chooser, writes: &Writes, luck: &Luck, random: &mut Random)
                 outcome.add(&round, chooser.path);
                 stand.elapsed += round.seconds;
                 let seconds = round.seconds;
-                let bunch = writes.bunch(seconds);
-                stand.after(seconds, scatter(chooser.cells, round, bunch, random));
+                stand.after(seconds, scatter(chooser.cells, round, random));
             }
             Choice::Switch => break,
             Choice::Never(why) => {
@@ -162,8 +161,7 @@ fn migrate(chooser: &Chooser, writes: &Writes, luck: &Luck, random: &mut Random)
         chooser.vigour,
     );
     let meanwhile = stand.dirty.total() - before;
-    let bunch = writes.bunch(chooser.pace.delay);
-    let drawn = draw(meanwhile, meanwhile, bunch, random) - meanwhile;
+    let drawn = draw(meanwhile, meanwhile, random) - meanwhile;
     let load = stand.dirty.whole_load(chooser.cells, chooser.pace);
     let seconds = load.seconds + drawn * chooser.pace.again.seconds;
     outcome.pages += stand.dirty.total() + drawn;
@@ -173,14 +171,15 @@ fn migrate(chooser: &Chooser, writes: &Writes, luck: &Luck, random: &mut Random)
     outcome
 }
 
-/// The dirty set that a round really leaves, where so many pages become dirty together.
-fn scatter(cells: &[Cell], round: Round, bunch: f64, random: &mut Random) -> Dirty {
+/// The dirty set that a round really leaves.
+fn scatter(cells: &[Cell], round: Round, random: &mut Random) -> Dirty {
+    let mean = round.dirty.total();
     let variance: f64 = round.variance.iter().sum();
     let mut dirty = round.dirty;
     if variance <= 0.0 {
         return dirty;
     }
-    let off = draw(round.faults, variance, bunch, random) - round.faults;
+    let off = draw(mean, variance, random) - mean;
     // Given the sum of independent parts, each is expected off by its share of the variance.
     for ((cell, pages), part) in cells.iter().zip(&mut dirty.pages).zip(&round.variance) {
         *pages = (*pages + off * part / variance).clamp(0.0, cell.pages);
@@ -188,13 +187,12 @@ fn scatter(cells: &[Cell], round: Round, bunch: f64, random: &mut Random) -> Dir
     dirty
 }
 
-/// A number of pages of this mean and variance, which come `bunch` at a time.
-fn draw(mean: f64, variance: f64, bunch: f64, random: &mut Random) -> f64 {
-    let times = mean / bunch;
-    if times < 16.0 && variance > 0.7 * mean {
-        return bunch * random.poisson(times);
+/// A number of pages of this mean and variance.
+fn draw(mean: f64, variance: f64, random: &mut Random) -> f64 {
+    if mean < 16.0 && variance > 0.7 * mean {
+        return random.poisson(mean);
     }
-    (mean + (variance * bunch).sqrt() * random.normal()).max(0.0)
+    (mean + variance.sqrt() * random.normal()).max(0.0)
 }
 
 impl Outcome {

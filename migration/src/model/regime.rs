@@ -85,10 +85,6 @@ const FAMILIAR: f64 = 8.0;
 const ODD_IN_A_ROW: u32 = 2;
 /// Standard deviations that count as different.
 const FAR: f64 = 4.0;
-/// With so few windows something can be said of how many pages come together.
-const FEW: f64 = 4.0;
-/// Ratio of variance to mean that chance alone hardly ever gives to a few windows.
-const CLEARLY: f64 = 4.0;
 const BLOCK: Duration = Duration::from_millis(250);
 /// Spread of a guest that was not watched for long enough to know it.
 const UNKNOWN: f64 = 0.1;
@@ -170,28 +166,6 @@ impl Regime {
         }
         let excess = (self.ratios.unbiased() - self.chance.mean).max(0.0);
         (excess * (1.0 + 4.0 / blocks)).sqrt()
-    }
-
-    /// How many pages become dirty together, by the length of the windows in which that is seen: the variance of their number over its mean,
-    /// which is 1 for pages written independently. A window that is short against the time between bursts sees them best.
-    pub(crate) fn bunches(&self) -> [f64; LENGTHS] {
-        let mut bunches = [1.0; LENGTHS];
-        let mut most = 1.0;
-        for (bunch, habit) in bunches.iter_mut().zip(&self.habits).rev() {
-            let Moments { count, mean, .. } = habit.dirty;
-            if count >= FEW && mean > 0.0 {
-                // What the guest's activity wanders by is told apart.
-                let wanders = (self.spread() * mean).powi(2);
-                let found = (habit.dirty.unbiased() - wanders) / mean;
-                most = if found >= CLEARLY {
-                    found.max(most)
-                } else {
-                    most
-                };
-            }
-            *bunch = most;
-        }
-        bunches
     }
 
     /// When the guest last began to behave differently.

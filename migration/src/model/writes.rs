@@ -3,9 +3,6 @@
 use std::time::Duration;
 
 use super::class::{CLASSES, Class};
-use super::distribution::duration;
-use super::estimator::kind_of;
-use super::mixture::LENGTHS;
 
 /// How the writes to a page follow one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +66,6 @@ pub struct Writes {
     spread: f64,
     /// Longest time for which the guest was watched.
     watched: Duration,
-    /// Pages that become dirty together, by kind of length.
-    bunches: [f64; LENGTHS],
 }
 
 impl Writes {
@@ -103,7 +98,6 @@ impl Writes {
             class_of,
             spread: 0.0,
             watched: Duration::MAX,
-            bunches: [1.0; LENGTHS],
         }
     }
 
@@ -119,18 +113,7 @@ impl Writes {
             class_of,
             spread,
             watched,
-            bunches: [1.0; LENGTHS],
         }
-    }
-
-    /// The same, of which so many pages become dirty together in windows of each kind of length.
-    pub(crate) fn with_bunches(self, bunches: [f64; LENGTHS]) -> Self {
-        Self { bunches, ..self }
-    }
-
-    /// How many pages become dirty together, as seen in windows of about this length; 1 where they are written independently.
-    pub(crate) fn bunch(&self, seconds: f64) -> f64 {
-        self.bunches[kind_of(duration(seconds))]
     }
 
     /// The same guest, whose pages are not told apart: every round sends them by address.

@@ -104,41 +104,6 @@ fn pages_that_were_not_seen_yet_are_expected_to_be_written_too() {
 }
 
 #[test]
-fn pages_that_become_dirty_together_are_told_from_those_that_come_one_by_one() {
-    // 100 pages every 50 ms, or one every half a millisecond.
-    let bursts = |at: f64| 100.0 * (at / 0.05).floor();
-    let steadily = |at: f64| (at / 5e-4).floor();
-    let watch = |written: &dyn Fn(f64) -> f64| {
-        let mut estimator = Estimator::new(PAGES, Duration::from_secs(30));
-        let mut sampling = Sampling::new(0.1, Duration::from_micros(26));
-        let (mut at, mut step) = (0.0, sampling.next(Duration::ZERO, 0));
-        while at < 10.0 {
-            let start = at + step.pause.as_secs_f64();
-            at = start + step.window.as_secs_f64();
-            let mut set = PageSet::empty(PAGES);
-            let (mut page, last) = (written(start), written(at));
-            while page < last {
-                set.insert(PageNumber(Duration::from_secs_f64(page).as_secs() % 2000));
-                page += 1.0;
-            }
-            let end = Duration::from_secs_f64(at);
-            let _ = estimator.sample(&set, end, step.window).unwrap();
-            step = sampling.next(step.window, set.len());
-        }
-        estimator.writes()
-    };
-    let (bursts, steadily) = (watch(&bursts), watch(&steadily));
-    for short in [0.0005, 0.002, 0.016] {
-        assert!((30.0..=100.0).contains(&bursts.bunch(short)));
-    }
-    // Ten bursts more or less is not what half a second sees.
-    assert!(bursts.bunch(0.5) < 10.0);
-    for seconds in [0.0005, 0.016, 0.1, 0.5] {
-        assert_eq!(steadily.bunch(seconds), 1.0);
-    }
-}
-
-#[test]
 fn pages_written_in_turn_are_told_from_those_written_at_random() {
     // 2000 pages in turn, all within two seconds; windows meet the turn anywhere.
     let mut estimator = Estimator::new(PAGES, Duration::from_secs(30));
