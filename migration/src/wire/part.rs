@@ -112,3 +112,36 @@ pub(super) fn read(payload: &[u8]) -> Result<Part, MessageError> {
         bytes: bytes.to_vec(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(bytes: usize) -> Part {
+        Part {
+            kind: "vcpu".to_owned(),
+            version: 1,
+            bytes: vec![0; bytes],
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_state_are_bounded_in_number_and_together() {
+        let (mut many, small) = (Tally::default(), part(1));
+        (0..MOST_PARTS).for_each(|_| many.add(&small).unwrap());
+        assert_eq!(many.parts(), MOST_PARTS);
+        let error = many.add(&small).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "number of parts of a state is 1025, expected 1 to 1024"
+        );
+        let (mut much, large) = (Tally::default(), part(MOST_PART_BYTES));
+        let full = MOST_STATE_BYTES / MOST_PART_BYTES;
+        (0..full).for_each(|_| much.add(&large).unwrap());
+        let error = much.add(&small).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "length of a state is 67108865, expected 1 to 67108864"
+        );
+    }
+}

@@ -1,23 +1,27 @@
 //! Two hosts, a guest that is moved between them again and again, and what a try is made of.
 
+mod guest;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::precopy::{PrecopySettings, Progress, RoundSent};
 use crate::protocol::{DestinationEvent, DestinationSetup, Patience, SourceEvent, SourceSetup};
 use crate::ram::fake::{FakeLog, FakeRam};
-use crate::ram::{GuestRam, Machine, PageSet, Part};
+use crate::ram::{GuestRam, PageSet};
 use crate::transport::authority::{Authority, Validity};
 use crate::transport::relay::{Direction, Fault, Plan, Relay};
 use crate::transport::{Identity, Listener, Security, Settings};
 use crate::wire::{
     Accept, Boot, HEAD_BYTES, Kind, Offer, Refuse, SPOKEN, Session, TRAILER_BYTES, Token,
 };
+use guest::Steps;
+pub(super) use guest::{FakeMachine, Guest, Step};
 
 pub(super) const PAGES: usize = 150;
 /// Where nobody answers.
@@ -25,174 +29,6 @@ const NOBODY: &str = "127.0.0.1:00009";
 pub(super) const SOURCE: Boot = Boot([1; 16]);
 pub(super) const DESTINATION: Boot = Boot([2; 16]);
 pub(super) const SESSION: Session = Session([3; 16]);
-
-/// A step of one side's host, by which tests cancel or fail.
-pub(super) type Step = (Side, &'static str);
-
-#[derive(Debug, thiserror::Error)]
-#[error("it fails on purpose")]
-pub(super) struct OnPurpose;
-
-/// How many copies run, and whether two ever did.
-#[derive(Default)]
-struct Copies {
-    running: AtomicUsize,
-    twice: AtomicBool,
-}
-
-/// Does at some step what a test wants.
-#[derive(Clone)]
-struct Steps {
-    fail: Option<Step>,
-    cancel: Option<(Step, Side)>,
-    source: Arc<Mutex<Option<SourceRemote>>>,
-    destination: DestinationRemote,
-}
-
-impl Steps {
-    fn at(&self, side: Side, step: &'static str) -> Result<(), OnPurpose> {
-        match self.cancel {
-            Some((at, Side::Source)) if at == (side, step) => {
-                let source = self.source.lock().unwrap();
-                source.iter().for_each(|it| it.hand_in(SourceEvent::Cancel));
-            }
-            Some((at, Side::Destination)) if at == (side, step) => {
-                self.destination.hand_in(DestinationEvent::Cancel);
-            }
-            _ => {}
-        }
-        if self.fail == Some((side, step)) {
-            return Err(OnPurpose);
-        }
-        Ok(())
-    }
-}
-
-/// A guest on one host: a thread that writes while it runs.
-pub(super) struct FakeMachine {
-    side: Side,
-    pub(super) ram: Arc<FakeRam>,
-    copies: Arc<Copies>,
-    steps: Option<Steps>,
-    writer: Option<(Arc<AtomicBool>, JoinHandle<u64>)>,
-    /// What it goes on to count with, and all that it has beside memory.
-    count: u64,
-    part_bytes: usize,
-    /// Memory as it was when the guest began here.
-    began_with: Option<Vec<u64>>,
-}
-
-impl FakeMachine {
-    fn new(side: Side, ram: Arc<FakeRam>, copies: &Arc<Copies>) -> Self {
-        Self {
-            side,
-            ram,
-            copies: copies.clone(),
-            steps: None,
-            writer: None,
-            count: 0,
-            part_bytes: 70_000,
-            began_with: None,
-        }
-    }
-
-    fn at(&self, step: &'static str) -> Result<(), OnPurpose> {
-        self.steps
-            .as_ref()
-            .map_or(Ok(()), |steps| steps.at(self.side, step))
-    }
-
-    pub(super) fn runs(&self) -> bool {
-        self.writer.is_some()
-    }
-
-    fn halt(&mut self) {
-        if let Some((stop, writer)) = self.writer.take() {
-            stop.store(true, Ordering::SeqCst);
-            self.count = writer.join().unwrap();
-            self.copies.running.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-
-    fn start(&mut self) {
-        if self.copies.running.fetch_add(1, Ordering::SeqCst) > 0 {
-            self.copies.twice.store(true, Ordering::SeqCst);
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let (ram, stopped, mut count) = (self.ram.clone(), stop.clone(), self.count);
-        let writer = thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
-                count += 1;
-                let word = usize::try_from(count % 512).unwrap();
-                ram.poke(count * 7 % PAGES as u64, word, count);
-                count
-                    .is_multiple_of(32)
-                    .then(|| thread::sleep(Duration::from_millis(1)));
-            }
-            count
-        });
-        self.writer = Some((stop, writer));
-    }
-}
-
-impl Machine for FakeMachine {
-    type Error = OnPurpose;
-
-    fn pause(&mut self) -> Result<(), OnPurpose> {
-        self.halt();
-        self.at("pause")
-    }
-
-    fn resume(&mut self) -> Result<(), OnPurpose> {
-        self.at("run")?;
-        self.began_with = Some(self.ram.content());
-        self.start();
-        Ok(())
-    }
-
-    fn save(&mut self) -> Result<Vec<Part>, OnPurpose> {
-        self.at("save")?;
-        let part = |kind: &str, bytes: Vec<u8>| Part {
-            kind: kind.to_owned(),
-            version: 1,
-            bytes,
-        };
-        Ok(vec![
-            part("count", self.count.to_le_bytes().to_vec()),
-            part("clock", vec![9; self.part_bytes]),
-        ])
-    }
-
-    fn restore(&mut self, parts: &[Part]) -> Result<(), OnPurpose> {
-        self.at("restore")?;
-        assert_eq!(parts.len(), 2);
-        self.count = u64::from_le_bytes(parts[0].bytes[..].try_into().unwrap());
-        Ok(())
-    }
-}
-
-impl Drop for FakeMachine {
-    fn drop(&mut self) {
-        self.halt();
-    }
-}
-
-/// A guest at the source's host.
-pub(super) struct Guest {
-    pub(super) machine: FakeMachine,
-    copies: Arc<Copies>,
-}
-
-impl Guest {
-    /// It runs.
-    pub(super) fn new() -> Self {
-        let (ram, copies) = (FakeRam::new(PAGES), Arc::default());
-        (50..100).for_each(|page| ram.fill(page, |word| (page << 32) + word as u64));
-        let mut machine = FakeMachine::new(Side::Source, ram, &copies);
-        machine.start();
-        Self { machine, copies }
-    }
-}
 
 /// Three rounds of everything dirty, then the switch-over.
 struct ThreeRounds(Steps);
