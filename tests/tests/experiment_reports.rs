@@ -476,7 +476,7 @@ fn guests_move_by_this_program_and_by_qemu_and_the_report_says_what_they_saw_of_
         let runs = by(mover);
         assert_eq!(runs.len(), 3, "{result}");
         // On a host that others use too one of them may not end in time, or be refused.
-        assert!(runs.iter().any(|run| moved(run)), "{mover}: {result}");
+        assert!(runs.iter().any(&moved), "{mover}: {result}");
     }
     for run in runs.iter().filter(moved) {
         let number = |key: &str| run[key].as_f64().unwrap();

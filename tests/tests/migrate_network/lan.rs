@@ -1,7 +1,6 @@
 //! Two hosts with a switch between them: network namespaces.
 
 use std::net::{SocketAddr, TcpStream};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use net::device;

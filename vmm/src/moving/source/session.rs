@@ -129,6 +129,7 @@ impl SourceHost for Host<'_> {
         if let Some(OnLoan { guest, _budget }) = locked(&self.loan).take() {
             guest.moved();
         }
+        locked(&self.held).guest_is_gone();
         Ok(())
     }
 
