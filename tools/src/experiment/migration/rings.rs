@@ -75,7 +75,7 @@ impl Ring {
         let first = from.max(head.saturating_sub(self.capacity));
         let mut records = Vec::new();
         for number in first..head {
-            let mut bytes = [0; RECORD as usize];
+            let mut bytes = [0; 64];
             let at = self.at + RECORD * (1 + number % self.capacity);
             self.memory.read_exact_at(&mut bytes, at)?;
             records.push((number, Record::from_bytes(&bytes)));
