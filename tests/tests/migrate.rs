@@ -294,12 +294,13 @@ fn a_migration_that_is_cancelled_leaves_the_guest_and_the_next_one_is_right() {
     hosts.work(false, 50);
     let slow = hosts.migrate("cv-moved", &["--rate", "20Mbit/s"]);
     let moving = user.start(slow, "moving");
+    // A guest that is not being moved cannot be saved there either, and goes on.
     system_tests::process::until("being moved", || {
-        let again = user.finish(hosts.migrate("cv-moved", &[]));
-        again.stderr.contains("is being moved already")
+        let busy = user.run(&["save", "cv-moved", "nowhere/saved"]).expect(1);
+        busy.stderr.contains("is being moved")
     });
-    let busy = user.run(&["save", "cv-moved", "saved-here"]).expect(1);
-    assert!(busy.stderr.contains("is being moved"), "{busy:?}");
+    let again = user.finish(hosts.migrate("cv-moved", &[])).expect(1);
+    assert!(again.stderr.contains("is being moved already"), "{again:?}");
     std::thread::sleep(Duration::from_millis(1500));
     user.run(&["migrate", "cv-moved", "--cancel"]).expect(0);
     let answer = moving.wait(MINUTE).expect(1).json();
