@@ -78,11 +78,3 @@ pub fn upload(mut stream: TcpStream, carried: &Carried) {
             .unwrap_or_else(|error| panic!("after {so_far} bytes: {error}"))
     });
 }
-
-/// What another guest's connection carries in a second, on the average of the time that `work` takes.
-pub fn rate_during<T>(carried: &Carried, work: impl FnOnce() -> T) -> (f64, T) {
-    let (begun, before) = (Instant::now(), carried.bytes());
-    let done = work();
-    let bytes = u32::try_from(carried.bytes() - before).unwrap();
-    (f64::from(bytes) / begun.elapsed().as_secs_f64(), done)
-}

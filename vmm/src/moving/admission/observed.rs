@@ -83,7 +83,7 @@ impl Observed {
     /// Watches a guest. Nothing is tracked afterwards.
     ///
     /// # Errors
-    /// [`WatchError`].
+    /// When it cannot be tracked, or has ended.
     pub fn watch(
         ram: &dyn GuestRam,
         log: &mut impl DirtyLog,
