@@ -128,9 +128,9 @@ impl WritingGuest {
         f64::from(self.pages) * 1e3 / self.every as f64
     }
 
-    /// Its name among running guests.
+    /// Its name among the guests of the experiment's run folder. Short: the path of a socket may have 107 bytes.
     pub fn name(&self) -> String {
-        format!("experiment-{}-{}", std::process::id(), self.key)
+        self.key.to_owned()
     }
 
     /// Its specification, as a user would write it.
